@@ -149,6 +149,19 @@ impl<T> Receiver<T> {
     }
 }
 
+/// Blocks until one of the mailboxes has an item or is closed, at most `patience` long; takes nothing. `None` stands for
+/// a mailbox that is not to be taken from now. Returns whether there is something to see.
+pub fn wait_either<A, B>(one: Option<&Receiver<A>>, other: Option<&Receiver<B>>, patience: Duration) -> bool {
+    let mut select = crossbeam_channel::Select::new();
+    if let Some(one) = one {
+        select.recv(&one.channel);
+    }
+    if let Some(other) = other {
+        select.recv(&other.channel);
+    }
+    select.ready_timeout(patience).is_ok()
+}
+
 /// What waiting on a [`Receiver`] brought.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Received<T> {
@@ -253,6 +266,20 @@ mod tests {
         poll.poll(&mut events, Some(Duration::from_secs(5))).unwrap();
         assert_eq!(events.iter().count(), 1);
         assert_eq!(receiver.drain(3).count(), 1);
+    }
+
+    #[test]
+    fn waiting_on_two_mailboxes_sees_either_and_takes_nothing() {
+        let (to_one, one) = mailbox::<u8>(1);
+        let (to_other, other) = mailbox::<u8>(1);
+        assert!(!wait_either(Some(&one), Some(&other), Duration::ZERO));
+        assert!(!wait_either::<u8, u8>(None, None, Duration::ZERO));
+        to_other.try_send(1).unwrap();
+        assert!(wait_either(Some(&one), Some(&other), Duration::from_secs(5)));
+        assert!(!wait_either(Some(&one), None::<&Receiver<u8>>, Duration::ZERO));
+        assert_eq!(other.try_recv(), Received::Item(1));
+        drop(to_one);
+        assert!(wait_either(Some(&one), Some(&other), Duration::from_secs(5)));
     }
 
     #[test]
