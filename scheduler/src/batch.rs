@@ -1,0 +1,55 @@
+//! A batch in the queue: some hundred octets at most, since there are many.
+
+use std::sync::Arc;
+
+use zrelay_clock::Timestamp;
+use zrelay_spool::Diagnostic;
+
+/// The recipients of one message in one thread, as the scheduler knows them.
+#[derive(Clone, Debug)]
+pub(crate) struct Batch {
+    /// Open recipients, ascending.
+    pub(crate) recipients: Arc<[u32]>,
+    pub(crate) received: Timestamp,
+    /// Octets of the message.
+    pub(crate) size: u64,
+    /// Not before this time, as far as the batch itself is concerned.
+    pub(crate) due: Timestamp,
+    /// Under which key it stands in the thread's queue; meaningless unless it is queued.
+    pub(crate) wake: Timestamp,
+    pub(crate) last: Option<Arc<Diagnostic>>,
+    pub(crate) attempts: u32,
+    /// The back-off of the thread in which it was last reported as deferred.
+    pub(crate) reported: u32,
+    pub(crate) place: Place,
+    pub(crate) hold: Hold,
+}
+
+/// Where a batch is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Place {
+    /// In the thread's queue, due or waiting.
+    Queued,
+    /// With an agent.
+    Carried,
+    /// Aside, held by an operator.
+    Aside,
+}
+
+/// Whether an operator holds a batch or a thread.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) enum Hold {
+    #[default]
+    Free,
+    Held,
+}
+
+impl Hold {
+    pub(crate) fn from_flag(held: bool) -> Self {
+        if held { Self::Held } else { Self::Free }
+    }
+
+    pub(crate) fn is_held(self) -> bool {
+        self == Self::Held
+    }
+}

@@ -1,0 +1,432 @@
+//! The methods: from parameters to a question, from views to rows.
+
+use std::cmp::Reverse;
+use std::collections::HashMap;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use zrelay_clock::{Clock, Timestamp};
+use zrelay_config::Pattern;
+use zrelay_spool::{BatchId, MessageId, ThreadKey};
+
+use super::rpc::{INTERNAL, NO_METHOD, RpcError, UNAVAILABLE};
+use crate::operator::{Action, Changed, Selector};
+use crate::query::{Answer, Ask, PAGE_MAX, SchedulerHandle, Unavailable};
+use crate::snapshot::{BatchView, MessageRow, RecipientRow, ThreadRow, ThreadView, Totals};
+
+/// Rows of `threads` unless fewer are asked for.
+const THREADS_DEFAULT: usize = 100_000;
+/// Rows of `messages` unless another number is asked for.
+const MESSAGES_DEFAULT: usize = 1000;
+/// Rows of any listing at most.
+const ROWS_MAX: usize = 1_000_000;
+
+/// What the control socket needs from the rest of the hub.
+pub trait Store: Send {
+    /// The facts of a message, while the spool has it.
+    fn message(&self, id: MessageId) -> Option<MessageFacts>;
+
+    /// The addresses of these recipients of a message, in this order, while the spool has it.
+    fn addresses(&self, id: MessageId, recipients: &[u32]) -> Option<Vec<Addressed>>;
+
+    /// The spool's part of `status`.
+    fn statistics(&self) -> Value;
+
+    /// A method that the control socket itself does not know; `None` when there is none of this name.
+    fn call(&mut self, method: &str, params: &Value) -> Option<Result<Value, RpcError>> {
+        let _ = (method, params);
+        None
+    }
+}
+
+/// The facts of a message.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct MessageFacts {
+    /// When it came in.
+    pub received: Timestamp,
+    /// From where, `name[address]`.
+    pub client: String,
+    /// Its octets.
+    pub size: u64,
+    /// Its recipients, finished ones included.
+    pub recipients: u32,
+    /// The header lines that this hub put in front.
+    pub trace: String,
+}
+
+/// A recipient's addresses.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Addressed {
+    /// The recipient.
+    pub address: String,
+    /// Its envelope sender, empty for the null sender.
+    pub sender: String,
+}
+
+/// The answer of `message`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct MessageDetail {
+    /// The queue id.
+    pub message: String,
+    /// When it came in.
+    pub received: String,
+    /// Its age, seconds.
+    pub age: u64,
+    /// From where, `name[address]`; empty when the spool does not know it any more.
+    pub client: String,
+    /// Its octets.
+    pub size: u64,
+    /// The header lines that this hub put in front.
+    pub trace: String,
+    /// Recipients that are in the queue.
+    pub open: u64,
+    /// Its batches.
+    pub batches: Vec<MessageRow>,
+    /// Its recipients, finished ones included.
+    pub recipients: Vec<RecipientRow>,
+}
+
+/// Everything that methods work with.
+pub(super) struct Methods {
+    pub(super) scheduler: SchedulerHandle,
+    pub(super) store: Box<dyn Store>,
+    pub(super) clock: Clock,
+    pub(super) started: Timestamp,
+    pub(super) version: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct None_ {}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ThreadsParams {
+    pattern: Option<String>,
+    #[serde(default)]
+    sort: Sort,
+    limit: Option<usize>,
+}
+
+#[derive(Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Sort {
+    #[default]
+    Thread,
+    Recipients,
+    Batches,
+    Bytes,
+    Oldest,
+    Failures,
+    InFlight,
+    NextAttempt,
+    State,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ThreadParams {
+    thread: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct MessagesParams {
+    thread: Option<String>,
+    sender: Option<String>,
+    recipient: Option<String>,
+    limit: Option<usize>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct MessageParams {
+    id: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SelectorParams {
+    selector: String,
+}
+
+impl From<Unavailable> for RpcError {
+    fn from(error: Unavailable) -> Self {
+        Self::new(UNAVAILABLE, error.to_string())
+    }
+}
+
+fn params<T: DeserializeOwned>(params: &Value) -> Result<T, RpcError> {
+    T::deserialize(params).map_err(|error| RpcError::params(format!("the parameters are wrong: {error}")))
+}
+
+fn pattern(text: &str) -> Result<Pattern, RpcError> {
+    Pattern::new(text).map_err(|error| RpcError::params(format!("\"{text}\": {error}")))
+}
+
+fn rendered<T: Serialize>(value: &T) -> Result<Value, RpcError> {
+    serde_json::to_value(value).map_err(|error| RpcError::new(INTERNAL, error.to_string()))
+}
+
+fn unexpected<T>() -> Result<T, RpcError> {
+    Err(RpcError::new(INTERNAL, "the scheduler gave an answer to another question"))
+}
+
+impl Methods {
+    pub(super) fn call(&mut self, method: &str, given: &Value) -> Result<Value, RpcError> {
+        match method {
+            "status" => params::<None_>(given).and_then(|_| self.status()),
+            "channels" => params::<None_>(given).and_then(|_| self.channels()),
+            "rings" => params::<None_>(given).and_then(|_| self.rings()),
+            "threads" => self.threads(&params(given)?),
+            "thread" => self.thread(&params(given)?),
+            "messages" => self.messages(&params(given)?),
+            "message" => self.message(&params(given)?),
+            "hold" => self.operate(Action::Hold, &params(given)?),
+            "release" => self.operate(Action::Release, &params(given)?),
+            "retry" => self.operate(Action::Retry, &params(given)?),
+            "drop" => self.operate(Action::Drop, &params(given)?),
+            other => self
+                .store
+                .call(other, given)
+                .unwrap_or_else(|| Err(RpcError::new(NO_METHOD, format!("there is no method \"{other}\"")))),
+        }
+    }
+
+    fn status(&self) -> Result<Value, RpcError> {
+        let Answer::Totals(totals) = self.scheduler.ask(Ask::Totals)? else { return unexpected() };
+        Ok(json!({
+            "version": self.version,
+            "pid": std::process::id(),
+            "uptime": self.clock.now().since(self.started).as_secs(),
+            "totals": rendered(&Totals::from(totals))?,
+            "spool": self.store.statistics(),
+        }))
+    }
+
+    fn channels(&self) -> Result<Value, RpcError> {
+        let Answer::Channels(mut views) = self.scheduler.ask(Ask::Channels)? else { return unexpected() };
+        views.sort_by(|a, b| a.channel.cmp(&b.channel));
+        let rows: Vec<_> = views.iter().map(|view| view.row()).collect();
+        Ok(json!({"channels": rendered(&rows)?}))
+    }
+
+    fn rings(&self) -> Result<Value, RpcError> {
+        let Answer::Rings(mut views) = self.scheduler.ask(Ask::Rings)? else { return unexpected() };
+        views.sort_by(|a, b| (&a.channel, &a.site).cmp(&(&b.channel, &b.site)));
+        let rows: Vec<_> = views.iter().map(|view| view.row()).collect();
+        Ok(json!({"rings": rendered(&rows)?}))
+    }
+
+    fn threads(&self, params: &ThreadsParams) -> Result<Value, RpcError> {
+        let wanted = params.pattern.as_deref().map(pattern).transpose()?;
+        let matches = |view: &ThreadView| match &wanted {
+            Some(pattern) => pattern.matches(&view.key.to_string()),
+            None => true,
+        };
+        let mut views = Vec::new();
+        let mut after = None;
+        loop {
+            let Answer::Threads(page) = self.scheduler.ask(Ask::Threads { after })? else { return unexpected() };
+            let more = page.len() >= PAGE_MAX;
+            after = page.last().map(|view| view.key.clone());
+            views.extend(page.into_iter().filter(matches));
+            if !more || after.is_none() || views.len() >= ROWS_MAX {
+                break;
+            }
+        }
+        sort(&mut views, params.sort);
+        let matched = views.len();
+        views.truncate(params.limit.unwrap_or(THREADS_DEFAULT));
+        let now = self.clock.now();
+        let rows: Vec<ThreadRow> = views.iter().map(|view| view.row(now)).collect();
+        Ok(json!({"threads": rendered(&rows)?, "matched": matched}))
+    }
+
+    fn thread(&self, params: &ThreadParams) -> Result<Value, RpcError> {
+        let key: ThreadKey = params.thread.parse().map_err(|_| {
+            RpcError::params(format!(
+                "\"{}\" is no thread; expected channel/host, such as smtp/example.net",
+                params.thread
+            ))
+        })?;
+        let Answer::Thread(zoom) = self.scheduler.ask(Ask::Thread(key.clone()))? else { return unexpected() };
+        let zoom = zoom.ok_or_else(|| RpcError::nothing(format!("there is no thread {key}")))?;
+        rendered(&zoom.detail(self.clock.now()))
+    }
+
+    fn messages(&self, params: &MessagesParams) -> Result<Value, RpcError> {
+        let filter = Filter::new(params)?;
+        let limit = params.limit.unwrap_or(MESSAGES_DEFAULT).min(ROWS_MAX);
+        let now = self.clock.now();
+        let mut rows = Vec::new();
+        let mut after: Option<(ThreadKey, BatchId)> = None;
+        let mut more = false;
+        'pages: loop {
+            let ask = Ask::Batches { thread: filter.only.clone(), after };
+            let Answer::Batches(page) = self.scheduler.ask(ask)? else { return unexpected() };
+            let full = page.len() >= PAGE_MAX;
+            after = page.last().map(|view| (view.thread.clone(), view.id));
+            for view in page {
+                let Some(row) = self.message_row(&view, &filter, now) else { continue };
+                if rows.len() >= limit {
+                    more = true;
+                    break 'pages;
+                }
+                rows.push(row);
+            }
+            if !full || after.is_none() {
+                break;
+            }
+        }
+        Ok(json!({"messages": rendered(&rows)?, "more": more}))
+    }
+
+    fn message_row(&self, view: &BatchView, filter: &Filter, now: Timestamp) -> Option<MessageRow> {
+        if filter.threads.as_ref().is_some_and(|pattern| !pattern.matches(&view.thread.to_string())) {
+            return None;
+        }
+        let mut row = view.row(now);
+        // One address stands for the batch unless a filter wants to see them all.
+        let wanted = if filter.reads_addresses() { view.recipients.len() } else { 1 };
+        let indices = view.recipients.get(..wanted).unwrap_or(&view.recipients);
+        let Some(addresses) = self.store.addresses(view.id.message, indices) else {
+            return (!filter.reads_addresses()).then_some(row);
+        };
+        let found = addresses.into_iter().find(|addressed| filter.admits(addressed))?;
+        row.sender = bracketed(found.sender);
+        row.recipient = found.address;
+        Some(row)
+    }
+
+    fn message(&self, params: &MessageParams) -> Result<Value, RpcError> {
+        let id: MessageId = params.id.parse().map_err(|_| {
+            RpcError::params(format!("\"{}\" is no queue id; expected upper-case hexadecimal", params.id))
+        })?;
+        let batches = self.batches_of(id)?;
+        let facts = self.store.message(id);
+        if facts.is_none() && batches.is_empty() {
+            return Err(RpcError::nothing(format!("there is no message {id} in the queue")));
+        }
+        let now = self.clock.now();
+        let first = batches.first();
+        let received = facts.as_ref().map(|facts| facts.received).or_else(|| first.map(|batch| batch.received));
+        let received = received.unwrap_or(now);
+        let detail = MessageDetail {
+            message: id.to_string(),
+            received: received.rfc3339(),
+            age: now.since(received).as_secs(),
+            size: facts.as_ref().map(|facts| facts.size).or_else(|| first.map(|batch| batch.size)).unwrap_or(0),
+            open: batches.iter().map(|batch| u64::try_from(batch.recipients.len()).unwrap_or(0)).sum(),
+            batches: batches.iter().filter_map(|view| self.message_row(view, &Filter::default(), now)).collect(),
+            recipients: self.recipient_rows(id, facts.as_ref().map_or(0, |facts| facts.recipients), &batches),
+            client: facts.as_ref().map(|facts| facts.client.clone()).unwrap_or_default(),
+            trace: facts.map(|facts| facts.trace).unwrap_or_default(),
+        };
+        rendered(&detail)
+    }
+
+    fn batches_of(&self, message: MessageId) -> Result<Vec<BatchView>, RpcError> {
+        let mut found = Vec::new();
+        let mut after = None;
+        loop {
+            let Answer::Message { batches, next } = self.scheduler.ask(Ask::Message { message, after })? else {
+                return unexpected();
+            };
+            found.extend(batches);
+            match next {
+                Some(_) => after = next,
+                None => return Ok(found),
+            }
+        }
+    }
+
+    fn recipient_rows(&self, id: MessageId, count: u32, batches: &[BatchView]) -> Vec<RecipientRow> {
+        let places: HashMap<u32, &BatchView> =
+            batches.iter().flat_map(|view| view.recipients.iter().map(move |index| (*index, view))).collect();
+        let all: Vec<u32> = (0..count).collect();
+        let addresses = self.store.addresses(id, &all).unwrap_or_default();
+        let row = |(index, addressed): (u32, Addressed)| {
+            let batch = places.get(&index);
+            RecipientRow {
+                address: addressed.address,
+                sender: bracketed(addressed.sender),
+                state: batch.map_or("finished", |view| view.place.name()).to_owned(),
+                thread: batch.map(|view| view.thread.to_string()).unwrap_or_default(),
+                attempts: batch.map_or(0, |view| view.attempts),
+                next_attempt: batch.and_then(|view| view.next_attempt()),
+                last_reply: batch.and_then(|view| view.last_reply()),
+            }
+        };
+        (0..).zip(addresses).map(row).collect()
+    }
+
+    fn operate(&self, action: Action, params: &SelectorParams) -> Result<Value, RpcError> {
+        let selector: Selector =
+            params.selector.parse().map_err(|error| RpcError::params(format!("\"{}\": {error}", params.selector)))?;
+        let ask = Ask::Operate { action, selector: selector.clone() };
+        let Answer::Changed(changed) = self.scheduler.ask(ask)? else { return unexpected() };
+        if changed == Changed::default() {
+            return Err(RpcError::nothing(format!("nothing in the queue matches {selector}")));
+        }
+        rendered(&changed)
+    }
+}
+
+fn bracketed(sender: String) -> String {
+    if sender.is_empty() { "<>".to_owned() } else { sender }
+}
+
+fn sort(views: &mut [ThreadView], by: Sort) {
+    match by {
+        Sort::Thread => {}
+        Sort::Recipients => views.sort_by_key(|view| Reverse(view.load.recipients)),
+        Sort::Batches => views.sort_by_key(|view| Reverse(view.load.batches)),
+        Sort::Bytes => views.sort_by_key(|view| Reverse(view.load.bytes)),
+        Sort::Oldest => views.sort_by_key(|view| view.oldest.unwrap_or(Timestamp::NEVER)),
+        Sort::Failures => views.sort_by_key(|view| Reverse(view.failures)),
+        Sort::InFlight => views.sort_by_key(|view| Reverse(view.in_flight)),
+        Sort::NextAttempt => views.sort_by_key(|view| view.next_attempt.unwrap_or(Timestamp::NEVER)),
+        Sort::State => views.sort_by_key(|view| view.state.name()),
+    }
+}
+
+/// What `messages` is to show.
+#[derive(Default)]
+struct Filter {
+    only: Option<ThreadKey>,
+    threads: Option<Pattern>,
+    sender: Option<Pattern>,
+    recipient: Option<Pattern>,
+}
+
+impl Filter {
+    fn new(params: &MessagesParams) -> Result<Self, RpcError> {
+        let mut filter = Self {
+            sender: params.sender.as_deref().map(pattern).transpose()?,
+            recipient: params.recipient.as_deref().map(pattern).transpose()?,
+            ..Self::default()
+        };
+        let selector: Option<Selector> = match params.thread.as_deref() {
+            Some(text) => Some(text.parse().map_err(|error| RpcError::params(format!("\"{text}\": {error}")))?),
+            None => None,
+        };
+        match selector {
+            Some(Selector::Thread(key)) => filter.only = Some(key),
+            Some(Selector::Threads(pattern)) => filter.threads = Some(pattern),
+            Some(Selector::Message(id)) => return Err(RpcError::params(format!("{id} is a queue id, not a thread"))),
+            None => {}
+        }
+        Ok(filter)
+    }
+
+    fn reads_addresses(&self) -> bool {
+        self.sender.is_some() || self.recipient.is_some()
+    }
+
+    fn admits(&self, addressed: &Addressed) -> bool {
+        self.sender.as_ref().is_none_or(|pattern| pattern.matches_address(&addressed.sender))
+            && self.recipient.as_ref().is_none_or(|pattern| pattern.matches_address(&addressed.address))
+    }
+}

@@ -1,0 +1,62 @@
+//! The spool as the control socket's [`Store`].
+
+use serde_json::{Value, json};
+use zrelay_spool::{Health, MessageId, SpoolHandle, Stored};
+
+use super::methods::{Addressed, MessageFacts, Store};
+
+/// Answers from the running spool. A hub with methods of its own wraps it and adds [`Store::call`].
+///
+/// `statistics` gives `{health: "good" | "full" | "broken", messages, open_messages, segments, live_bytes, written_bytes,
+/// syncs, shared_bodies}`; see [`Statistics`](zrelay_spool::Statistics) for what they count.
+#[derive(Clone, Debug)]
+pub struct SpoolStore(pub SpoolHandle);
+
+impl SpoolStore {
+    fn stored(&self, id: MessageId) -> Option<Stored> {
+        let found = self.0.reader().message(id);
+        found.inspect_err(|error| log::debug!("the control socket: {error}")).ok()
+    }
+}
+
+impl Store for SpoolStore {
+    fn message(&self, id: MessageId) -> Option<MessageFacts> {
+        let stored = self.stored(id)?;
+        Some(MessageFacts {
+            received: stored.received(),
+            client: stored.client().to_owned(),
+            size: stored.size(),
+            recipients: stored.recipients(),
+            trace: String::from_utf8_lossy(stored.trace()).into_owned(),
+        })
+    }
+
+    fn addresses(&self, id: MessageId, recipients: &[u32]) -> Option<Vec<Addressed>> {
+        let stored = self.stored(id)?;
+        let count = stored.recipients();
+        let addressed = |index: &u32| {
+            let recipient = stored.recipient(*index);
+            Addressed { address: recipient.address.to_owned(), sender: stored.sender(recipient.sender).to_owned() }
+        };
+        Some(recipients.iter().filter(|index| **index < count).map(addressed).collect())
+    }
+
+    fn statistics(&self) -> Value {
+        let figures = self.0.statistics();
+        let health = match self.0.health() {
+            Health::Good => "good",
+            Health::Full => "full",
+            Health::Broken => "broken",
+        };
+        json!({
+            "health": health,
+            "messages": figures.messages,
+            "open_messages": figures.open_messages,
+            "segments": figures.segments,
+            "live_bytes": figures.live_bytes,
+            "written_bytes": figures.bytes,
+            "syncs": figures.syncs,
+            "shared_bodies": figures.shared_bodies,
+        })
+    }
+}

@@ -1,0 +1,136 @@
+//! A lease: one agent's tenure over one thread, its credit and what it carries.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use zrelay_agent::{Credit, Link};
+use zrelay_clock::Timestamp;
+use zrelay_spool::{BatchId, Diagnostic};
+
+use crate::limit::{ChannelId, RingId};
+use crate::thread::ThreadId;
+
+/// One tenure of one agent.
+#[derive(Debug)]
+pub(crate) struct Lease {
+    pub(crate) thread: ThreadId,
+    /// The ring in whose limit it counts: the thread's, except while it closes because the thread has moved.
+    pub(crate) ring: RingId,
+    pub(crate) channel: ChannelId,
+    pub(crate) state: LeaseState,
+    pub(crate) window: Window,
+    pub(crate) carried: BTreeMap<BatchId, Carried>,
+    pub(crate) since: Timestamp,
+    /// It has brought a verdict.
+    pub(crate) fruitful: bool,
+    /// It was told to idle or to close: a release in good order is no surprise.
+    pub(crate) dismissed: bool,
+    pub(crate) link: Option<Box<Link>>,
+}
+
+/// What a lease is at.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum LeaseState {
+    /// Granted; nothing heard yet.
+    Starting,
+    /// Works.
+    Open,
+    /// Its time slice is over while others wait: gets no more work, and gives way when it is through.
+    Yielding,
+    /// Without work since then, connection kept.
+    Idle(Timestamp),
+    /// Ordered to close.
+    Closing,
+}
+
+/// How much more a lease may be given.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Window {
+    pub(crate) batches: u32,
+    /// Below zero when a large batch has overdrawn it.
+    pub(crate) bytes: i64,
+}
+
+impl Window {
+    pub(crate) fn open(&mut self, credit: Credit) {
+        self.batches = self.batches.saturating_add(credit.batches);
+        self.bytes = self.bytes.saturating_add(i64::try_from(credit.bytes).unwrap_or(i64::MAX));
+    }
+
+    pub(crate) fn take(&mut self, size: u64) {
+        self.batches = self.batches.saturating_sub(1);
+        self.bytes = self.bytes.saturating_sub(i64::try_from(size).unwrap_or(i64::MAX));
+    }
+
+    pub(crate) fn is_used_up(&self) -> bool {
+        self.batches == 0 || self.bytes <= 0
+    }
+}
+
+impl Lease {
+    /// Whether it can be given a batch now.
+    pub(crate) fn takes(&self) -> bool {
+        matches!(self.state, LeaseState::Open | LeaseState::Idle(_)) && !self.window.is_used_up()
+    }
+
+    /// Whether it leaves due batches of its thread to another agent.
+    pub(crate) fn is_full(&self) -> bool {
+        match self.state {
+            LeaseState::Starting => false,
+            LeaseState::Open | LeaseState::Idle(_) => self.window.is_used_up(),
+            LeaseState::Yielding | LeaseState::Closing => true,
+        }
+    }
+
+    pub(crate) fn is_closing(&self) -> bool {
+        self.state == LeaseState::Closing
+    }
+}
+
+/// What is known of a batch under way.
+#[derive(Debug, Default)]
+pub(crate) struct Carried {
+    /// One mark per recipient of the ticket; empty before the first verdict.
+    pub(crate) marks: Vec<Mark>,
+    /// When the last deferral came, and the due time drawn then: all deferred recipients of a batch are due together,
+    /// counted from the last of them.
+    pub(crate) due: Option<(Timestamp, Timestamp)>,
+    /// The last deferral.
+    pub(crate) last: Option<Arc<Diagnostic>>,
+}
+
+/// What became of a recipient under way.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Mark {
+    Open,
+    Deferred,
+    Final,
+}
+
+impl Carried {
+    /// The recipients among `claimed` that are open, marked as `mark` now. What the agent was not given, or has
+    /// answered before, is left out.
+    pub(crate) fn mark(&mut self, ticket: &[u32], claimed: &[u32], mark: Mark) -> Vec<u32> {
+        if self.marks.is_empty() {
+            self.marks = vec![Mark::Open; ticket.len()];
+        }
+        let mut taken = Vec::with_capacity(claimed.len().min(ticket.len()));
+        for recipient in claimed {
+            let Ok(position) = ticket.binary_search(recipient) else { continue };
+            match self.marks.get_mut(position) {
+                Some(slot) if *slot == Mark::Open => *slot = mark,
+                _ => continue,
+            }
+            taken.push(*recipient);
+        }
+        taken
+    }
+
+    /// The recipients of the ticket that are not finished.
+    pub(crate) fn remaining(&self, ticket: &Arc<[u32]>) -> Arc<[u32]> {
+        if !self.marks.contains(&Mark::Final) {
+            return ticket.clone();
+        }
+        ticket.iter().zip(&self.marks).filter(|(_, mark)| **mark != Mark::Final).map(|(index, _)| *index).collect()
+    }
+}

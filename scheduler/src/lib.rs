@@ -1,0 +1,74 @@
+//! The scheduler: which agent carries which thread, and when.
+//!
+//! ```text
+//!   spool ──Queue──▶ ┌───────────────────────────────┐ ──Request──▶ spool     outcomes, back-offs, holds
+//!                    │ thread ─▶ ring ─▶ channel ─▶ all │
+//!   agents ─Report─▶ └───────────────────────────────┘ ──Order────▶ agents    lease, carry, idle, close
+//!                          ▲ Query        │ views
+//!                          └── control ◀──┘ ◀── JSON-RPC lines ── zrelay threads, hold, ...
+//! ```
+//!
+//! [`Scheduler`] is a state machine without input or output; [`SchedulerLoop`] is the thread around it; [`control`] is the
+//! socket through which the command line sees and moves it; [`snapshot`] is what it shows.
+//!
+//! # How a batch goes
+//!
+//! A batch comes from the spool into its **thread**, queued by the time at which something is to be done with it: when it
+//! is due, or when it has come to its expiry. A thread with a due batch gets a **lease** if the limits `thread_agents ≤
+//! ring_agents ≤ channel_agents ≤ agents` allow it, else a place in the line before the innermost limit that is full. A
+//! place that becomes free goes to the thread that has waited longest among those it can serve. An agent that says how
+//! much it can take is given batches as long as its **credit** lasts; without work it is idle and keeps its connection,
+//! for new mail of its thread, for another thread of its **ring** (same channel, clause and site), or until others
+//! need its place. A thread that has kept an agent busy for [`SLICE`] gives way to threads that wait.
+//!
+//! # What ends and what comes again
+//!
+//! - Recipients put off by a reply wait, as the rest of their batch, for `interval × retries[attempts - 1] × (1 ± jitter)`.
+//!   If some recipients of a batch were put off and others not answered, all wait that long; if none was put off, the
+//!   batch stays due.
+//! - A host that fails is left alone by the same formula, counted in failures in a row, whatever arrives meanwhile. Each
+//!   due batch is reported as deferred once in such a back-off, not with each failure; new arrivals with the next failure.
+//!   Any reply of the host ends the back-off. A failure beside agents of the thread that work concerns only the number of
+//!   agents.
+//! - A batch leaves as expired when it is put off at the age of `expiry` or beyond, or reaches that age while it waits. A
+//!   batch that is due is tried once more however old it is. Held batches and threads do not expire, nor does anything
+//!   while the spool cannot record outcomes.
+//! - What an agent did not answer returns unchanged. [`FRUITLESS_MAX`] leases in a row that end without a single verdict
+//!   count as a failure of the host. There is no watchdog over silent agents: their own timeouts end them.
+//! - Threads of the channel `hold` are never leased, and stay held until their batches are dropped or rerouted.
+//!
+//! # What it costs
+//!
+//! A batch takes about 230 octets, a thread with a ring of its own about 2 KiB. Work on all batches of a thread (a dead
+//! host, a drop) is done [`SWEEP_MAX`] batches a turn. Sums are counted, never scanned for; listings are copied in pages of
+//! [`PAGE_MAX`].
+#![forbid(unsafe_code)]
+
+mod batch;
+mod clause;
+pub mod control;
+mod driver;
+mod grant;
+mod lease;
+mod limit;
+mod operator;
+mod query;
+mod retry;
+mod scheduler;
+mod settle;
+pub mod snapshot;
+mod sweep;
+mod thread;
+
+pub use clause::Settings;
+pub use driver::{Inlets, Outlets, QUERIES_MAX, QUEUE_MAX, REPORTS_MAX, SchedulerLoop};
+pub use grant::SLICE;
+pub use operator::{Action, Changed, Selector, SelectorError};
+pub use query::{Answer, Ask, PAGE_MAX, PATIENCE, Query, SCAN_MAX, SchedulerHandle, Unavailable};
+pub use retry::WAIT_MIN;
+pub use scheduler::{MEMORY, MEMORY_THREADS_MAX, OUTCOMES_MAX, Scheduler};
+pub use settle::FRUITLESS_MAX;
+pub use sweep::SWEEP_MAX;
+
+#[cfg(test)]
+mod tests;

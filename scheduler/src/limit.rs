@@ -1,0 +1,109 @@
+//! The nested limits on agents: who occupies them and who waits for them.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use zrelay_agent::{LeaseId, Site};
+use zrelay_clock::Timestamp;
+use zrelay_config::Clause;
+
+use crate::snapshot::Load;
+use crate::thread::ThreadId;
+
+slotmap::new_key_type! {
+    /// A ring.
+    pub(crate) struct RingId;
+}
+
+/// A channel, by position; channels are few and stay.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub(crate) struct ChannelId(pub(crate) usize);
+
+/// What makes a ring: threads that share it may share a connection.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct RingKey {
+    pub(crate) channel: ChannelId,
+    /// Position of the clause: it sets security policy and source address.
+    pub(crate) clause: usize,
+    pub(crate) place: RingPlace,
+}
+
+/// Where the threads of a ring lead.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(crate) enum RingPlace {
+    /// The site is not known yet: the host alone.
+    Host(Arc<str>),
+    /// All hosts with this site.
+    Site(Site),
+}
+
+impl RingPlace {
+    pub(crate) fn name(&self) -> &Arc<str> {
+        match self {
+            Self::Host(name) => name,
+            Self::Site(site) => &site.0,
+        }
+    }
+}
+
+/// A limit of agents in whose line a thread can stand. (That of its own clause needs no line: who waits for it is the
+/// thread itself.)
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) enum Limit {
+    Ring,
+    Channel,
+    Agents,
+}
+
+/// A thread's place in the line before a limit. Drawn when it first has to wait, kept when it moves from the line of
+/// one limit to that of another: who has waited longest goes first, whatever held it.
+pub(crate) type Seniority = u64;
+
+/// One level of the limits: a count that never exceeds its maximum, the idle leases in it, and the line before it.
+#[derive(Debug)]
+pub(crate) struct Level {
+    pub(crate) max: u32,
+    pub(crate) agents: u32,
+    /// Leases among them that have been ordered to close: places that will be free.
+    pub(crate) closing: u32,
+    pub(crate) idle: BTreeSet<(Timestamp, LeaseId)>,
+    pub(crate) line: BTreeSet<(Seniority, ThreadId)>,
+    pub(crate) load: Load,
+}
+
+impl Level {
+    pub(crate) fn new(max: u32) -> Self {
+        Self { max, agents: 0, closing: 0, idle: BTreeSet::new(), line: BTreeSet::new(), load: Load::default() }
+    }
+
+    pub(crate) fn is_full(&self) -> bool {
+        self.agents >= self.max
+    }
+
+    /// More threads stand in line than places are about to be free.
+    pub(crate) fn is_contended(&self) -> bool {
+        self.line.len() > usize::try_from(self.closing).unwrap_or(usize::MAX)
+    }
+
+    /// Who is next, if a place is free.
+    pub(crate) fn next(&self) -> Option<(Seniority, ThreadId)> {
+        if self.is_full() { None } else { self.line.first().copied() }
+    }
+}
+
+/// A ring.
+#[derive(Debug)]
+pub(crate) struct Ring {
+    pub(crate) key: RingKey,
+    pub(crate) clause: Arc<Clause>,
+    pub(crate) level: Level,
+    pub(crate) threads: u32,
+}
+
+/// A channel.
+#[derive(Debug)]
+pub(crate) struct Channel {
+    pub(crate) name: Arc<str>,
+    pub(crate) level: Level,
+    pub(crate) threads: u32,
+}

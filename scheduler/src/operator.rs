@@ -1,0 +1,241 @@
+//! What operators do to threads and messages.
+
+use std::fmt;
+use std::ops::RangeInclusive;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use zrelay_clock::Timestamp;
+use zrelay_config::{Pattern, PatternError};
+use zrelay_spool::{BatchId, BatchState, Diagnostic, MessageId, Request, Status, ThreadKey};
+
+use crate::batch::{Hold, Place};
+use crate::scheduler::Scheduler;
+use crate::sweep::Work;
+use crate::thread::ThreadId;
+
+/// What an action is for.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Selector {
+    /// The one thread of this name.
+    Thread(ThreadKey),
+    /// The threads whose name, `channel/host`, the pattern matches.
+    Threads(Pattern),
+    /// All batches of one message.
+    Message(MessageId),
+}
+
+/// A text is not a [`Selector`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum SelectorError {
+    /// Neither the one nor the other.
+    #[error("expected a thread like smtp/lists.example.net, a pattern like 'smtp/*.example.net', or a queue id")]
+    Neither,
+    /// A pattern that cannot be.
+    #[error(transparent)]
+    Pattern(#[from] PatternError),
+}
+
+impl FromStr for Selector {
+    type Err = SelectorError;
+
+    fn from_str(text: &str) -> Result<Self, SelectorError> {
+        if text.contains(['*', '?']) {
+            return Ok(Self::Threads(Pattern::new(text)?));
+        }
+        if let Ok(key) = text.parse() {
+            return Ok(Self::Thread(key));
+        }
+        text.parse().map(Self::Message).map_err(|_| SelectorError::Neither)
+    }
+}
+
+impl fmt::Display for Selector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Thread(key) => key.fmt(f),
+            Self::Threads(pattern) => pattern.fmt(f),
+            Self::Message(id) => id.fmt(f),
+        }
+    }
+}
+
+/// What is to be done. Everything is effective at once, and hold, release and drop survive a restart.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Action {
+    /// Hand nothing out any more; what is under way comes to its end. Held batches do not expire.
+    Hold,
+    /// Undo a hold. A thread's release also releases the messages in it that are held by themselves. Threads of the
+    /// channel `hold` stay held: no agent could carry them.
+    Release,
+    /// Try now: due times and the host's back-off are forgotten. Holds stay.
+    Retry,
+    /// Take the open recipients out of the queue, without a report to the sender.
+    Drop,
+}
+
+/// How much an action concerned. Field names are those of the control socket.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Changed {
+    /// Threads that matched, or that hold batches of the message.
+    pub threads: u64,
+    /// Batches in them that the action concerns.
+    pub batches: u64,
+    /// Their open recipients.
+    pub recipients: u64,
+    /// Recipients under way with an agent: a drop does not concern them, the other actions do when they come back.
+    pub under_way: u64,
+}
+
+impl Scheduler {
+    /// Does what an operator wants.
+    pub fn operate(&mut self, now: Timestamp, action: Action, selector: &Selector) -> Changed {
+        let mut changed = Changed::default();
+        match selector {
+            Selector::Message(message) => self.operate_on_message(now, action, *message, &mut changed),
+            Selector::Thread(key) => {
+                if let Some(id) = self.find_thread(key) {
+                    self.operate_on_thread(now, action, id, &mut changed);
+                }
+            }
+            Selector::Threads(pattern) => {
+                let matching = |(key, id): (&ThreadKey, &ThreadId)| pattern.matches(&key.to_string()).then_some(*id);
+                let threads: Vec<ThreadId> = self.names.iter().filter_map(matching).collect();
+                for id in threads {
+                    self.operate_on_thread(now, action, id, &mut changed);
+                }
+            }
+        }
+        self.turn(now);
+        changed
+    }
+
+    /// Hosts are lower-case; operators need not be.
+    pub(crate) fn find_thread(&self, key: &ThreadKey) -> Option<ThreadId> {
+        let lower = || ThreadKey::new(&key.channel.to_lowercase(), &key.host.to_lowercase());
+        self.names.get(key).or_else(|| self.names.get(&lower())).copied()
+    }
+
+    fn operate_on_thread(&mut self, now: Timestamp, action: Action, id: ThreadId, changed: &mut Changed) {
+        let Some(thread) = self.threads.get(id) else { return };
+        let under_way = self.under_way(thread);
+        changed.threads += 1;
+        changed.batches += thread.load.batches;
+        changed.recipients += thread.load.recipients;
+        changed.under_way += under_way.recipients;
+        match action {
+            Action::Hold | Action::Release => self.hold_thread(id, action),
+            Action::Retry => self.retry_thread(id),
+            Action::Drop => {
+                changed.batches -= under_way.batches.min(changed.batches);
+                changed.recipients -= under_way.recipients.min(changed.recipients);
+                self.sweep(id, drop_work());
+            }
+        }
+        self.sweep_small(id, now);
+        self.touch(id);
+    }
+
+    /// Small sweeps are over before the operator reads the answer.
+    fn sweep_small(&mut self, id: ThreadId, now: Timestamp) {
+        let small = self.threads.get(id).is_some_and(|thread| thread.batches.len() <= crate::sweep::SWEEP_MAX);
+        if small && self.sweeping.len() == 1 && self.sweeping.front() == Some(&id) {
+            self.sweep_turn(now);
+        }
+    }
+
+    fn hold_thread(&mut self, id: ThreadId, action: Action) {
+        let Some(thread) = self.threads.get_mut(id) else { return };
+        let hold = Hold::from_flag(action == Action::Hold);
+        if thread.hold != hold {
+            thread.hold = hold;
+            let state = thread.state();
+            self.record(Request::Thread(state));
+        }
+        if hold.is_held() {
+            self.close_all(id);
+            return;
+        }
+        let Some(thread) = self.threads.get(id) else { return };
+        // One that is under way may be held for when it comes back.
+        let leases = thread.leases.iter().filter_map(|lease| self.leases.get(lease));
+        let carried = leases.flat_map(|lease| lease.carried.keys());
+        let batches: Vec<BatchId> = thread.aside.iter().chain(carried).copied().collect();
+        for batch in batches {
+            self.hold_batch(id, batch, Hold::Free);
+        }
+    }
+
+    fn retry_thread(&mut self, id: ThreadId) {
+        let Some(thread) = self.threads.get_mut(id) else { return };
+        thread.fruitless = 0;
+        thread.cap = None;
+        if thread.backoff.failures > 0 {
+            thread.forget_failures();
+            let state = thread.state();
+            self.record(Request::Thread(state));
+        }
+        self.sweep(id, Work::Retry);
+    }
+
+    fn operate_on_message(&mut self, now: Timestamp, action: Action, message: MessageId, changed: &mut Changed) {
+        for (id, batch) in self.find_batches(message) {
+            let Some(state) = self.threads.get(id).and_then(|thread| thread.batches.get(&batch)) else { continue };
+            let recipients = u64::try_from(state.recipients.len()).unwrap_or(u64::MAX);
+            let carried = state.place == Place::Carried;
+            changed.threads += 1;
+            if carried {
+                changed.under_way += recipients;
+            }
+            if !carried || action != Action::Drop {
+                changed.batches += 1;
+                changed.recipients += recipients;
+            }
+            match action {
+                Action::Hold => self.hold_batch(id, batch, Hold::Held),
+                Action::Release => self.hold_batch(id, batch, Hold::Free),
+                Action::Retry => {
+                    self.work_on(id, batch, &Work::Retry, now);
+                }
+                Action::Drop => {
+                    self.work_on(id, batch, &drop_work(), now);
+                }
+            }
+            self.touch(id);
+        }
+    }
+
+    /// The batches of a message and their threads.
+    fn find_batches(&self, message: MessageId) -> Vec<(ThreadId, BatchId)> {
+        let of_thread = |(id, thread): (ThreadId, &crate::thread::Thread)| {
+            thread.batches.range(batches_of(message)).map(|(batch, _)| (id, *batch)).collect::<Vec<_>>()
+        };
+        self.threads.iter().flat_map(of_thread).collect()
+    }
+
+    fn hold_batch(&mut self, id: ThreadId, batch_id: BatchId, hold: Hold) {
+        let Some(thread) = self.threads.get_mut(id) else { return };
+        thread.dequeue(batch_id);
+        let Some(batch) = thread.batches.get_mut(&batch_id) else { return };
+        let changes = batch.hold != hold;
+        batch.hold = hold;
+        let state = BatchState { id: batch_id, held: hold.is_held(), due: batch.due, attempts: batch.attempts };
+        if batch.place != Place::Carried {
+            thread.enqueue(batch_id);
+        }
+        if changes {
+            self.record(Request::Batch(state));
+        }
+        self.touch(id);
+    }
+}
+
+/// The names that batches of a message can have.
+pub(crate) fn batches_of(message: MessageId) -> RangeInclusive<BatchId> {
+    BatchId { message, number: 0 }..=BatchId { message, number: u32::MAX }
+}
+
+fn drop_work() -> Work {
+    Work::Drop { diagnostic: Arc::new(Diagnostic::local(Status(5, 7, 0), "dropped by the operator")) }
+}

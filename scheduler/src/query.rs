@@ -1,0 +1,180 @@
+//! Questions to the scheduler's thread, and its answers.
+
+use std::time::Duration;
+
+use zrelay_clock::Timestamp;
+use zrelay_mailbox::{Received, Sender, mailbox};
+use zrelay_spool::{BatchId, MessageId, ThreadKey};
+
+use crate::operator::{Action, Changed, Selector};
+use crate::scheduler::Scheduler;
+use crate::snapshot::{BatchView, ChannelView, RingView, ThreadView, ThreadZoom, TotalsView};
+
+/// Rows in one answer at most: a page costs the scheduler well under a millisecond.
+pub const PAGE_MAX: usize = 1024;
+/// Threads that one answer looks through for a message at most.
+pub const SCAN_MAX: usize = 4096;
+/// How long [`SchedulerHandle::ask`] waits for an answer.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A question with a mailbox for the answer.
+#[derive(Debug)]
+pub struct Query {
+    /// What is asked.
+    pub ask: Ask,
+    /// Where the answer goes.
+    pub reply: Sender<Answer>,
+}
+
+/// What can be asked.
+#[derive(Clone, Debug)]
+pub enum Ask {
+    /// The sums of everything.
+    Totals,
+    /// All channels.
+    Channels,
+    /// All rings.
+    Rings,
+    /// The next [`PAGE_MAX`] threads behind this one.
+    Threads {
+        /// The last thread of the page before.
+        after: Option<ThreadKey>,
+    },
+    /// One thread.
+    Thread(ThreadKey),
+    /// The next [`PAGE_MAX`] batches, of one thread or of all.
+    Batches {
+        /// The thread.
+        thread: Option<ThreadKey>,
+        /// The last batch of the page before, and its thread.
+        after: Option<(ThreadKey, BatchId)>,
+    },
+    /// The batches of a message in the next [`SCAN_MAX`] threads.
+    Message {
+        /// The message.
+        message: MessageId,
+        /// The last thread of the page before.
+        after: Option<ThreadKey>,
+    },
+    /// To do something.
+    Operate {
+        /// What.
+        action: Action,
+        /// To what.
+        selector: Selector,
+    },
+    /// To let the agents finish; the loop ends when they have.
+    Drain,
+    /// To end the loop now.
+    Stop,
+}
+
+/// The answer to an [`Ask`].
+#[derive(Clone, Debug)]
+pub enum Answer {
+    /// To [`Ask::Totals`].
+    Totals(TotalsView),
+    /// To [`Ask::Channels`].
+    Channels(Vec<ChannelView>),
+    /// To [`Ask::Rings`].
+    Rings(Vec<RingView>),
+    /// To [`Ask::Threads`]; the last page has less than [`PAGE_MAX`].
+    Threads(Vec<ThreadView>),
+    /// To [`Ask::Thread`].
+    Thread(Option<Box<ThreadZoom>>),
+    /// To [`Ask::Batches`].
+    Batches(Vec<BatchView>),
+    /// To [`Ask::Message`].
+    Message {
+        /// What was found.
+        batches: Vec<BatchView>,
+        /// Where to go on, if there are more threads.
+        next: Option<ThreadKey>,
+    },
+    /// To [`Ask::Operate`].
+    Changed(Changed),
+    /// To [`Ask::Drain`] and [`Ask::Stop`].
+    Done,
+}
+
+impl Scheduler {
+    /// Answers one question.
+    pub fn answer(&mut self, now: Timestamp, ask: &Ask) -> Answer {
+        match ask {
+            Ask::Totals => Answer::Totals(self.totals()),
+            Ask::Channels => Answer::Channels(self.channels()),
+            Ask::Rings => Answer::Rings(self.rings()),
+            Ask::Threads { after } => Answer::Threads(self.threads(now, after.as_ref(), PAGE_MAX)),
+            Ask::Thread(key) => Answer::Thread(self.thread(now, key).map(Box::new)),
+            Ask::Batches { thread, after } => {
+                Answer::Batches(self.batches(now, thread.as_ref(), after.as_ref(), PAGE_MAX))
+            }
+            Ask::Message { message, after } => {
+                let (batches, next) = self.message(now, *message, after.as_ref(), SCAN_MAX);
+                Answer::Message { batches, next }
+            }
+            Ask::Operate { action, selector } => Answer::Changed(self.operate(now, *action, selector)),
+            Ask::Drain => {
+                self.drain(now);
+                Answer::Done
+            }
+            Ask::Stop => Answer::Done,
+        }
+    }
+}
+
+/// Talks to the scheduler's thread from another thread. Clone it freely.
+#[derive(Clone, Debug)]
+pub struct SchedulerHandle {
+    queries: Sender<Query>,
+}
+
+/// The scheduler's thread does not answer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Unavailable {
+    /// Too many questions, or too much else to do.
+    #[error("the scheduler is busy and does not answer; try again")]
+    Busy,
+    /// It has ended.
+    #[error("the hub is shutting down")]
+    Ended,
+}
+
+impl SchedulerHandle {
+    pub(crate) fn new(queries: Sender<Query>) -> Self {
+        Self { queries }
+    }
+
+    /// Asks, and waits for the answer, at most [`PATIENCE`]. Not for threads that must not block.
+    ///
+    /// # Errors
+    /// [`Unavailable`].
+    pub fn ask(&self, ask: Ask) -> Result<Answer, Unavailable> {
+        let (reply, answers) = mailbox(1);
+        self.queries.try_send(Query { ask, reply }).map_err(|error| match error {
+            zrelay_mailbox::SendError::Full(_) => Unavailable::Busy,
+            zrelay_mailbox::SendError::Closed(_) => Unavailable::Ended,
+        })?;
+        match answers.wait(PATIENCE) {
+            Received::Item(answer) => Ok(answer),
+            Received::Nothing => Err(Unavailable::Busy),
+            Received::Closed => Err(Unavailable::Ended),
+        }
+    }
+
+    /// Lets the agents finish what is under way; the scheduler's thread ends when they have.
+    ///
+    /// # Errors
+    /// [`Unavailable`].
+    pub fn drain(&self) -> Result<(), Unavailable> {
+        self.ask(Ask::Drain).map(drop)
+    }
+
+    /// Ends the scheduler's thread now. What is under way stays in the spool.
+    ///
+    /// # Errors
+    /// [`Unavailable`].
+    pub fn stop(&self) -> Result<(), Unavailable> {
+        self.ask(Ask::Stop).map(drop)
+    }
+}

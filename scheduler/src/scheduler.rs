@@ -1,0 +1,481 @@
+//! The state machine: what comes in, what goes out, and one turn between the two.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use slotmap::SlotMap;
+use zrelay_agent::{LeaseId, Order, Report};
+use zrelay_clock::Timestamp;
+use zrelay_spool::{Outcome, Queue, QueuedBatch, Request, ThreadKey, ThreadState};
+
+use crate::batch::{Batch, Hold, Place};
+use crate::clause::{Clauses, Settings};
+use crate::lease::Lease;
+use crate::limit::{Channel, ChannelId, Level, Ring, RingId, RingKey, RingPlace};
+use crate::retry::Rng;
+use crate::snapshot::{Load, Tally};
+use crate::thread::{Backoff, Thread, ThreadId};
+
+/// How long an empty thread is remembered with what was learned of it (its site), unless there are too many.
+pub const MEMORY: Duration = Duration::from_secs(600);
+/// Empty threads that are remembered at most.
+pub const MEMORY_THREADS_MAX: usize = 10_000;
+/// Outcomes in one record at most.
+pub const OUTCOMES_MAX: usize = 1024;
+
+/// The scheduler: a state machine without input or output of its own.
+///
+/// - `handle_*`: what arrives from the spool, from the agents and from the clock. Each call ends with the house in
+///   order: every thread that can run has an agent, every agent with credit has work.
+/// - mutators: what an operator wants ([`Scheduler::operate`], [`Scheduler::drain`]).
+/// - getters: snapshots for the tools.
+/// - `poll_*`: what the driver has to do now, in any order: hand out [`poll_order`](Self::poll_order)s, record
+///   [`poll_record`](Self::poll_record)s, and call [`handle_timeout`](Self::handle_timeout) at
+///   [`poll_timeout`](Self::poll_timeout).
+#[derive(Debug)]
+pub struct Scheduler {
+    pub(crate) clauses: Clauses,
+    pub(crate) rng: Rng,
+    pub(crate) threads: SlotMap<ThreadId, Thread>,
+    pub(crate) names: BTreeMap<ThreadKey, ThreadId>,
+    pub(crate) rings: SlotMap<RingId, Ring>,
+    pub(crate) ring_names: HashMap<RingKey, RingId>,
+    pub(crate) channels: Vec<Channel>,
+    channel_agents: Vec<(String, u32)>,
+    /// The level of all agents together.
+    pub(crate) all: Level,
+    pub(crate) leases: HashMap<LeaseId, Lease>,
+    next_lease: u64,
+    pub(crate) next_seniority: u64,
+    timers: BTreeSet<(Timestamp, ThreadId)>,
+    dirty: VecDeque<ThreadId>,
+    /// Where a place has become free.
+    pub(crate) freed: Vec<(RingId, ChannelId)>,
+    /// Rings that threads have moved into.
+    pub(crate) changed_rings: Vec<RingId>,
+    pub(crate) sweeping: VecDeque<ThreadId>,
+    empty: BTreeSet<(Timestamp, ThreadId)>,
+    /// Why nothing is handed out.
+    pub(crate) paused: Option<String>,
+    pub(crate) phase: Phase,
+    orders: VecDeque<Order>,
+    records: VecDeque<Request>,
+    outcomes: Vec<Outcome>,
+    pub(crate) tally: Tally,
+}
+
+/// Whether the hub goes on or down.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Phase {
+    Serving,
+    Draining,
+}
+
+impl Scheduler {
+    /// A scheduler with an empty queue. Equal seeds and equal inputs give equal outputs.
+    pub fn new(settings: Settings, seed: u64) -> Self {
+        Self {
+            clauses: Clauses::new(settings.clauses),
+            rng: Rng::new(seed),
+            threads: SlotMap::with_key(),
+            names: BTreeMap::new(),
+            rings: SlotMap::with_key(),
+            ring_names: HashMap::new(),
+            channels: Vec::new(),
+            channel_agents: settings.channel_agents,
+            all: Level::new(settings.agents),
+            leases: HashMap::new(),
+            next_lease: 0,
+            next_seniority: 0,
+            timers: BTreeSet::new(),
+            dirty: VecDeque::new(),
+            freed: Vec::new(),
+            changed_rings: Vec::new(),
+            sweeping: VecDeque::new(),
+            empty: BTreeSet::new(),
+            paused: None,
+            phase: Phase::Serving,
+            orders: VecDeque::new(),
+            records: VecDeque::new(),
+            outcomes: Vec::new(),
+            tally: Tally::default(),
+        }
+    }
+
+    /// Takes what the spool tells.
+    pub fn handle_queue(&mut self, now: Timestamp, item: Queue) {
+        match item {
+            Queue::Batch(batch) => self.add_batch(batch),
+            Queue::Thread(state) => self.recall_thread(state),
+            Queue::Paused(cause) => self.paused = Some(cause),
+            Queue::Resumed => {
+                self.paused = None;
+                self.touch_all();
+            }
+        }
+        self.turn(now);
+    }
+
+    /// Takes what an agent tells. What a lease says that is not known any more is ignored: it crossed with an order.
+    pub fn handle_report(&mut self, now: Timestamp, report: Report) {
+        match report {
+            Report::Hungry { lease, credit } => self.hungry(lease, credit),
+            Report::Settled { lease, batch, verdicts, rest } => self.settled(now, lease, batch, verdicts, rest),
+            Report::Returned { lease, batch } => self.returned(lease, batch),
+            Report::Site { lease, site } => self.moved(lease, site),
+            Report::Link { lease, link } => {
+                if let Some(lease) = self.leases.get_mut(&lease) {
+                    lease.link = Some(link);
+                }
+                return;
+            }
+            Report::Released { lease, reason, .. } => self.released(now, lease, reason),
+        }
+        self.turn(now);
+    }
+
+    /// Does what has become due. To be called at [`Scheduler::poll_timeout`], or earlier at will.
+    pub fn handle_timeout(&mut self, now: Timestamp) {
+        while let Some(&(at, thread)) = self.timers.first() {
+            if at > now {
+                break;
+            }
+            self.timers.pop_first();
+            if let Some(state) = self.threads.get_mut(thread) {
+                state.timer = None;
+            }
+            self.touch(thread);
+        }
+        self.sweep_turn(now);
+        self.turn(now);
+        self.forget_empty(now);
+    }
+
+    /// Stops: no lease and no batch is given out any more, all agents are told to finish and close.
+    pub fn drain(&mut self, now: Timestamp) {
+        self.phase = Phase::Draining;
+        let leases: Vec<LeaseId> = self.leases.keys().copied().collect();
+        for lease in leases {
+            self.close(lease);
+        }
+        self.touch_all();
+        self.turn(now);
+    }
+
+    /// Whether a drain has come to its end: no agent has anything under way.
+    pub fn is_drained(&self) -> bool {
+        self.phase == Phase::Draining && self.leases.is_empty()
+    }
+
+    /// The next order to hand to an agent loop. Everything about one lease is in order; the loop of a
+    /// [`Order::Lease`] with `takes_over` is the loop of the lease taken over.
+    pub fn poll_order(&mut self) -> Option<Order> {
+        self.orders.pop_front()
+    }
+
+    /// The next request for the spool.
+    pub fn poll_record(&mut self) -> Option<Request> {
+        if self.records.is_empty() {
+            self.seal_outcomes();
+        }
+        self.records.pop_front()
+    }
+
+    /// When [`Scheduler::handle_timeout`] is due; a time in the past means now.
+    pub fn poll_timeout(&self) -> Option<Timestamp> {
+        if !self.sweeping.is_empty() && self.paused.is_none() {
+            return Some(Timestamp::ZERO);
+        }
+        let timer = self.timers.first().map(|(at, _)| *at);
+        let forget = self.empty.first().map(|(since, _)| *since + MEMORY);
+        match (timer, forget) {
+            (Some(timer), Some(forget)) => Some(timer.min(forget)),
+            (one, other) => one.or(other),
+        }
+    }
+
+    /// Settles everything that the last input has changed.
+    pub(crate) fn turn(&mut self, now: Timestamp) {
+        loop {
+            // Places first go to those that wait for one, then to who else wants one.
+            if let Some((ring, channel)) = self.freed.pop() {
+                self.serve_lines(ring, channel, now);
+            } else if let Some(thread) = self.dirty.pop_front() {
+                self.pump(thread, now);
+            } else if !self.balance(now) {
+                break;
+            }
+        }
+    }
+
+    fn pump(&mut self, id: ThreadId, now: Timestamp) {
+        let Some(thread) = self.threads.get_mut(id) else { return };
+        thread.dirty = false;
+        self.expire(id, now);
+        if self.may_run(id, now) {
+            self.feed(id, now);
+        }
+        if self.wants_agent(id, now) {
+            self.start(id, now);
+        } else {
+            self.leave_line(id);
+        }
+        self.rest(id, now);
+        self.arm(id, now);
+        self.note_emptiness(id, now);
+    }
+
+    /// Whether the thread's due batches may go out, limits aside.
+    pub(crate) fn may_run(&self, id: ThreadId, now: Timestamp) -> bool {
+        let Some(thread) = self.threads.get(id) else { return false };
+        self.paused.is_none()
+            && self.phase == Phase::Serving
+            && !thread.is_held()
+            && thread.sweeps.is_empty()
+            && !thread.backs_off(now)
+    }
+
+    /// Marks a thread for the end of this turn.
+    pub(crate) fn touch(&mut self, id: ThreadId) {
+        let Some(thread) = self.threads.get_mut(id) else { return };
+        if !thread.dirty {
+            thread.dirty = true;
+            self.dirty.push_back(id);
+        }
+    }
+
+    fn touch_all(&mut self) {
+        let all: Vec<ThreadId> = self.threads.keys().collect();
+        for id in all {
+            self.touch(id);
+        }
+    }
+
+    fn arm(&mut self, id: ThreadId, now: Timestamp) {
+        let Some(thread) = self.threads.get_mut(id) else { return };
+        let wake = thread.queue.first().map(|(wake, _)| *wake).filter(|wake| *wake > now);
+        let next = if thread.is_held() || self.paused.is_some() {
+            None
+        } else if thread.backs_off(now) {
+            Some(wake.map_or(thread.backoff.due, |wake| wake.min(thread.backoff.due)))
+        } else {
+            wake
+        };
+        if thread.timer == next {
+            return;
+        }
+        if let Some(old) = thread.timer.take() {
+            self.timers.remove(&(old, id));
+        }
+        thread.timer = next;
+        if let Some(next) = next {
+            self.timers.insert((next, id));
+        }
+    }
+
+    fn note_emptiness(&mut self, id: ThreadId, now: Timestamp) {
+        let Some(thread) = self.threads.get_mut(id) else { return };
+        match (thread.is_forgettable(now), thread.empty) {
+            (true, None) => {
+                thread.empty = Some(now);
+                self.empty.insert((now, id));
+                if self.empty.len() > MEMORY_THREADS_MAX {
+                    self.forget_eldest();
+                }
+            }
+            (false, Some(since)) => {
+                thread.empty = None;
+                self.empty.remove(&(since, id));
+            }
+            _ => {}
+        }
+    }
+
+    fn forget_empty(&mut self, now: Timestamp) {
+        while self.empty.first().is_some_and(|(since, _)| *since + MEMORY <= now) {
+            self.forget_eldest();
+        }
+    }
+
+    fn forget_eldest(&mut self) {
+        let Some((_, id)) = self.empty.pop_first() else { return };
+        self.leave_line(id);
+        let Some(mut thread) = self.threads.remove(id) else { return };
+        if thread.backoff.failures > 0 {
+            thread.backoff = Backoff::default();
+            self.record(Request::Thread(thread.state()));
+        }
+        self.names.remove(&thread.key);
+        if let Some(timer) = thread.timer {
+            self.timers.remove(&(timer, id));
+        }
+        if let Some(channel) = self.channels.get_mut(thread.channel.0) {
+            channel.threads = channel.threads.saturating_sub(1);
+        }
+        if let Some(ring) = self.rings.get_mut(thread.ring) {
+            ring.threads = ring.threads.saturating_sub(1);
+        }
+        self.drop_unused_ring(thread.ring);
+    }
+
+    pub(crate) fn drop_unused_ring(&mut self, id: RingId) {
+        let unused = |ring: &Ring| ring.threads == 0 && ring.level.agents == 0;
+        if !self.rings.get(id).is_some_and(unused) {
+            return;
+        }
+        if let Some(ring) = self.rings.remove(id) {
+            self.ring_names.remove(&ring.key);
+        }
+    }
+
+    fn add_batch(&mut self, queued: QueuedBatch) {
+        if queued.recipients.is_empty() {
+            return;
+        }
+        let id = self.thread_named(&queued.thread);
+        let Some(thread) = self.threads.get_mut(id) else { return };
+        if thread.batches.contains_key(&queued.id) {
+            log::warn!("batch {} is in the queue of {} already", queued.id, queued.thread);
+            return;
+        }
+        // Behind a restart in the middle of a back-off, what has been tried before has been reported before.
+        let known = thread.backoff.failures > 0 && queued.attempts > 0;
+        let load = Load::of(&queued.recipients, queued.size);
+        let batch = Batch {
+            recipients: queued.recipients,
+            received: queued.received,
+            size: queued.size,
+            due: queued.due,
+            wake: queued.due,
+            last: queued.last,
+            attempts: queued.attempts,
+            reported: if known { thread.backoff.epoch } else { 0 },
+            place: Place::Queued,
+            hold: Hold::from_flag(queued.held),
+        };
+        thread.batches.insert(queued.id, batch);
+        thread.enqueue(queued.id);
+        self.account(id, |total| total.add(load));
+        self.touch(id);
+    }
+
+    fn recall_thread(&mut self, state: ThreadState) {
+        let id = self.thread_named(&state.key);
+        let Some(thread) = self.threads.get_mut(id) else { return };
+        thread.hold = Hold::from_flag(state.held);
+        thread.backoff.failures = state.failures;
+        thread.backoff.due = state.due;
+        thread.backoff.last = state.last;
+        self.touch(id);
+    }
+
+    /// The thread of this name, made if need be.
+    fn thread_named(&mut self, key: &ThreadKey) -> ThreadId {
+        if let Some(id) = self.names.get(key) {
+            return *id;
+        }
+        let channel = self.channel_named(&key.channel);
+        let (clause_index, clause) = self.clauses.find(key);
+        let place = RingPlace::Host(key.host.clone());
+        let ring = self.ring_named(RingKey { channel, clause: clause_index, place }, &clause);
+        if let Some(ring) = self.rings.get_mut(ring) {
+            ring.threads += 1;
+        }
+        if let Some(channel) = self.channels.get_mut(channel.0) {
+            channel.threads += 1;
+        }
+        let id = self.threads.insert(Thread {
+            key: key.clone(),
+            clause,
+            clause_index,
+            ring,
+            channel,
+            batches: BTreeMap::new(),
+            queue: BTreeSet::new(),
+            aside: BTreeSet::new(),
+            load: Load::default(),
+            in_flight: 0,
+            leases: Vec::new(),
+            backoff: Backoff { epoch: 1, ..Backoff::default() },
+            hold: Hold::Free,
+            fruitless: 0,
+            cap: None,
+            line: None,
+            timer: None,
+            sweeps: VecDeque::new(),
+            dirty: false,
+            empty: None,
+        });
+        self.names.insert(key.clone(), id);
+        id
+    }
+
+    fn channel_named(&mut self, name: &Arc<str>) -> ChannelId {
+        if let Some(position) = self.channels.iter().position(|channel| channel.name == *name) {
+            return ChannelId(position);
+        }
+        let own = self.channel_agents.iter().find(|(channel, _)| channel == &**name).map(|(_, max)| *max);
+        let level = Level::new(own.unwrap_or(u32::MAX));
+        self.channels.push(Channel { name: name.clone(), level, threads: 0 });
+        ChannelId(self.channels.len() - 1)
+    }
+
+    pub(crate) fn ring_named(&mut self, key: RingKey, clause: &Arc<zrelay_config::Clause>) -> RingId {
+        if let Some(id) = self.ring_names.get(&key) {
+            return *id;
+        }
+        let level = Level::new(clause.ring_agents);
+        let id = self.rings.insert(Ring { key: key.clone(), clause: clause.clone(), level, threads: 0 });
+        self.ring_names.insert(key, id);
+        id
+    }
+
+    /// Changes what is counted of a thread, its ring, its channel and everything, so that no listing has to scan.
+    pub(crate) fn account(&mut self, id: ThreadId, change: impl Fn(&mut Load)) {
+        let Some(thread) = self.threads.get_mut(id) else { return };
+        change(&mut thread.load);
+        let (ring, channel) = (thread.ring, thread.channel);
+        self.each_level(ring, channel, |level| change(&mut level.load));
+    }
+
+    /// Does something at the three levels above a thread.
+    pub(crate) fn each_level(&mut self, ring: RingId, channel: ChannelId, change: impl Fn(&mut Level)) {
+        if let Some(ring) = self.rings.get_mut(ring) {
+            change(&mut ring.level);
+        }
+        if let Some(channel) = self.channels.get_mut(channel.0) {
+            change(&mut channel.level);
+        }
+        change(&mut self.all);
+    }
+
+    pub(crate) fn new_lease_id(&mut self) -> LeaseId {
+        self.next_lease += 1;
+        LeaseId(self.next_lease)
+    }
+
+    pub(crate) fn order(&mut self, order: Order) {
+        self.orders.push_back(order);
+    }
+
+    /// Queues a request for the spool, behind all outcomes so far.
+    pub(crate) fn record(&mut self, request: Request) {
+        self.seal_outcomes();
+        self.records.push_back(request);
+    }
+
+    pub(crate) fn record_outcome(&mut self, outcome: Outcome) {
+        self.tally.count(outcome.disposition, outcome.recipients.len());
+        self.outcomes.push(outcome);
+        if self.outcomes.len() >= OUTCOMES_MAX {
+            self.seal_outcomes();
+        }
+    }
+
+    fn seal_outcomes(&mut self) {
+        if !self.outcomes.is_empty() {
+            self.records.push_back(Request::Outcomes(std::mem::take(&mut self.outcomes)));
+        }
+    }
+}

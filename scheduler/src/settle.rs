@@ -1,0 +1,286 @@
+//! What agents report: credit, verdicts, sites, and the end of their leases.
+
+use std::sync::Arc;
+
+use zrelay_agent::{Credit, Judgement, LeaseId, Release, Rest, Site, Verdict};
+use zrelay_clock::Timestamp;
+use zrelay_spool::{BatchId, Diagnostic, Disposition, Outcome, Request};
+
+use crate::batch::Place;
+use crate::lease::{Carried, LeaseState, Mark, Window};
+use crate::limit::{Limit, RingKey, RingPlace};
+use crate::retry;
+use crate::scheduler::Scheduler;
+use crate::snapshot::Load;
+use crate::sweep::{Sweep, Work};
+use crate::thread::ThreadId;
+
+/// Leases in a row that may end early without a verdict before the host counts as failed.
+pub const FRUITLESS_MAX: u32 = 3;
+
+impl Scheduler {
+    pub(crate) fn hungry(&mut self, lease_id: LeaseId, credit: Credit) {
+        let Some(lease) = self.leases.get_mut(&lease_id) else { return };
+        lease.window.open(credit);
+        if lease.state == LeaseState::Starting {
+            lease.state = LeaseState::Open;
+        }
+        let thread = lease.thread;
+        self.touch(thread);
+    }
+
+    pub(crate) fn settled(
+        &mut self,
+        now: Timestamp,
+        lease_id: LeaseId,
+        batch_id: BatchId,
+        verdicts: Vec<Verdict>,
+        rest: Rest,
+    ) {
+        let Some(lease) = self.leases.get_mut(&lease_id) else { return };
+        let thread = lease.thread;
+        let Some(mut carried) = lease.carried.remove(&batch_id) else {
+            log::debug!("lease {lease_id} reports on batch {batch_id}, which it does not carry");
+            return;
+        };
+        lease.fruitful |= !verdicts.is_empty();
+        if let Some(thread) = self.threads.get_mut(thread).filter(|_| !verdicts.is_empty()) {
+            thread.fruitless = 0;
+        }
+        if verdicts.iter().any(speaks_for_the_host) {
+            self.host_works(thread);
+        }
+        for verdict in verdicts {
+            self.judge(now, thread, batch_id, &mut carried, verdict);
+        }
+        if rest == Rest::Done {
+            let unanswered = carried.marks.is_empty() || carried.marks.contains(&Mark::Open);
+            self.finish_carry(thread, batch_id, &carried);
+            self.close_window_if(lease_id, unanswered);
+        } else if let Some(lease) = self.leases.get_mut(&lease_id) {
+            lease.carried.insert(batch_id, carried);
+        }
+        self.touch(thread);
+    }
+
+    /// An agent that gives work back unanswered wants none until it asks again: else the same batch would go to and
+    /// fro.
+    fn close_window_if(&mut self, lease_id: LeaseId, unanswered: bool) {
+        if let Some(lease) = self.leases.get_mut(&lease_id).filter(|_| unanswered) {
+            lease.window = Window::default();
+        }
+    }
+
+    pub(crate) fn returned(&mut self, lease_id: LeaseId, batch_id: BatchId) {
+        let Some(lease) = self.leases.get_mut(&lease_id) else { return };
+        let Some(carried) = lease.carried.remove(&batch_id) else { return };
+        let thread = lease.thread;
+        self.finish_carry(thread, batch_id, &carried);
+        self.close_window_if(lease_id, true);
+        self.touch(thread);
+    }
+
+    fn judge(&mut self, now: Timestamp, id: ThreadId, batch_id: BatchId, carried: &mut Carried, verdict: Verdict) {
+        let Some(thread) = self.threads.get(id) else { return };
+        let Some(batch) = thread.batches.get(&batch_id) else { return };
+        let attempts = batch.attempts.saturating_add(1);
+        let disposition = match verdict.judgement {
+            Judgement::Delivered { dsn_relayed } => Disposition::Delivered { dsn_relayed },
+            Judgement::Failed => Disposition::Failed,
+            Judgement::Deferred if batch.received + thread.clause.expiry <= now => Disposition::Expired,
+            Judgement::Deferred => Disposition::Deferred,
+        };
+        let mark = if disposition.is_final() { Mark::Final } else { Mark::Deferred };
+        let recipients = carried.mark(&batch.recipients, &verdict.recipients, mark);
+        if recipients.is_empty() {
+            return;
+        }
+        let mut due = batch.due;
+        if disposition == Disposition::Deferred {
+            due = match carried.due {
+                Some((drawn, due)) if drawn == now => due,
+                _ => now + retry::wait(&thread.clause, attempts, &mut self.rng),
+            };
+            carried.due = Some((now, due));
+            carried.last = Some(verdict.diagnostic.clone());
+        }
+        self.record_outcome(Outcome {
+            batch: batch_id,
+            recipients,
+            disposition,
+            diagnostic: verdict.diagnostic,
+            at: verdict.at,
+            attempts,
+            due,
+            timing: verdict.timing,
+        });
+    }
+
+    /// The batch has come back: what is left of it goes into the queue again.
+    fn finish_carry(&mut self, id: ThreadId, batch_id: BatchId, carried: &Carried) {
+        let Some(thread) = self.threads.get_mut(id) else { return };
+        thread.in_flight = thread.in_flight.saturating_sub(1);
+        let Some(batch) = thread.batches.get_mut(&batch_id) else { return };
+        let remaining = carried.remaining(&batch.recipients);
+        let finished = batch.recipients.len() - remaining.len();
+        let gone = remaining.is_empty();
+        let load = Load {
+            batches: u64::from(gone),
+            recipients: u64::try_from(finished).unwrap_or(0),
+            bytes: if gone { batch.size } else { 0 },
+        };
+        if gone {
+            thread.batches.remove(&batch_id);
+        } else {
+            batch.recipients = remaining;
+            batch.place = Place::Queued;
+            if let Some((_, due)) = carried.due {
+                batch.due = due;
+                batch.attempts = batch.attempts.saturating_add(1);
+                batch.last.clone_from(&carried.last);
+            }
+            thread.enqueue(batch_id);
+        }
+        self.account(id, |total| total.remove(load));
+    }
+
+    pub(crate) fn released(&mut self, now: Timestamp, lease_id: LeaseId, reason: Release) {
+        let Some(mut lease) = self.end_lease(lease_id) else { return };
+        let id = lease.thread;
+        for (batch, carried) in std::mem::take(&mut lease.carried) {
+            self.finish_carry(id, batch, &carried);
+        }
+        match reason {
+            Release::Done if lease.dismissed || lease.fruitful => {}
+            Release::Done => {
+                let text = "the agent ended before it had carried anything";
+                let diagnostic = Diagnostic::local(zrelay_spool::Status(4, 3, 0), text);
+                self.fruitless(now, id, Arc::new(diagnostic));
+            }
+            Release::Ended(_) if lease.fruitful => {}
+            Release::Ended(diagnostic) => self.fruitless(now, id, diagnostic),
+            Release::Failed(diagnostic) => self.host_failed(now, id, diagnostic),
+            Release::Rejected(diagnostic) => self.sweep(id, Work::Rejected { diagnostic }),
+        }
+    }
+
+    fn fruitless(&mut self, now: Timestamp, id: ThreadId, diagnostic: Arc<Diagnostic>) {
+        let Some(thread) = self.threads.get_mut(id) else { return };
+        thread.fruitless += 1;
+        if thread.fruitless >= FRUITLESS_MAX {
+            self.host_failed(now, id, diagnostic);
+        }
+    }
+
+    /// The host cannot be worked with: the thread backs off, once, whatever arrives for it meanwhile. When other
+    /// agents of the thread do work, it is only the further agent that the host does not want.
+    fn host_failed(&mut self, now: Timestamp, id: ThreadId, diagnostic: Arc<Diagnostic>) {
+        let Some(thread) = self.threads.get_mut(id) else { return };
+        thread.fruitless = 0;
+        let productive =
+            thread.leases.iter().filter_map(|lease| self.leases.get(lease)).any(|l| l.fruitful && !l.is_closing());
+        if productive {
+            let agents = u32::try_from(thread.leases.len()).unwrap_or(u32::MAX);
+            thread.cap = Some((agents, now + retry::wait(&thread.clause, 1, &mut self.rng)));
+            thread.backoff.last = Some(diagnostic);
+            return;
+        }
+        if thread.batches.is_empty() || thread.backs_off(now) {
+            thread.backoff.last = Some(diagnostic);
+            return;
+        }
+        thread.backoff.failures = thread.backoff.failures.saturating_add(1);
+        thread.backoff.due = now + retry::wait(&thread.clause, thread.backoff.failures, &mut self.rng);
+        thread.backoff.last = Some(diagnostic.clone());
+        let (state, due) = (thread.state(), thread.backoff.due);
+        self.record(Request::Thread(state));
+        self.close_all(id);
+        self.sweep(id, Work::HostFailed { diagnostic, due });
+    }
+
+    /// The host has answered: failures are forgotten.
+    fn host_works(&mut self, id: ThreadId) {
+        let Some(thread) = self.threads.get_mut(id).filter(|thread| thread.backoff.failures > 0) else { return };
+        thread.forget_failures();
+        let state = thread.state();
+        self.record(Request::Thread(state));
+    }
+
+    /// Begins something that concerns all batches of the thread that are there now.
+    pub(crate) fn sweep(&mut self, id: ThreadId, work: Work) {
+        let Some(thread) = self.threads.get_mut(id) else { return };
+        let Some((last, _)) = thread.batches.last_key_value() else { return };
+        let sweep = Sweep::until(*last, work);
+        if thread.sweeps.is_empty() {
+            self.sweeping.push_back(id);
+        }
+        thread.sweeps.push_back(sweep);
+        self.touch(id);
+    }
+
+    /// The thread's host turned out to be this site: the thread moves to the site's ring with its agents. An agent
+    /// for which that ring has no place closes, and counts in the old ring until it has.
+    pub(crate) fn moved(&mut self, lease_id: LeaseId, site: Site) {
+        let Some(id) = self.leases.get(&lease_id).map(|lease| lease.thread) else { return };
+        let Some(thread) = self.threads.get(id) else { return };
+        let key = RingKey { channel: thread.channel, clause: thread.clause_index, place: RingPlace::Site(site) };
+        if self.rings.get(thread.ring).is_some_and(|ring| ring.key == key) {
+            return;
+        }
+        let (old, channel, load) = (thread.ring, thread.channel, thread.load);
+        let (clause, leases) = (thread.clause.clone(), thread.leases.clone());
+        if matches!(thread.line, Some((Limit::Ring, _))) {
+            self.leave_line(id);
+        }
+        let new = self.ring_named(key, &clause);
+        if let Some(thread) = self.threads.get_mut(id) {
+            thread.ring = new;
+        }
+        if let Some(ring) = self.rings.get_mut(old) {
+            ring.threads = ring.threads.saturating_sub(1);
+            ring.level.load.remove(load);
+        }
+        if let Some(ring) = self.rings.get_mut(new) {
+            ring.threads += 1;
+            ring.level.load.add(load);
+        }
+        for lease in leases {
+            self.move_lease(lease, new);
+        }
+        self.freed.push((old, channel));
+        self.changed_rings.push(new);
+        self.touch(id);
+    }
+
+    fn move_lease(&mut self, lease_id: LeaseId, new: crate::limit::RingId) {
+        let Some(lease) = self.leases.get_mut(&lease_id) else { return };
+        if lease.is_closing() {
+            return;
+        }
+        let full = self.rings.get(new).is_none_or(|ring| ring.level.is_full());
+        if full {
+            self.close(lease_id);
+            return;
+        }
+        let old = std::mem::replace(&mut lease.ring, new);
+        let idle = match lease.state {
+            LeaseState::Idle(since) => Some((since, lease_id)),
+            _ => None,
+        };
+        if let Some(ring) = self.rings.get_mut(old) {
+            ring.level.agents = ring.level.agents.saturating_sub(1);
+            if let Some(idle) = idle {
+                ring.level.idle.remove(&idle);
+            }
+        }
+        if let Some(ring) = self.rings.get_mut(new) {
+            ring.level.agents += 1;
+            ring.level.idle.extend(idle);
+        }
+    }
+}
+
+/// Whether the verdict shows that the host can be worked with: it took something, or it said something.
+fn speaks_for_the_host(verdict: &Verdict) -> bool {
+    matches!(verdict.judgement, Judgement::Delivered { .. }) || verdict.diagnostic.code != 0
+}

@@ -1,0 +1,428 @@
+//! Rows as the control socket prints them. Their field names are an interface: they are added to, never renamed.
+
+use serde::{Deserialize, Serialize};
+use zrelay_agent::Link;
+use zrelay_clock::{Span, Timestamp};
+use zrelay_spool::Diagnostic;
+
+use super::view::{BatchPlace, BatchView, ChannelView, LeaseView, RingView, State, ThreadView, ThreadZoom, TotalsView};
+
+/// A row of `channels`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct ChannelRow {
+    /// The channel: `smtp`.
+    pub channel: String,
+    /// Threads, remembered empty ones included.
+    pub threads: u32,
+    /// Batches queued.
+    pub batches: u64,
+    /// Recipients queued.
+    pub recipients: u64,
+    /// Octets of the batches' messages.
+    pub bytes: u64,
+    /// Agents.
+    pub agents: u32,
+    /// The limit on them.
+    pub agents_max: u32,
+    /// Agents among them that are idle.
+    pub idle: u32,
+    /// Threads that wait for this limit.
+    pub waiting: u32,
+}
+
+/// A row of `rings`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct RingRow {
+    /// The channel.
+    pub channel: String,
+    /// The site's MX names, or the host while they are not known.
+    pub site: String,
+    /// The pattern of the clause.
+    pub clause: String,
+    /// Threads.
+    pub threads: u32,
+    /// Batches queued.
+    pub batches: u64,
+    /// Recipients queued.
+    pub recipients: u64,
+    /// Octets of the batches' messages.
+    pub bytes: u64,
+    /// Agents.
+    pub agents: u32,
+    /// The limit on them.
+    pub agents_max: u32,
+    /// Agents among them that are idle.
+    pub idle: u32,
+    /// Threads that wait for this limit.
+    pub waiting: u32,
+}
+
+/// A row of `threads`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct ThreadRow {
+    /// The name, `channel/host`.
+    pub thread: String,
+    /// `idle`, `running`, `retry`, `waiting`, `held`, `paused`, `draining`, `sweeping`, `limit:thread_agents`,
+    /// `limit:ring_agents`, `limit:channel_agents` or `limit:agents`.
+    pub state: String,
+    /// Why it is in this state, as a sentence; empty when the state says it all.
+    pub reason: String,
+    /// Batches queued, those under way included.
+    pub batches: u64,
+    /// Their open recipients.
+    pub recipients: u64,
+    /// Octets of their messages.
+    pub bytes: u64,
+    /// Age of the oldest message, seconds.
+    pub oldest: Option<u64>,
+    /// Batches that an operator holds.
+    pub held: u64,
+    /// Agents.
+    pub agents: u32,
+    /// The limit on them.
+    pub agents_max: u32,
+    /// Batches that the agents would take now on top of those in flight.
+    pub credit: u32,
+    /// Batches in flight.
+    pub in_flight: u32,
+    /// Round trip time of the first agent's connection, seconds with fractions.
+    pub rtt: Option<f64>,
+    /// Conversation level of that connection: `lockstep`, `transaction`, `pipelined`, `stream`; empty when there is none.
+    pub level: String,
+    /// The next hop of that connection, `name[address]:port`; empty when there is none.
+    pub peer: String,
+    /// When the next attempt is due.
+    pub next_attempt: Option<String>,
+    /// Seconds until then; 0 when it is due.
+    pub next_attempt_in: Option<u64>,
+    /// Failures of the host in a row.
+    pub failures: u32,
+    /// The last reply of the host that put something off.
+    pub last_reply: Option<String>,
+}
+
+/// The answer of `thread`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct ThreadDetail {
+    /// What `threads` shows.
+    #[serde(flatten)]
+    pub row: ThreadRow,
+    /// The pattern of its clause.
+    pub clause: String,
+    /// Its waits between attempts, as spans: `1m`.
+    pub retries: Vec<String>,
+    /// Age at which its recipients are given up, as a span: `5d`.
+    pub expiry: String,
+    /// Its ring.
+    pub ring: RingRow,
+    /// Its agents.
+    pub leases: Vec<LeaseRow>,
+}
+
+/// An agent in the answer of `thread`.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct LeaseRow {
+    /// Its lease.
+    pub lease: u64,
+    /// What the scheduler has it for: `starting`, `open`, `yielding`, `idle`, `closing`.
+    pub state: String,
+    /// Age of the lease, seconds.
+    pub age: u64,
+    /// Batches that it would take now.
+    pub credit: u32,
+    /// Batches that it carries.
+    pub in_flight: u32,
+    /// The next hop, `name[address]:port`.
+    pub peer: String,
+    /// What the connection is at: `resolving`, `connecting`, `greeting`, `working`, `idle`, `closing`.
+    pub link: String,
+    /// The conversation level.
+    pub level: String,
+    /// Whether the connection is encrypted.
+    pub encrypted: bool,
+    /// Round trip time, seconds with fractions.
+    pub rtt: Option<f64>,
+    /// Replies awaited.
+    pub replies: u32,
+    /// Octets sent and not answered.
+    pub bytes_in_flight: u64,
+    /// Recipients delivered.
+    pub delivered: u64,
+    /// Octets written.
+    pub bytes: u64,
+}
+
+/// A row of `messages`, and a batch in the answer of `message`: the recipients of one message in one thread.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct MessageRow {
+    /// The queue id.
+    pub message: String,
+    /// The batch, `message.number`.
+    pub batch: String,
+    /// The thread.
+    pub thread: String,
+    /// `due`, `waiting`, `carried` or `held`.
+    pub state: String,
+    /// The envelope sender of the first of these recipients; `<>` for the null sender, empty when the spool does not
+    /// know the message any more.
+    pub sender: String,
+    /// Open recipients.
+    pub recipients: u64,
+    /// The first of them; empty when the spool does not know the message any more.
+    pub recipient: String,
+    /// Octets of the message.
+    pub size: u64,
+    /// When the message came in.
+    pub received: String,
+    /// Its age, seconds.
+    pub age: u64,
+    /// Attempts so far.
+    pub attempts: u32,
+    /// When the next attempt is due, if it is in the future.
+    pub next_attempt: Option<String>,
+    /// The last reply that put it off.
+    pub last_reply: Option<String>,
+}
+
+/// A recipient in the answer of `message`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct RecipientRow {
+    /// The address.
+    pub address: String,
+    /// Its envelope sender; `<>` for the null sender.
+    pub sender: String,
+    /// `due`, `waiting`, `carried` or `held` while it is in a batch; `finished` when it is in none: it has its outcome,
+    /// or its message has not been routed yet.
+    pub state: String,
+    /// Its thread; empty when finished.
+    pub thread: String,
+    /// Attempts so far.
+    pub attempts: u32,
+    /// When the next attempt is due, if it is in the future.
+    pub next_attempt: Option<String>,
+    /// The last reply that put it off.
+    pub last_reply: Option<String>,
+}
+
+/// The scheduler's part of `status`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Totals {
+    /// Threads, remembered empty ones included.
+    pub threads: u64,
+    /// Batches queued.
+    pub batches: u64,
+    /// Recipients queued.
+    pub recipients: u64,
+    /// Octets of the batches' messages.
+    pub bytes: u64,
+    /// Agents.
+    pub agents: u32,
+    /// The limit on them.
+    pub agents_max: u32,
+    /// Agents among them that are idle.
+    pub idle: u32,
+    /// Why nothing is handed out, if so.
+    pub paused: Option<String>,
+    /// Whether the hub goes down.
+    pub draining: bool,
+    /// Recipients delivered since the start.
+    pub delivered: u64,
+    /// Deferrals since the start, in recipients.
+    pub deferred: u64,
+    /// Recipients refused for good since the start.
+    pub failed: u64,
+    /// Recipients given up for age since the start.
+    pub expired: u64,
+    /// Recipients dropped by operators since the start.
+    pub dropped: u64,
+}
+
+fn words(last: Option<&Diagnostic>) -> Option<String> {
+    last.map(ToString::to_string)
+}
+
+fn span(from: Timestamp, to: Timestamp) -> String {
+    // Operators do not want the microseconds.
+    Span(std::time::Duration::from_secs(to.since(from).as_secs())).to_string()
+}
+
+impl ThreadView {
+    /// The row of the tools.
+    pub fn row(&self, now: Timestamp) -> ThreadRow {
+        let link = self.link.as_deref();
+        ThreadRow {
+            thread: self.key.to_string(),
+            state: self.state.name().to_owned(),
+            reason: self.reason(now),
+            batches: self.load.batches,
+            recipients: self.load.recipients,
+            bytes: self.load.bytes,
+            oldest: self.oldest.map(|oldest| now.since(oldest).as_secs()),
+            held: self.held,
+            agents: self.agents,
+            agents_max: self.agents_max,
+            credit: self.credit,
+            in_flight: self.in_flight,
+            rtt: link.and_then(|link| link.rtt).map(|rtt| rtt.as_secs_f64()),
+            level: link.map(|link| link.level.to_owned()).unwrap_or_default(),
+            peer: link.map(|link| link.peer.clone()).unwrap_or_default(),
+            next_attempt: self.next_attempt.map(Timestamp::rfc3339),
+            next_attempt_in: self.next_attempt.map(|at| at.since(now).as_secs()),
+            failures: self.failures,
+            last_reply: words(self.last.as_deref()),
+        }
+    }
+
+    fn reason(&self, now: Timestamp) -> String {
+        let last = words(self.last.as_deref()).unwrap_or_else(|| "no reply yet".to_owned());
+        match self.state {
+            State::Idle => String::new(),
+            State::Running => match self.link.as_deref() {
+                Some(link) => link.state.to_owned(),
+                None if self.in_flight == 0 => "starting".to_owned(),
+                None => String::new(),
+            },
+            State::Retry(due) => {
+                format!("the host failed {} times, next try in {}: {last}", self.failures, span(now, due))
+            }
+            State::Waiting(due) => format!("everything was put off, next try in {}: {last}", span(now, due)),
+            State::Held if self.key.channel.as_ref() == crate::thread::HOLD_CHANNEL => "the channel holds".to_owned(),
+            State::Held => "held by an operator".to_owned(),
+            State::Paused => "the spool cannot record outcomes".to_owned(),
+            State::Draining => "the hub shuts down".to_owned(),
+            State::Sweeping => "going through its batches".to_owned(),
+            State::ThreadAgents => "its agent is closing".to_owned(),
+            State::RingAgents => "all agents of its ring are busy".to_owned(),
+            State::ChannelAgents => "all agents of its channel are busy".to_owned(),
+            State::Agents => "all agents are busy".to_owned(),
+        }
+    }
+}
+
+impl ThreadZoom {
+    /// The answer of `thread`.
+    pub fn detail(&self, now: Timestamp) -> ThreadDetail {
+        let wait = |units: &u32| Span(self.clause.interval.saturating_mul(*units)).to_string();
+        ThreadDetail {
+            row: self.thread.row(now),
+            clause: self.clause.matches.as_str().to_owned(),
+            retries: self.clause.retries.iter().map(wait).collect(),
+            expiry: Span(self.clause.expiry).to_string(),
+            ring: self.ring.row(),
+            leases: self.leases.iter().map(|lease| lease.row(now)).collect(),
+        }
+    }
+}
+
+impl LeaseView {
+    fn row(&self, now: Timestamp) -> LeaseRow {
+        let link = self.link.as_deref().cloned().unwrap_or_else(Link::default);
+        LeaseRow {
+            lease: self.id.0,
+            state: self.state.to_owned(),
+            age: now.since(self.since).as_secs(),
+            credit: self.credit,
+            in_flight: self.in_flight,
+            peer: link.peer,
+            link: link.state.to_owned(),
+            level: link.level.to_owned(),
+            encrypted: link.encrypted,
+            rtt: link.rtt.map(|rtt| rtt.as_secs_f64()),
+            replies: link.replies,
+            bytes_in_flight: link.bytes_in_flight,
+            delivered: link.delivered,
+            bytes: link.bytes,
+        }
+    }
+}
+
+impl RingView {
+    /// The row of the tools.
+    pub fn row(&self) -> RingRow {
+        RingRow {
+            channel: self.channel.to_string(),
+            site: self.site.to_string(),
+            clause: self.clause.matches.as_str().to_owned(),
+            threads: self.threads,
+            batches: self.load.batches,
+            recipients: self.load.recipients,
+            bytes: self.load.bytes,
+            agents: self.agents,
+            agents_max: self.clause.ring_agents,
+            idle: self.idle,
+            waiting: self.waiting,
+        }
+    }
+}
+
+impl ChannelView {
+    /// The row of the tools.
+    pub fn row(&self) -> ChannelRow {
+        ChannelRow {
+            channel: self.channel.to_string(),
+            threads: self.threads,
+            batches: self.load.batches,
+            recipients: self.load.recipients,
+            bytes: self.load.bytes,
+            agents: self.agents,
+            agents_max: self.agents_max,
+            idle: self.idle,
+            waiting: self.waiting,
+        }
+    }
+}
+
+impl BatchView {
+    /// The row of the tools; the addresses are the spool's to tell.
+    pub fn row(&self, now: Timestamp) -> MessageRow {
+        MessageRow {
+            message: self.id.message.to_string(),
+            batch: self.id.to_string(),
+            thread: self.thread.to_string(),
+            state: self.place.name().to_owned(),
+            sender: String::new(),
+            recipients: u64::try_from(self.recipients.len()).unwrap_or(u64::MAX),
+            recipient: String::new(),
+            size: self.size,
+            received: self.received.rfc3339(),
+            age: now.since(self.received).as_secs(),
+            attempts: self.attempts,
+            next_attempt: self.next_attempt(),
+            last_reply: self.last_reply(),
+        }
+    }
+
+    /// When the next attempt is due, if it is in the future.
+    pub fn next_attempt(&self) -> Option<String> {
+        match self.place {
+            BatchPlace::Waiting(due) => Some(due.rfc3339()),
+            _ => None,
+        }
+    }
+
+    /// The last reply that put it off.
+    pub fn last_reply(&self) -> Option<String> {
+        words(self.last.as_deref())
+    }
+}
+
+impl From<TotalsView> for Totals {
+    fn from(view: TotalsView) -> Self {
+        Self {
+            threads: view.threads,
+            batches: view.load.batches,
+            recipients: view.load.recipients,
+            bytes: view.load.bytes,
+            agents: view.agents,
+            agents_max: view.agents_max,
+            idle: view.idle,
+            paused: view.paused,
+            draining: view.draining,
+            delivered: view.tally.delivered,
+            deferred: view.tally.deferred,
+            failed: view.tally.failed,
+            expired: view.tally.expired,
+            dropped: view.tally.dropped,
+        }
+    }
+}

@@ -1,0 +1,256 @@
+//! Taking views: bounded copies, nothing is scanned that grows with the queue.
+
+use std::ops::Bound;
+
+use zrelay_agent::LeaseId;
+use zrelay_clock::Timestamp;
+use zrelay_spool::{BatchId, MessageId, ThreadKey};
+
+use super::view::{BatchPlace, BatchView, ChannelView, LeaseView, RingView, State, ThreadView, ThreadZoom, TotalsView};
+use crate::batch::{Batch, Place};
+use crate::lease::{Lease, LeaseState};
+use crate::limit::{Level, Ring};
+use crate::scheduler::{Phase, Scheduler};
+use crate::thread::{Thread, ThreadId};
+
+fn count(length: usize) -> u32 {
+    u32::try_from(length).unwrap_or(u32::MAX)
+}
+
+impl Scheduler {
+    /// What the agents of a thread carry.
+    pub(crate) fn under_way(&self, thread: &Thread) -> super::Load {
+        let mut load = super::Load::default();
+        for lease in thread.leases.iter().filter_map(|lease| self.leases.get(lease)) {
+            for batch in lease.carried.keys().filter_map(|id| thread.batches.get(id)) {
+                load.add(super::Load::of(&batch.recipients, batch.size));
+            }
+        }
+        load
+    }
+
+    /// The sums of everything.
+    pub fn totals(&self) -> TotalsView {
+        TotalsView {
+            threads: u64::try_from(self.threads.len()).unwrap_or(u64::MAX),
+            load: self.all.load,
+            agents: self.all.agents,
+            agents_max: self.all.max,
+            idle: count(self.all.idle.len()),
+            paused: self.paused.clone(),
+            draining: self.phase == Phase::Draining,
+            tally: self.tally,
+        }
+    }
+
+    /// All channels that were ever used.
+    pub fn channels(&self) -> Vec<ChannelView> {
+        let view = |channel: &crate::limit::Channel| ChannelView {
+            channel: channel.name.clone(),
+            threads: channel.threads,
+            load: channel.level.load,
+            agents: channel.level.agents,
+            agents_max: channel.level.max.min(self.all.max),
+            idle: count(channel.level.idle.len()),
+            waiting: waiting(&channel.level),
+        };
+        self.channels.iter().map(view).collect()
+    }
+
+    /// All rings.
+    pub fn rings(&self) -> Vec<RingView> {
+        self.rings.values().map(|ring| self.ring_view(ring)).collect()
+    }
+
+    fn ring_view(&self, ring: &Ring) -> RingView {
+        RingView {
+            channel: self.channels.get(ring.key.channel.0).map(|channel| channel.name.clone()).unwrap_or_default(),
+            site: ring.key.place.name().clone(),
+            clause: ring.clause.clone(),
+            threads: ring.threads,
+            load: ring.level.load,
+            agents: ring.level.agents,
+            idle: count(ring.level.idle.len()),
+            waiting: waiting(&ring.level),
+        }
+    }
+
+    /// The next threads in the order of their names, behind `after`.
+    pub fn threads(&self, now: Timestamp, after: Option<&ThreadKey>, limit: usize) -> Vec<ThreadView> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let views = self.names.range::<ThreadKey, _>((from, Bound::Unbounded)).take(limit);
+        views.filter_map(|(_, id)| self.thread_view(*id, now)).collect()
+    }
+
+    /// One thread with everything about it.
+    pub fn thread(&self, now: Timestamp, key: &ThreadKey) -> Option<ThreadZoom> {
+        let id = self.find_thread(key)?;
+        let thread = self.threads.get(id)?;
+        let lease = |id: &LeaseId| self.leases.get(id).map(|lease| lease_view(*id, lease));
+        Some(ThreadZoom {
+            thread: self.thread_view(id, now)?,
+            clause: thread.clause.clone(),
+            ring: self.ring_view(self.rings.get(thread.ring)?),
+            leases: thread.leases.iter().filter_map(lease).collect(),
+        })
+    }
+
+    fn thread_view(&self, id: ThreadId, now: Timestamp) -> Option<ThreadView> {
+        let thread = self.threads.get(id)?;
+        let leases = || thread.leases.iter().filter_map(|lease| self.leases.get(lease));
+        let first = thread.batches.first_key_value().map(|(_, batch)| batch);
+        let wake = thread.queue.first().map(|(wake, _)| *wake);
+        let next = if thread.is_held() { None } else { wake };
+        Some(ThreadView {
+            key: thread.key.clone(),
+            state: self.state_of(thread, now),
+            load: thread.load,
+            oldest: first.map(|batch| batch.received),
+            held: u64::try_from(thread.aside.len()).unwrap_or(u64::MAX),
+            agents: count(thread.leases.len()),
+            agents_max: thread.clause.thread_agents,
+            credit: leases().fold(0, |sum: u32, lease| sum.saturating_add(lease.window.batches)),
+            in_flight: thread.in_flight,
+            next_attempt: next.map(|wake| if thread.backs_off(now) { wake.max(thread.backoff.due) } else { wake }),
+            failures: thread.backoff.failures,
+            last: thread.backoff.last.clone().or_else(|| first.and_then(|batch| batch.last.clone())),
+            link: leases().find_map(|lease| lease.link.clone()),
+        })
+    }
+
+    fn state_of(&self, thread: &Thread, now: Timestamp) -> State {
+        if thread.hold.is_held() || (thread.is_hold_channel() && !thread.batches.is_empty()) {
+            return State::Held;
+        }
+        if thread.in_flight > 0 {
+            return State::Running;
+        }
+        if thread.batches.is_empty() {
+            return State::Idle;
+        }
+        if self.paused.is_some() {
+            return State::Paused;
+        }
+        if self.phase == Phase::Draining {
+            return State::Draining;
+        }
+        if !thread.sweeps.is_empty() {
+            return State::Sweeping;
+        }
+        if thread.backs_off(now) {
+            return State::Retry(thread.backoff.due);
+        }
+        let Some((wake, _)) = thread.queue.first() else { return State::Held };
+        if *wake > now {
+            return State::Waiting(*wake);
+        }
+        if let Some((limit, _)) = thread.line {
+            return State::of_limit(limit);
+        }
+        let works = |lease: &LeaseId| self.leases.get(lease).is_some_and(|lease| !lease.is_closing());
+        if thread.leases.iter().any(works) { State::Running } else { State::ThreadAgents }
+    }
+
+    /// The batches of one thread or of all, in the order of threads and messages, behind `after`.
+    pub fn batches(
+        &self,
+        now: Timestamp,
+        thread: Option<&ThreadKey>,
+        after: Option<&(ThreadKey, BatchId)>,
+        limit: usize,
+    ) -> Vec<BatchView> {
+        let mut views = Vec::new();
+        let mut add = |key: &ThreadKey, id: ThreadId| {
+            let Some(thread) = self.threads.get(id) else { return true };
+            let behind = after.filter(|(last, _)| last == key).map(|(_, batch)| *batch);
+            let from = behind.map_or(Bound::Unbounded, Bound::Excluded);
+            let batches = thread.batches.range((from, Bound::Unbounded)).take(limit - views.len());
+            views.extend(batches.map(|(id, batch)| batch_view(thread, *id, batch, now)));
+            views.len() < limit
+        };
+        match thread {
+            Some(key) => {
+                if let Some((id, thread)) = self.find_thread(key).and_then(|id| Some((id, self.threads.get(id)?))) {
+                    add(&thread.key, id);
+                }
+            }
+            None => {
+                let from = after.map_or(Bound::Unbounded, |(key, _)| Bound::Included(key));
+                let mut threads = self.names.range::<ThreadKey, _>((from, Bound::Unbounded));
+                while let Some((key, id)) = threads.next().filter(|_| limit > 0) {
+                    if !add(key, *id) {
+                        break;
+                    }
+                }
+            }
+        }
+        views
+    }
+
+    /// The batches of one message in the next `limit` threads behind `after`, and the thread to go on behind, if there
+    /// are more: there is no index of messages, since few ask and every batch would pay for it.
+    pub fn message(
+        &self,
+        now: Timestamp,
+        message: MessageId,
+        after: Option<&ThreadKey>,
+        limit: usize,
+    ) -> (Vec<BatchView>, Option<ThreadKey>) {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let mut views = Vec::new();
+        let mut last = None;
+        let mut visited = 0;
+        for (key, id) in self.names.range::<ThreadKey, _>((from, Bound::Unbounded)).take(limit) {
+            visited += 1;
+            last = Some(key);
+            let Some(thread) = self.threads.get(*id) else { continue };
+            let batches = thread.batches.range(crate::operator::batches_of(message));
+            views.extend(batches.map(|(id, batch)| batch_view(thread, *id, batch, now)));
+        }
+        (views, last.filter(|_| visited == limit).cloned())
+    }
+}
+
+fn waiting(level: &Level) -> u32 {
+    count(level.line.len())
+}
+
+fn batch_view(thread: &Thread, id: BatchId, batch: &Batch, now: Timestamp) -> BatchView {
+    let place = match batch.place {
+        Place::Carried => BatchPlace::Carried,
+        Place::Aside => BatchPlace::Held,
+        Place::Queued if thread.is_held() => BatchPlace::Held,
+        Place::Queued => match thread.due(batch) {
+            due if due > now => BatchPlace::Waiting(due),
+            _ => BatchPlace::Due,
+        },
+    };
+    BatchView {
+        id,
+        thread: thread.key.clone(),
+        recipients: batch.recipients.clone(),
+        received: batch.received,
+        size: batch.size,
+        attempts: batch.attempts,
+        place,
+        last: batch.last.clone(),
+    }
+}
+
+fn lease_view(id: LeaseId, lease: &Lease) -> LeaseView {
+    let state = match lease.state {
+        LeaseState::Starting => "starting",
+        LeaseState::Open => "open",
+        LeaseState::Yielding => "yielding",
+        LeaseState::Idle(_) => "idle",
+        LeaseState::Closing => "closing",
+    };
+    LeaseView {
+        id,
+        state,
+        since: lease.since,
+        credit: lease.window.batches,
+        in_flight: count(lease.carried.len()),
+        link: lease.link.clone(),
+    }
+}

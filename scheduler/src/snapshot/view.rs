@@ -1,0 +1,236 @@
+//! Copies of the scheduler's counters.
+
+use std::sync::Arc;
+
+use zrelay_agent::{LeaseId, Link};
+use zrelay_clock::Timestamp;
+use zrelay_config::Clause;
+use zrelay_spool::{BatchId, Diagnostic, ThreadKey};
+
+use super::{Load, Tally};
+use crate::limit::Limit;
+
+/// What a thread is at.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum State {
+    /// Nothing in the queue.
+    Idle,
+    /// An agent carries it.
+    Running,
+    /// The host failed; no attempt before this time.
+    Retry(Timestamp),
+    /// All batches were deferred; the first is due then.
+    Waiting(Timestamp),
+    /// An operator holds it, or all batches in it, or its channel is `hold`.
+    Held,
+    /// Outcomes cannot be recorded, so nothing is handed out.
+    Paused,
+    /// The hub goes down: nothing is handed out.
+    Draining,
+    /// Something of the whole thread is under way (a drop, a retry, failing all of it): over in a moment.
+    Sweeping,
+    /// Due, but held back by the limit on agents of its own clause.
+    ThreadAgents,
+    /// Due, but all agents of the ring are busy.
+    RingAgents,
+    /// Due, but all agents of the channel are busy.
+    ChannelAgents,
+    /// Due, but all agents are busy.
+    Agents,
+}
+
+impl State {
+    pub(crate) fn of_limit(limit: Limit) -> Self {
+        match limit {
+            Limit::Ring => Self::RingAgents,
+            Limit::Channel => Self::ChannelAgents,
+            Limit::Agents => Self::Agents,
+        }
+    }
+
+    /// The name that the tools print.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Idle => "idle",
+            Self::Running => "running",
+            Self::Retry(_) => "retry",
+            Self::Waiting(_) => "waiting",
+            Self::Held => "held",
+            Self::Paused => "paused",
+            Self::Draining => "draining",
+            Self::Sweeping => "sweeping",
+            Self::ThreadAgents => "limit:thread_agents",
+            Self::RingAgents => "limit:ring_agents",
+            Self::ChannelAgents => "limit:channel_agents",
+            Self::Agents => "limit:agents",
+        }
+    }
+}
+
+/// A thread.
+#[derive(Clone, Debug)]
+pub struct ThreadView {
+    /// Its name.
+    pub key: ThreadKey,
+    /// What it is at.
+    pub state: State,
+    /// Its queue.
+    pub load: Load,
+    /// When its oldest message came in.
+    pub oldest: Option<Timestamp>,
+    /// Batches that an operator holds.
+    pub held: u64,
+    /// Its agents.
+    pub agents: u32,
+    /// Its limit of agents.
+    pub agents_max: u32,
+    /// Batches that its agents would take now.
+    pub credit: u32,
+    /// Batches under way.
+    pub in_flight: u32,
+    /// When something is to be done next.
+    pub next_attempt: Option<Timestamp>,
+    /// Failures of the host in a row.
+    pub failures: u32,
+    /// The last diagnostic of the host, or of the first batch.
+    pub last: Option<Arc<Diagnostic>>,
+    /// The connection of its first agent.
+    pub link: Option<Box<Link>>,
+}
+
+/// A thread with everything about it.
+#[derive(Clone, Debug)]
+pub struct ThreadZoom {
+    /// The thread.
+    pub thread: ThreadView,
+    /// Its clause.
+    pub clause: Arc<Clause>,
+    /// Its ring.
+    pub ring: RingView,
+    /// Its agents.
+    pub leases: Vec<LeaseView>,
+}
+
+/// An agent of a thread.
+#[derive(Clone, Debug)]
+pub struct LeaseView {
+    /// Its lease.
+    pub id: LeaseId,
+    /// `starting`, `open`, `yielding`, `idle`, `closing`.
+    pub state: &'static str,
+    /// Since when.
+    pub since: Timestamp,
+    /// Batches that it would take now.
+    pub credit: u32,
+    /// Batches that it carries.
+    pub in_flight: u32,
+    /// Its connection.
+    pub link: Option<Box<Link>>,
+}
+
+/// A ring.
+#[derive(Clone, Debug)]
+pub struct RingView {
+    /// The channel.
+    pub channel: Arc<str>,
+    /// The site, or the host while the site is not known.
+    pub site: Arc<str>,
+    /// The clause.
+    pub clause: Arc<Clause>,
+    /// Threads.
+    pub threads: u32,
+    /// Their queues.
+    pub load: Load,
+    /// Agents.
+    pub agents: u32,
+    /// Idle ones among them.
+    pub idle: u32,
+    /// Threads that wait for an agent of this ring.
+    pub waiting: u32,
+}
+
+/// A channel.
+#[derive(Clone, Debug)]
+pub struct ChannelView {
+    /// The channel.
+    pub channel: Arc<str>,
+    /// Threads.
+    pub threads: u32,
+    /// Their queues.
+    pub load: Load,
+    /// Agents.
+    pub agents: u32,
+    /// Their limit.
+    pub agents_max: u32,
+    /// Idle ones among them.
+    pub idle: u32,
+    /// Threads that wait for an agent of this channel.
+    pub waiting: u32,
+}
+
+/// A batch.
+#[derive(Clone, Debug)]
+pub struct BatchView {
+    /// Its name.
+    pub id: BatchId,
+    /// Its thread.
+    pub thread: ThreadKey,
+    /// Its open recipients.
+    pub recipients: Arc<[u32]>,
+    /// When the message came in.
+    pub received: Timestamp,
+    /// Octets of the message.
+    pub size: u64,
+    /// Attempts so far.
+    pub attempts: u32,
+    /// Where it is.
+    pub place: BatchPlace,
+    /// The last diagnostic.
+    pub last: Option<Arc<Diagnostic>>,
+}
+
+/// Where a batch is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum BatchPlace {
+    /// Due.
+    Due,
+    /// Due then.
+    Waiting(Timestamp),
+    /// With an agent.
+    Carried,
+    /// Held by an operator, by itself or with its thread.
+    Held,
+}
+
+impl BatchPlace {
+    /// The name that the tools print.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Due => "due",
+            Self::Waiting(_) => "waiting",
+            Self::Carried => "carried",
+            Self::Held => "held",
+        }
+    }
+}
+
+/// Everything.
+#[derive(Clone, Debug)]
+pub struct TotalsView {
+    /// Threads, remembered empty ones included.
+    pub threads: u64,
+    /// All queues.
+    pub load: Load,
+    /// Agents.
+    pub agents: u32,
+    /// Their limit.
+    pub agents_max: u32,
+    /// Idle ones among them.
+    pub idle: u32,
+    /// Why nothing is handed out.
+    pub paused: Option<String>,
+    /// Whether the hub goes down.
+    pub draining: bool,
+    /// Outcomes since the start.
+    pub tally: Tally,
+}

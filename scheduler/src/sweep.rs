@@ -1,0 +1,222 @@
+//! What concerns all batches of a thread: done a bounded number of batches at a time, so that a thread with a hundred
+//! thousand of them does not hold up the others. Nothing of the thread is handed out until it is through.
+
+use std::ops::Bound;
+use std::sync::Arc;
+
+use zrelay_clock::Timestamp;
+use zrelay_spool::{BatchId, BatchState, Diagnostic, Disposition, Outcome, Request, Status, Timing};
+
+use crate::batch::{Batch, Place};
+use crate::scheduler::Scheduler;
+use crate::snapshot::Load;
+use crate::thread::{Thread, ThreadId};
+
+/// Batches that one turn visits.
+pub const SWEEP_MAX: usize = 1000;
+
+/// A walk over the batches of a thread.
+#[derive(Debug)]
+pub(crate) struct Sweep {
+    work: Work,
+    /// The last batch visited.
+    behind: Option<BatchId>,
+    /// The last batch that was there when the sweep began; what came later is not concerned.
+    end: BatchId,
+}
+
+/// What a sweep does to each batch. None touches batches under way, and all but `Drop` spare those held.
+#[derive(Clone, Debug)]
+pub(crate) enum Work {
+    /// The host failed: batches past their expiry expire; those that were due are reported as deferred, once in each
+    /// back-off.
+    HostFailed { diagnostic: Arc<Diagnostic>, due: Timestamp },
+    /// The host can never be worked with: everything fails.
+    Rejected { diagnostic: Arc<Diagnostic> },
+    /// An operator wants it tried now.
+    Retry,
+    /// An operator wants it out of the queue.
+    Drop { diagnostic: Arc<Diagnostic> },
+}
+
+impl Sweep {
+    pub(crate) fn until(end: BatchId, work: Work) -> Self {
+        Self { work, behind: None, end }
+    }
+
+    fn next(&mut self, thread_batches: &std::collections::BTreeMap<BatchId, Batch>) -> Option<BatchId> {
+        let from = self.behind.map_or(Bound::Unbounded, Bound::Excluded);
+        if self.behind.is_some_and(|behind| behind >= self.end) {
+            return None;
+        }
+        let (id, _) = thread_batches.range((from, Bound::Included(self.end))).next()?;
+        self.behind = Some(*id);
+        Some(*id)
+    }
+}
+
+impl Thread {
+    /// Failures of the host are over.
+    pub(crate) fn forget_failures(&mut self) {
+        self.backoff.failures = 0;
+        self.backoff.due = Timestamp::ZERO;
+        self.backoff.last = None;
+        self.backoff.epoch = self.backoff.epoch.wrapping_add(1);
+    }
+}
+
+impl Scheduler {
+    /// Goes on with the sweeps under way, at most [`SWEEP_MAX`] batches.
+    pub(crate) fn sweep_turn(&mut self, now: Timestamp) {
+        if self.paused.is_some() {
+            return;
+        }
+        for _ in 0..SWEEP_MAX {
+            let Some(&id) = self.sweeping.front() else { return };
+            if !self.sweep_step(id, now) {
+                self.sweeping.pop_front();
+                self.touch(id);
+            }
+        }
+        // The next turn begins with the next thread.
+        if self.sweeping.len() > 1 {
+            self.sweeping.rotate_left(1);
+        }
+    }
+
+    /// One batch. Returns whether the thread has more to do.
+    fn sweep_step(&mut self, id: ThreadId, now: Timestamp) -> bool {
+        let Some(thread) = self.threads.get_mut(id) else { return false };
+        let Some(sweep) = thread.sweeps.front_mut() else { return false };
+        let Some(batch) = sweep.next(&thread.batches) else {
+            thread.sweeps.pop_front();
+            return !thread.sweeps.is_empty();
+        };
+        let work = sweep.work.clone();
+        self.work_on(id, batch, &work, now);
+        true
+    }
+
+    /// Does to one batch what is to be done; says whether it could be done.
+    pub(crate) fn work_on(&mut self, id: ThreadId, batch_id: BatchId, work: &Work, now: Timestamp) -> bool {
+        let Some(place) = self.threads.get(id).and_then(|thread| thread.batches.get(&batch_id)).map(|b| b.place) else {
+            return false;
+        };
+        match (place, work) {
+            (Place::Carried, _) => false,
+            (_, Work::Drop { diagnostic }) => self.finish_batch(id, batch_id, Disposition::Dropped, diagnostic, 0, now),
+            (Place::Aside, _) => false,
+            (Place::Queued, Work::Rejected { diagnostic }) => {
+                self.finish_batch(id, batch_id, Disposition::Failed, diagnostic, 1, now)
+            }
+            (Place::Queued, Work::HostFailed { diagnostic, due }) => {
+                self.host_failed_for(id, batch_id, diagnostic, *due, now);
+                true
+            }
+            (Place::Queued, Work::Retry) => {
+                self.retry_batch(id, batch_id, now);
+                true
+            }
+        }
+    }
+
+    fn host_failed_for(
+        &mut self,
+        id: ThreadId,
+        batch_id: BatchId,
+        diagnostic: &Arc<Diagnostic>,
+        due: Timestamp,
+        now: Timestamp,
+    ) {
+        let Some(thread) = self.threads.get_mut(id) else { return };
+        let epoch = thread.backoff.epoch;
+        let expiry = thread.clause.expiry;
+        thread.dequeue(batch_id);
+        let Some(batch) = thread.batches.get_mut(&batch_id) else { return };
+        if batch.received + expiry <= now {
+            self.finish_batch(id, batch_id, Disposition::Expired, diagnostic, 1, now);
+            return;
+        }
+        let report = batch.due <= now && batch.reported != epoch;
+        let mut outcome = None;
+        if report {
+            batch.attempts = batch.attempts.saturating_add(1);
+            batch.due = due;
+            batch.last = Some(diagnostic.clone());
+            batch.reported = epoch;
+            outcome = Some(outcome_of(batch_id, batch, Disposition::Deferred, diagnostic, now));
+        }
+        thread.enqueue(batch_id);
+        if let Some(outcome) = outcome {
+            self.record_outcome(outcome);
+        }
+    }
+
+    fn retry_batch(&mut self, id: ThreadId, batch_id: BatchId, now: Timestamp) {
+        let Some(thread) = self.threads.get_mut(id) else { return };
+        thread.dequeue(batch_id);
+        let Some(batch) = thread.batches.get_mut(&batch_id) else { return };
+        let waited = batch.due > now;
+        batch.due = batch.due.min(now);
+        let state = BatchState { id: batch_id, held: false, due: batch.due, attempts: batch.attempts };
+        thread.enqueue(batch_id);
+        if waited {
+            self.record(Request::Batch(state));
+        }
+    }
+
+    /// The thread's first batches, as far as their time is over, leave the queue.
+    pub(crate) fn expire(&mut self, id: ThreadId, now: Timestamp) {
+        if self.paused.is_some() {
+            return;
+        }
+        while let Some(thread) = self.threads.get(id).filter(|thread| !thread.is_held() && thread.sweeps.is_empty()) {
+            let Some(batch_id) = thread.expired(now) else { return };
+            let last = thread.batches.get(&batch_id).and_then(|batch| batch.last.clone());
+            let diagnostic = last.or_else(|| thread.backoff.last.clone());
+            let diagnostic =
+                diagnostic.unwrap_or_else(|| Arc::new(Diagnostic::local(Status(4, 4, 7), "delivery time expired")));
+            self.finish_batch(id, batch_id, Disposition::Expired, &diagnostic, 0, now);
+        }
+    }
+
+    /// All recipients of a batch that is not under way come to the same end.
+    fn finish_batch(
+        &mut self,
+        id: ThreadId,
+        batch_id: BatchId,
+        disposition: Disposition,
+        diagnostic: &Arc<Diagnostic>,
+        attempts: u32,
+        now: Timestamp,
+    ) -> bool {
+        let Some(thread) = self.threads.get_mut(id) else { return false };
+        thread.dequeue(batch_id);
+        let Some(mut batch) = thread.batches.remove(&batch_id) else { return false };
+        batch.attempts = batch.attempts.saturating_add(attempts);
+        let load = Load::of(&batch.recipients, batch.size);
+        self.account(id, |total| total.remove(load));
+        self.touch(id);
+        self.record_outcome(outcome_of(batch_id, &batch, disposition, diagnostic, now));
+        true
+    }
+}
+
+fn outcome_of(
+    id: BatchId,
+    batch: &Batch,
+    disposition: Disposition,
+    diagnostic: &Arc<Diagnostic>,
+    now: Timestamp,
+) -> Outcome {
+    Outcome {
+        batch: id,
+        recipients: batch.recipients.to_vec(),
+        disposition,
+        diagnostic: diagnostic.clone(),
+        at: now,
+        attempts: batch.attempts,
+        due: batch.due,
+        timing: Timing { queued: now.since(batch.received), ..Timing::default() },
+    }
+}

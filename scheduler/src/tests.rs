@@ -1,0 +1,6 @@
+//! The scheduler as a whole: scenes, and a simulation that checks the invariants behind every event.
+
+mod running;
+mod scenes;
+mod simulation;
+mod world;

@@ -1,0 +1,459 @@
+//! What the scheduler does, scene by scene.
+
+use std::time::Duration;
+
+use zrelay_agent::{Judgement, Release, Report, Rest, Site};
+use zrelay_spool::{Disposition, Queue, ThreadKey, ThreadState};
+
+use super::world::{START, World, clause, reply, settings};
+use crate::operator::{Action, Selector};
+
+const DELIVERED: Judgement = Judgement::Delivered { dsn_relayed: false };
+
+fn world() -> World {
+    World::new(settings(clause(|_| {}), 100), 1)
+}
+
+fn operate(world: &mut World, action: Action, selector: &str) -> crate::Changed {
+    let changed = world.scheduler.operate(world.now, action, &selector.parse::<Selector>().unwrap());
+    world.settle_down();
+    changed
+}
+
+fn dispositions(world: &World) -> Vec<Disposition> {
+    world.outcomes.iter().map(|outcome| outcome.disposition).collect()
+}
+
+#[test]
+fn a_batch_goes_out_as_soon_as_its_agent_has_credit() {
+    let mut world = world();
+    world.arrive("smtp/a", 3, 100);
+    let lease = world.agent("smtp/a");
+    assert!(world.agents[&lease].carried.is_empty());
+    world.hungry(lease, 1, 1000);
+    assert_eq!(world.agents[&lease].carried.len(), 1);
+    world.settle(lease, DELIVERED, &reply(250, "ok"));
+    assert_eq!(world.finished.len(), 3);
+    assert!(world.agents[&lease].idle);
+    assert_eq!(world.state("smtp/a"), "idle");
+}
+
+#[test]
+fn credit_is_a_window_that_one_large_batch_may_overdraw() {
+    let mut world = world();
+    for _ in 0..5 {
+        world.arrive("smtp/a", 1, 600);
+    }
+    let lease = world.agent("smtp/a");
+    world.hungry(lease, 10, 1000);
+    assert_eq!(world.agents[&lease].carried.len(), 2);
+    world.hungry(lease, 1, 100);
+    assert_eq!(world.agents[&lease].carried.len(), 2, "the debt is to be paid first");
+    world.hungry(lease, 1, 200);
+    assert_eq!(world.agents[&lease].carried.len(), 3);
+}
+
+#[test]
+fn an_idle_agent_gets_new_mail_of_its_thread_without_a_new_lease() {
+    let mut world = world();
+    world.arrive("smtp/a", 1, 100);
+    let lease = world.agent("smtp/a");
+    world.hungry(lease, 10, 10_000);
+    world.settle(lease, DELIVERED, &reply(250, "ok"));
+    world.arrive("smtp/a", 1, 100);
+    assert_eq!(world.agents[&lease].carried.len(), 1);
+    assert_eq!(world.orders, ["lease smtp/a"]);
+}
+
+#[test]
+fn threads_of_one_site_pass_an_idle_connection_on() {
+    let mut world = world();
+    for thread in ["smtp/a", "smtp/b"] {
+        world.arrive(thread, 1, 100);
+        let lease = world.agent(thread);
+        world.report(Report::Site { lease, site: Site("mx.example".into()) });
+        world.hungry(lease, 1, 1000);
+        world.settle(lease, DELIVERED, &reply(250, "ok"));
+        world.release(lease, Release::Done);
+    }
+    world.orders.clear();
+    world.arrive("smtp/a", 1, 100);
+    let lease = world.agent("smtp/a");
+    world.hungry(lease, 1, 1000);
+    world.settle(lease, DELIVERED, &reply(250, "ok"));
+    world.arrive("smtp/b", 1, 100);
+    assert_eq!(world.orders, ["lease smtp/a", "lease smtp/b", "takes over"]);
+}
+
+#[test]
+fn a_thread_whose_site_is_unknown_takes_no_connection_over() {
+    let mut world = world();
+    world.arrive("smtp/mx.example", 1, 100);
+    let lease = world.agent("smtp/mx.example");
+    world.report(Report::Site { lease, site: Site("mx.example".into()) });
+    world.hungry(lease, 1, 1000);
+    world.settle(lease, DELIVERED, &reply(250, "ok"));
+    world.arrive("smtp/other", 1, 100);
+    assert!(!world.orders.contains(&"takes over".to_owned()));
+}
+
+#[test]
+fn an_agent_beyond_the_limit_of_its_site_closes_and_its_thread_waits_in_that_line() {
+    let mut world = World::new(settings(clause(|clause| clause.ring_agents = 1), 100), 1);
+    for thread in ["smtp/a", "smtp/b"] {
+        world.arrive(thread, 1, 100);
+        let lease = world.agent(thread);
+        world.report(Report::Site { lease, site: Site("mx".into()) });
+    }
+    let (a, b) = (world.agent("smtp/a"), world.agent("smtp/b"));
+    assert!(world.agents[&b].closing && !world.agents[&a].closing);
+    world.release(b, Release::Done);
+    assert_eq!(world.state("smtp/b"), "limit:ring_agents");
+    world.hungry(a, 1, 1000);
+    world.settle(a, DELIVERED, &reply(250, "ok"));
+    assert!(world.has_agent("smtp/b") && !world.has_agent("smtp/a"), "the connection passes on");
+}
+
+#[test]
+fn whoever_has_waited_longest_gets_the_free_place_and_idle_agents_give_way() {
+    let mut world = World::new(settings(clause(|_| {}), 1), 1);
+    for thread in ["smtp/a", "smtp/b", "smtp/c"] {
+        world.arrive(thread, 1, 100);
+    }
+    assert_eq!(
+        (world.state("smtp/a"), world.state("smtp/b"), world.state("smtp/c")),
+        ("running", "limit:agents", "limit:agents")
+    );
+    for thread in ["smtp/a", "smtp/b", "smtp/c"] {
+        let lease = world.agent(thread);
+        world.hungry(lease, 1, 1000);
+        world.settle(lease, DELIVERED, &reply(250, "ok"));
+        if thread != "smtp/c" {
+            assert!(world.agents[&lease].closing);
+        }
+        world.release(lease, Release::Done);
+    }
+    assert!(world.open.is_empty());
+}
+
+#[test]
+fn a_busy_thread_gives_way_when_its_slice_is_over_and_others_wait() {
+    let mut world = World::new(settings(clause(|_| {}), 1), 1);
+    for _ in 0..10 {
+        world.arrive("smtp/a", 1, 100);
+    }
+    let lease = world.agent("smtp/a");
+    world.hungry(lease, 1, 1000);
+    world.arrive("smtp/b", 1, 100);
+    world.pass(crate::SLICE);
+    world.settle(lease, DELIVERED, &reply(250, "ok"));
+    world.hungry(lease, 1, 1000);
+    assert!(world.agents[&lease].closing);
+    world.release(lease, Release::Done);
+    assert!(world.has_agent("smtp/b"));
+    assert_eq!(world.state("smtp/a"), "limit:agents");
+}
+
+#[test]
+fn a_second_agent_comes_only_when_the_first_is_full() {
+    let mut world = World::new(settings(clause(|clause| clause.thread_agents = 2), 100), 1);
+    for _ in 0..4 {
+        world.arrive("smtp/a", 1, 100);
+    }
+    let first = world.agent("smtp/a");
+    world.hungry(first, 2, 10_000);
+    assert_eq!(world.agents.len(), 2);
+    let second = *world.agents.keys().last().unwrap();
+    world.hungry(second, 1, 1000);
+    world.arrive("smtp/a", 1, 100);
+    assert_eq!(world.agents.len(), 2);
+    world.release(second, Release::Failed(reply(421, "too many connections")));
+    assert_eq!(world.agents.len(), 1, "the host does not want a second one, or the thread does not know it yet");
+}
+
+#[test]
+fn deferred_recipients_wait_by_the_list_and_the_others_are_done() {
+    let mut world = world();
+    let batch = world.arrive("smtp/a", 3, 100);
+    for (attempt, wait) in [(1, 10), (2, 20), (3, 40), (4, 40)] {
+        let lease = world.agent("smtp/a");
+        world.hungry(lease, 1, 1000);
+        let ticket = world.agents.get_mut(&lease).unwrap().carried.remove(0);
+        assert_eq!(ticket.recipients.len(), if attempt == 1 { 3 } else { 2 });
+        if attempt == 1 {
+            world.verdict(lease, batch, vec![1], DELIVERED, &reply(250, "ok"), Rest::More);
+        }
+        world.verdict(lease, batch, vec![0, 2], Judgement::Deferred, &reply(450, "later"), Rest::Done);
+        let outcome = world.outcomes.last().unwrap();
+        assert_eq!((outcome.disposition, outcome.attempts), (Disposition::Deferred, attempt));
+        assert!(outcome.due.since(world.now).abs_diff(Duration::from_secs(wait)) <= Duration::from_secs(wait) / 10);
+        assert_eq!(world.state("smtp/a"), "waiting");
+        world.pass(outcome.due.since(world.now));
+    }
+}
+
+#[test]
+fn a_failed_host_is_left_alone_whatever_arrives_and_each_batch_is_reported_once() {
+    let mut world = world();
+    world.arrive("smtp/a", 2, 100);
+    world.arrive("smtp/b", 1, 100);
+    let lease = world.agent("smtp/a");
+    world.release(lease, Release::Failed(reply(0, "connection refused")));
+    assert_eq!(dispositions(&world), [Disposition::Deferred]);
+    assert_eq!(world.state("smtp/a"), "retry");
+    world.arrive("smtp/a", 1, 100);
+    assert!(!world.has_agent("smtp/a"));
+    assert!(world.has_agent("smtp/b"), "other threads go on");
+    world.pass_to_timeout();
+    let waited = world.now.since(START);
+    assert!(waited >= Duration::from_secs(9) && waited <= Duration::from_secs(11), "{waited:?}");
+    let lease = world.agent("smtp/a");
+    world.release(lease, Release::Failed(reply(0, "connection refused")));
+    assert_eq!(dispositions(&world).len(), 2, "only the new one is reported");
+    assert_eq!(world.records.last().unwrap().failures, 2);
+    world.pass(Duration::from_secs(30));
+    let lease = world.agent("smtp/a");
+    world.hungry(lease, 10, 10_000);
+    assert_eq!(world.agents[&lease].carried.len(), 2);
+    world.settle(lease, DELIVERED, &reply(250, "ok"));
+    assert_eq!(world.records.last().unwrap().failures, 0);
+}
+
+#[test]
+fn batches_of_a_dead_host_expire_in_time_even_between_two_tries() {
+    let mut world = World::new(settings(clause(|clause| clause.expiry = Duration::from_secs(5)), 100), 1);
+    world.arrive("smtp/a", 2, 100);
+    let lease = world.agent("smtp/a");
+    world.release(lease, Release::Failed(reply(0, "connection refused")));
+    world.pass(Duration::from_secs(5));
+    assert_eq!(dispositions(&world), [Disposition::Deferred, Disposition::Expired]);
+    assert_eq!(world.outcomes[1].diagnostic.text, "connection refused");
+}
+
+#[test]
+fn a_batch_that_is_due_is_tried_once_more_however_old_it_is() {
+    let mut world = world();
+    world.scheduler.handle_queue(world.now, Queue::Paused("disk full".to_owned()));
+    world.arrive("smtp/a", 1, 100);
+    world.pass(Duration::from_secs(301));
+    assert_eq!(world.state("smtp/a"), "paused");
+    assert!(world.outcomes.is_empty() && world.agents.is_empty());
+    world.scheduler.handle_queue(world.now, Queue::Resumed);
+    world.settle_down();
+    let lease = world.agent("smtp/a");
+    world.hungry(lease, 1, 1000);
+    world.settle(lease, Judgement::Deferred, &reply(450, "later"));
+    assert_eq!(dispositions(&world), [Disposition::Expired]);
+}
+
+#[test]
+fn an_agent_that_dies_gives_its_batches_back_unchanged() {
+    let mut world = world();
+    world.arrive("smtp/a", 2, 100);
+    let lease = world.agent("smtp/a");
+    world.hungry(lease, 1, 1000);
+    world.release(lease, Release::Ended(reply(421, "restarting")));
+    let lease = world.agent("smtp/a");
+    world.hungry(lease, 1, 1000);
+    assert_eq!(world.agents[&lease].carried[0].recipients.len(), 2);
+    assert!(world.outcomes.is_empty());
+}
+
+#[test]
+fn a_host_that_ends_every_connection_at_once_counts_as_failed_in_the_end() {
+    let mut world = world();
+    world.arrive("smtp/a", 1, 100);
+    for _ in 0..crate::FRUITLESS_MAX {
+        let lease = world.agent("smtp/a");
+        world.release(lease, Release::Ended(reply(421, "busy")));
+    }
+    assert_eq!(world.state("smtp/a"), "retry");
+    assert_eq!(dispositions(&world), [Disposition::Deferred]);
+}
+
+#[test]
+fn a_rejected_host_fails_everything_however_much_there_is() {
+    let mut world = world();
+    for _ in 0..2500 {
+        world.arrive("smtp/a", 1, 100);
+    }
+    let lease = world.agent("smtp/a");
+    world.release(lease, Release::Rejected(reply(0, "no such domain")));
+    assert_eq!(world.finished.values().filter(|end| **end == Disposition::Failed).count(), 2500);
+}
+
+#[test]
+fn a_sweep_visits_a_bounded_number_of_batches_in_a_turn() {
+    let mut world = world();
+    for _ in 0..2500 {
+        world.arrive("smtp/a", 1, 100);
+    }
+    let lease = world.agent("smtp/a");
+    let reason = Release::Rejected(reply(0, "no such domain"));
+    world.scheduler.handle_report(world.now, Report::Released { lease, reason, statistics: Default::default() });
+    let mut left = vec![world.scheduler.totals().load.batches];
+    while world.scheduler.poll_timeout().is_some_and(|at| at <= world.now) {
+        world.scheduler.handle_timeout(world.now);
+        left.push(world.scheduler.totals().load.batches);
+    }
+    assert_eq!(left[..4], [2500, 1500, 500, 0]);
+}
+
+#[test]
+fn hold_stops_a_thread_durably_and_release_sets_it_free() {
+    let mut world = world();
+    world.arrive("smtp/a", 1, 100);
+    world.arrive("smtp/a", 2, 100);
+    let lease = world.agent("smtp/a");
+    world.hungry(lease, 1, 1000);
+    let changed = operate(&mut world, Action::Hold, "smtp/*");
+    assert_eq!((changed.threads, changed.batches, changed.recipients, changed.under_way), (1, 2, 3, 1));
+    assert!(world.records.last().unwrap().held && world.agents[&lease].closing);
+    world.settle(lease, DELIVERED, &reply(250, "ok"));
+    world.release(lease, Release::Done);
+    assert_eq!(world.state("smtp/a"), "held");
+    world.pass(Duration::from_secs(1000));
+    assert_eq!(world.open.len(), 2, "held batches do not expire");
+    operate(&mut world, Action::Release, "smtp/a");
+    assert!(!world.records.last().unwrap().held && world.has_agent("smtp/a"));
+}
+
+#[test]
+fn a_held_message_stays_while_its_neighbours_go() {
+    let mut world = world();
+    let held = world.arrive("smtp/a", 1, 100);
+    operate(&mut world, Action::Hold, &held.message.to_string());
+    world.arrive("smtp/a", 1, 100);
+    let lease = world.agent("smtp/a");
+    world.hungry(lease, 10, 10_000);
+    assert_eq!(world.agents[&lease].carried.len(), 1);
+    assert_ne!(world.agents[&lease].carried[0].id, held);
+    operate(&mut world, Action::Release, "smtp/a");
+    assert_eq!(world.agents[&lease].carried.len(), 2);
+}
+
+#[test]
+fn retry_overrules_back_off_and_due_times() {
+    let mut world = world();
+    world.arrive("smtp/a", 1, 100);
+    let lease = world.agent("smtp/a");
+    world.release(lease, Release::Failed(reply(0, "connection refused")));
+    assert!(!world.has_agent("smtp/a"));
+    world.forget_dues();
+    operate(&mut world, Action::Retry, "smtp/a");
+    let lease = world.agent("smtp/a");
+    world.hungry(lease, 1, 1000);
+    assert_eq!(world.agents[&lease].carried.len(), 1);
+}
+
+#[test]
+fn drop_takes_what_is_not_under_way_and_counts_what_is() {
+    let mut world = world();
+    world.arrive("smtp/a", 1, 100);
+    world.arrive("smtp/a", 4, 100);
+    let lease = world.agent("smtp/a");
+    world.hungry(lease, 1, 1000);
+    let changed = operate(&mut world, Action::Drop, "*/a");
+    assert_eq!((changed.batches, changed.recipients, changed.under_way), (1, 4, 1));
+    assert_eq!(dispositions(&world), [Disposition::Dropped]);
+    world.settle(lease, DELIVERED, &reply(250, "ok"));
+    assert_eq!(world.finished.len(), 5);
+    assert_eq!(operate(&mut world, Action::Drop, "smtp/nowhere"), crate::Changed::default());
+}
+
+#[test]
+fn the_hold_channel_is_never_carried() {
+    let mut world = world();
+    world.arrive("hold/review", 1, 100);
+    operate(&mut world, Action::Release, "hold/review");
+    assert_eq!(world.state("hold/review"), "held");
+    assert!(world.agents.is_empty());
+}
+
+#[test]
+fn a_back_off_survives_a_restart() {
+    let mut world = world();
+    let key: ThreadKey = "smtp/a".parse().unwrap();
+    let due = world.now + Duration::from_secs(60);
+    let state = ThreadState { key, failures: 3, due, held: false, last: Some(reply(0, "connection refused")) };
+    world.scheduler.handle_queue(world.now, Queue::Thread(state));
+    world.arrive("smtp/a", 1, 100);
+    assert_eq!(world.state("smtp/a"), "retry");
+    world.pass(Duration::from_secs(60));
+    assert!(world.has_agent("smtp/a"));
+}
+
+#[test]
+fn a_drain_lets_agents_finish_and_starts_nothing() {
+    let mut world = world();
+    world.arrive("smtp/a", 1, 100);
+    let lease = world.agent("smtp/a");
+    world.hungry(lease, 10, 10_000);
+    world.scheduler.drain(world.now);
+    world.settle_down();
+    world.arrive("smtp/a", 1, 100);
+    world.arrive("smtp/b", 1, 100);
+    assert!(!world.scheduler.is_drained() && world.agents.len() == 1);
+    assert_eq!(world.state("smtp/b"), "draining");
+    world.settle(lease, DELIVERED, &reply(250, "ok"));
+    world.release(lease, Release::Done);
+    assert!(world.scheduler.is_drained());
+}
+
+#[test]
+fn empty_threads_are_remembered_for_a_while_and_then_forgotten() {
+    let mut world = world();
+    world.arrive("smtp/a", 1, 100);
+    let lease = world.agent("smtp/a");
+    world.hungry(lease, 1, 1000);
+    world.settle(lease, DELIVERED, &reply(250, "ok"));
+    world.release(lease, Release::Done);
+    assert_eq!(world.scheduler.threads(world.now, None, 10).len(), 1);
+    world.pass(crate::MEMORY);
+    assert!(world.scheduler.threads(world.now, None, 10).is_empty());
+    assert!(world.scheduler.rings().is_empty());
+    assert_eq!(world.scheduler.poll_timeout(), None);
+}
+
+#[test]
+fn an_agent_that_hands_work_back_gets_none_until_it_asks() {
+    let mut world = world();
+    let batch = world.arrive("smtp/a", 1, 100);
+    let lease = world.agent("smtp/a");
+    world.hungry(lease, 10, 10_000);
+    world.agents.get_mut(&lease).unwrap().carried.clear();
+    world.report(Report::Returned { lease, batch });
+    assert!(world.agents[&lease].carried.is_empty());
+    world.hungry(lease, 1, 1000);
+    assert_eq!(world.agents[&lease].carried.len(), 1);
+}
+
+#[test]
+fn listings_come_in_pages_in_the_order_of_names() {
+    let mut world = world();
+    for n in 0..50 {
+        world.arrive(&format!("smtp/host{n:02}"), 2, 100);
+    }
+    let mut seen = Vec::new();
+    loop {
+        let after = seen.last().cloned();
+        let page = world.scheduler.threads(world.now, after.as_ref(), 7);
+        if page.is_empty() {
+            break;
+        }
+        seen.extend(page.into_iter().map(|view| view.key));
+    }
+    assert_eq!(seen.len(), 50);
+    assert!(seen.is_sorted());
+    let mut batches = Vec::new();
+    loop {
+        let after = batches.last().cloned();
+        let page = world.scheduler.batches(world.now, None, after.as_ref(), 7);
+        if page.is_empty() {
+            break;
+        }
+        batches.extend(page.into_iter().map(|view| (view.thread, view.id)));
+    }
+    batches.dedup();
+    assert_eq!(batches.len(), 50);
+}

@@ -1,0 +1,166 @@
+//! Random arrivals, random agents, random operators, random limits; the world checks behind every step.
+
+use std::time::Duration;
+
+use proptest::prelude::*;
+use zrelay_agent::{Judgement, LeaseId, Release, Report, Rest, Site};
+
+use super::world::{World, clause, reply, settings};
+use crate::operator::{Action, Selector};
+use zrelay_spool::Queue;
+
+/// One step, drawn from the numbers that proptest shrinks.
+fn step(world: &mut World, kind: u8, a: u8, b: u8) {
+    const THREADS: [&str; 7] =
+        ["smtp/a.example", "smtp/b.example", "smtp/c.example", "smtp/d.example", "lmtp/[e]", "discard/-", "hold/x"];
+    let thread = THREADS[usize::from(a) % THREADS.len()];
+    let lease = pick_agent(world, a);
+    match (kind % 24, lease) {
+        (0..=5, _) => {
+            world.arrive(thread, 1 + u32::from(b % 4), 100 + u64::from(b) * 100);
+        }
+        (6..=8, Some(lease)) => world.hungry(lease, 1 + u32::from(b % 5), 1 + u64::from(b) * 400),
+        (9..=14, Some(lease)) => answer(world, lease, b),
+        (15, Some(lease)) => {
+            let site = Site(format!("mx{}", b % 2).into());
+            world.report(Report::Site { lease, site });
+        }
+        (16, Some(lease)) => release(world, lease, b),
+        (17, Some(lease)) if world.agents[&lease].closing || world.agents[&lease].idle => {
+            world.release(lease, Release::Done);
+        }
+        (18, _) => {
+            world.pass(Duration::from_millis(u64::from(b) * 200));
+        }
+        (19, _) => {
+            world.pass_to_timeout();
+        }
+        (20, _) => operate(world, thread, b),
+        (21, _) if b.is_multiple_of(4) => {
+            let item = if a.is_multiple_of(2) { Queue::Paused("disk".to_owned()) } else { Queue::Resumed };
+            world.scheduler.handle_queue(world.now, item);
+            world.settle_down();
+        }
+        (22, _) => {
+            world.scheduler.handle_queue(world.now, Queue::Resumed);
+            world.settle_down();
+        }
+        _ => {}
+    }
+}
+
+fn pick_agent(world: &World, a: u8) -> Option<LeaseId> {
+    let count = world.agents.len();
+    (count > 0).then(|| *world.agents.keys().nth(usize::from(a) % count).unwrap())
+}
+
+fn answer(world: &mut World, lease: LeaseId, b: u8) {
+    let Some(ticket) = world.agents.get(&lease).and_then(|agent| agent.carried.first()).cloned() else { return };
+    let all = ticket.recipients.to_vec();
+    let some: Vec<u32> = all.iter().copied().filter(|recipient| (u32::from(b) >> (recipient % 4)) & 1 == 1).collect();
+    let (judgement, diagnostic) = match b % 5 {
+        0 | 1 => (Judgement::Delivered { dsn_relayed: true }, reply(250, "ok")),
+        2 | 3 => (Judgement::Deferred, reply(450, "later")),
+        _ => (Judgement::Failed, reply(550, "no")),
+    };
+    if b.is_multiple_of(11) {
+        world.agents.get_mut(&lease).unwrap().carried.remove(0);
+        world.report(Report::Returned { lease, batch: ticket.id });
+        return;
+    }
+    let (recipients, rest) = match b / 5 % 4 {
+        0 | 1 => (all, Rest::Done),
+        2 => (some, Rest::Done),
+        _ => (some, Rest::More),
+    };
+    if rest == Rest::Done {
+        world.agents.get_mut(&lease).unwrap().carried.remove(0);
+    }
+    world.verdict(lease, ticket.id, recipients, judgement, &diagnostic, rest);
+}
+
+fn release(world: &mut World, lease: LeaseId, b: u8) {
+    let reason = match b % 8 {
+        0..=3 => Release::Failed(reply(0, "connection refused")),
+        4 | 5 => Release::Ended(reply(421, "enough for now")),
+        6 => Release::Done,
+        _ => Release::Rejected(reply(0, "no such domain")),
+    };
+    world.release(lease, reason);
+}
+
+fn operate(world: &mut World, thread: &str, b: u8) {
+    let action = match b % 6 {
+        0 => Action::Hold,
+        1..=3 => Action::Release,
+        4 => Action::Retry,
+        _ => Action::Drop,
+    };
+    let selector = match world.open.first() {
+        Some((batch, _)) if b >= 128 => Selector::Message(batch.message),
+        _ => thread.parse().unwrap(),
+    };
+    // A retry overrules due times; the world forgets more than it must.
+    if action == Action::Retry {
+        // While outcomes cannot be recorded, a retry waits behind reports that set new due times.
+        if world.scheduler.paused.is_some() {
+            return;
+        }
+        world.forget_dues();
+    }
+    world.scheduler.operate(world.now, action, &selector);
+    world.settle_down();
+}
+
+/// Everything is released and every agent delivers, until nothing is left but what the hold channel keeps.
+fn finish(world: &mut World) {
+    world.scheduler.handle_queue(world.now, Queue::Resumed);
+    let everything: Selector = "*".parse().unwrap();
+    world.scheduler.operate(world.now, Action::Release, &everything);
+    world.settle_down();
+    for _ in 0..100_000 {
+        let Some(lease) = world.agents.keys().next().copied() else {
+            let held = world.scheduler.batches(world.now, Some(&"hold/x".parse().unwrap()), None, usize::MAX);
+            let held: usize = held.iter().map(|batch| batch.recipients.len()).sum();
+            if world.open.len() == held {
+                return;
+            }
+            assert!(world.pass_to_timeout(), "{} recipients are stuck", world.open.len());
+            continue;
+        };
+        if !world.agents[&lease].carried.is_empty() {
+            world.settle(lease, Judgement::Delivered { dsn_relayed: false }, &reply(250, "ok"));
+        } else if world.agents[&lease].closing || world.agents[&lease].idle {
+            world.release(lease, Release::Done);
+        } else {
+            world.hungry(lease, 4, 1 << 30);
+        }
+    }
+    panic!("no end after a hundred thousand steps");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_happens_limits_hold_nothing_starves_and_every_recipient_has_one_end(
+        seed: u64,
+        thread_agents in 1u32..3,
+        ring_agents in 1u32..4,
+        channel_agents in 1u32..5,
+        agents in 1u32..6,
+        steps in prop::collection::vec((any::<u8>(), any::<u8>(), any::<u8>()), 1..300),
+    ) {
+        let clause = clause(|clause| {
+            clause.thread_agents = thread_agents;
+            clause.ring_agents = ring_agents;
+        });
+        let mut settings = settings(clause, agents);
+        settings.channel_agents.push(("smtp".to_owned(), channel_agents));
+        let mut world = World::new(settings, seed);
+        for (kind, a, b) in steps {
+            step(&mut world, kind, a, b);
+        }
+        finish(&mut world);
+    }
+}

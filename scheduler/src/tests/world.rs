@@ -1,0 +1,352 @@
+//! A world around a scheduler: virtual time, agents that do as they are told, and books that must balance.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use zrelay_agent::{Credit, Judgement, LeaseId, Order, Release, Report, Rest, Statistics, Ticket, Verdict};
+use zrelay_clock::Timestamp;
+use zrelay_config::{Clause, Pattern};
+use zrelay_spool::{
+    BatchId, Diagnostic, Disposition, MessageId, Outcome, Queue, QueuedBatch, Request, Status, ThreadKey, ThreadState,
+    Timing,
+};
+
+use crate::Settings;
+use crate::batch::Place;
+use crate::clause::built_in;
+use crate::lease::{Lease, LeaseState};
+use crate::limit::Level;
+use crate::scheduler::Scheduler;
+use crate::snapshot::Load;
+
+pub(super) const START: Timestamp = Timestamp::from_secs(1_000_000);
+
+/// A clause with short times, for everything.
+pub(super) fn clause(change: impl FnOnce(&mut Clause)) -> Arc<Clause> {
+    let mut clause = built_in("smtp");
+    clause.matches = Pattern::new("*").unwrap();
+    clause.interval = Duration::from_secs(10);
+    clause.retries = vec![1, 2, 4];
+    clause.expiry = Duration::from_secs(300);
+    change(&mut clause);
+    Arc::new(clause)
+}
+
+pub(super) fn settings(clause: Arc<Clause>, agents: u32) -> Settings {
+    Settings { clauses: vec![clause], agents, channel_agents: Vec::new() }
+}
+
+pub(super) fn reply(code: u16, text: &str) -> Arc<Diagnostic> {
+    let status = Status(if code == 0 { 4 } else { u8::try_from(code / 100).unwrap() }, 0, 0);
+    Arc::new(Diagnostic { code, status, text: text.to_owned(), ..Diagnostic::default() })
+}
+
+/// An agent as the world sees it.
+#[derive(Debug)]
+pub(super) struct Agent {
+    pub(super) thread: ThreadKey,
+    pub(super) carried: Vec<Ticket>,
+    pub(super) idle: bool,
+    pub(super) closing: bool,
+}
+
+pub(super) struct World {
+    pub(super) scheduler: Scheduler,
+    pub(super) now: Timestamp,
+    pub(super) agents: BTreeMap<LeaseId, Agent>,
+    pub(super) outcomes: Vec<Outcome>,
+    pub(super) records: Vec<ThreadState>,
+    pub(super) orders: Vec<String>,
+    /// Recipients that came in and have no final outcome.
+    pub(super) open: BTreeSet<(BatchId, u32)>,
+    pub(super) finished: BTreeMap<(BatchId, u32), Disposition>,
+    received: BTreeMap<BatchId, Timestamp>,
+    /// Not to be carried before: by batch, by thread.
+    batch_due: BTreeMap<BatchId, Timestamp>,
+    thread_due: BTreeMap<ThreadKey, Timestamp>,
+    clause: Arc<Clause>,
+    next_message: u64,
+}
+
+impl World {
+    pub(super) fn new(settings: Settings, seed: u64) -> Self {
+        let clause = settings.clauses[0].clone();
+        Self {
+            scheduler: Scheduler::new(settings, seed),
+            now: START,
+            agents: BTreeMap::new(),
+            outcomes: Vec::new(),
+            records: Vec::new(),
+            orders: Vec::new(),
+            open: BTreeSet::new(),
+            finished: BTreeMap::new(),
+            received: BTreeMap::new(),
+            batch_due: BTreeMap::new(),
+            thread_due: BTreeMap::new(),
+            clause,
+            next_message: 0,
+        }
+    }
+
+    /// A message for a thread; returns its batch.
+    pub(super) fn arrive(&mut self, thread: &str, recipients: u32, size: u64) -> BatchId {
+        self.next_message += 1;
+        let id = BatchId { message: MessageId(self.now.as_micros() + self.next_message), number: 0 };
+        self.open.extend((0..recipients).map(|recipient| (id, recipient)));
+        self.received.insert(id, self.now);
+        let batch = QueuedBatch {
+            id,
+            thread: thread.parse().unwrap(),
+            recipients: (0..recipients).collect(),
+            received: self.now,
+            size,
+            attempts: 0,
+            due: self.now,
+            held: false,
+            last: None,
+        };
+        self.scheduler.handle_queue(self.now, Queue::Batch(batch));
+        self.settle_down();
+        id
+    }
+
+    pub(super) fn report(&mut self, report: Report) {
+        self.scheduler.handle_report(self.now, report);
+        self.settle_down();
+    }
+
+    pub(super) fn pass(&mut self, span: Duration) {
+        self.now = self.now + span;
+        self.settle_down();
+    }
+
+    /// To the next moment at which the scheduler wants to do something.
+    pub(super) fn pass_to_timeout(&mut self) -> bool {
+        let Some(at) = self.scheduler.poll_timeout() else { return false };
+        self.now = self.now.max(at);
+        self.settle_down();
+        true
+    }
+
+    pub(super) fn hungry(&mut self, lease: LeaseId, batches: u32, bytes: u64) {
+        self.report(Report::Hungry { lease, credit: Credit { batches, bytes } });
+    }
+
+    /// The agent judges all recipients of the first batch it carries alike.
+    pub(super) fn settle(&mut self, lease: LeaseId, judgement: Judgement, diagnostic: &Arc<Diagnostic>) {
+        let ticket = self.agents.get_mut(&lease).unwrap().carried.remove(0);
+        let recipients = ticket.recipients.to_vec();
+        self.verdict(lease, ticket.id, recipients, judgement, diagnostic, Rest::Done);
+    }
+
+    pub(super) fn verdict(
+        &mut self,
+        lease: LeaseId,
+        batch: BatchId,
+        recipients: Vec<u32>,
+        judgement: Judgement,
+        diagnostic: &Arc<Diagnostic>,
+        rest: Rest,
+    ) {
+        let (diagnostic, at) = (diagnostic.clone(), self.now);
+        let verdict = Verdict { recipients, judgement, diagnostic, at, timing: Timing::default() };
+        self.report(Report::Settled { lease, batch, verdicts: vec![verdict], rest });
+    }
+
+    pub(super) fn release(&mut self, lease: LeaseId, reason: Release) {
+        self.agents.remove(&lease);
+        self.report(Report::Released { lease, reason, statistics: Statistics::default() });
+    }
+
+    /// The only agent of a thread.
+    pub(super) fn agent(&self, thread: &str) -> LeaseId {
+        let mut of_thread = self.agents.iter().filter(|(_, agent)| agent.thread.to_string() == thread);
+        let found = of_thread.next().unwrap_or_else(|| panic!("{thread} has no agent"));
+        assert!(of_thread.next().is_none(), "{thread} has several agents");
+        *found.0
+    }
+
+    pub(super) fn has_agent(&self, thread: &str) -> bool {
+        self.agents.values().any(|agent| agent.thread.to_string() == thread)
+    }
+
+    pub(super) fn state(&self, thread: &str) -> &'static str {
+        self.scheduler.thread(self.now, &thread.parse().unwrap()).unwrap().thread.state.name()
+    }
+
+    /// An operator has overruled all times.
+    pub(super) fn forget_dues(&mut self) {
+        self.batch_due.clear();
+        self.thread_due.clear();
+    }
+
+    /// Takes all output, lets all due timeouts happen, checks everything.
+    pub(super) fn settle_down(&mut self) {
+        self.take_output();
+        let mut turns = 0;
+        while self.scheduler.poll_timeout().is_some_and(|at| at <= self.now) {
+            self.scheduler.handle_timeout(self.now);
+            self.take_output();
+            turns += 1;
+            assert!(turns < 1000, "the scheduler does not come to rest");
+        }
+        self.check();
+    }
+
+    fn take_output(&mut self) {
+        // Records before orders: what is recorded decides what may be carried.
+        while let Some(record) = self.scheduler.poll_record() {
+            match record {
+                Request::Outcomes(outcomes) => outcomes.into_iter().for_each(|outcome| self.note(outcome)),
+                Request::Thread(state) => {
+                    let before = self.records.iter().rev().find(|before| before.key == state.key);
+                    if state.failures > before.map_or(0, |before| before.failures) {
+                        self.check_wait(state.due);
+                    }
+                    self.thread_due.insert(state.key.clone(), if state.failures > 0 { state.due } else { START });
+                    self.records.push(state);
+                }
+                Request::Batch(_) => {}
+                other => panic!("the scheduler has no business with {other:?}"),
+            }
+        }
+        while let Some(order) = self.scheduler.poll_order() {
+            self.obey(order);
+        }
+    }
+
+    fn note(&mut self, outcome: Outcome) {
+        let expired = self.received[&outcome.batch] + self.clause.expiry <= self.now;
+        assert!(!outcome.recipients.is_empty());
+        match outcome.disposition {
+            Disposition::Deferred => {
+                assert!(!expired, "deferred after its expiry: {outcome:?}");
+                // Reports on a host's failure can come late, while outcomes cannot be recorded; its record was checked.
+                if !self.records.iter().any(|state| state.due == outcome.due) {
+                    self.check_wait(outcome.due);
+                }
+                self.batch_due.insert(outcome.batch, outcome.due);
+            }
+            Disposition::Expired => assert!(expired, "expired before its time: {outcome:?}"),
+            _ => {}
+        }
+        for recipient in &outcome.recipients {
+            let name = (outcome.batch, *recipient);
+            assert!(self.open.contains(&name), "an outcome for a recipient that is not open: {outcome:?}");
+            if outcome.disposition.is_final() {
+                self.open.remove(&name);
+                assert!(self.finished.insert(name, outcome.disposition).is_none());
+            }
+        }
+        self.outcomes.push(outcome);
+    }
+
+    fn check_wait(&self, due: Timestamp) {
+        let wait = due.since(self.now).as_secs_f64();
+        let units = &self.clause.retries;
+        let possible = units.iter().any(|units| {
+            let base = (self.clause.interval * *units).as_secs_f64();
+            wait >= base * (1.0 - self.clause.jitter) - 0.001 && wait <= base * (1.0 + self.clause.jitter) + 0.001
+        });
+        assert!(possible, "a wait of {wait} s is none of {units:?} times {:?}", self.clause.interval);
+    }
+
+    fn obey(&mut self, order: Order) {
+        match order {
+            Order::Lease { lease, thread, takes_over, .. } => {
+                self.orders.push(format!("lease {thread}"));
+                if let Some(old) = takes_over {
+                    // It may have released itself meanwhile; but it never carries anything.
+                    assert!(self.agents.remove(&old).is_none_or(|agent| agent.carried.is_empty()));
+                    self.orders.push("takes over".to_owned());
+                }
+                let due = self.thread_due.get(&thread).copied().unwrap_or(START);
+                assert!(due <= self.now, "{thread} was to be left alone");
+                self.agents.insert(lease, Agent { thread, carried: Vec::new(), idle: false, closing: false });
+            }
+            Order::Carry { lease, batch } => {
+                let due = self.batch_due.get(&batch.id).copied().unwrap_or(START);
+                assert!(due <= self.now, "{} is not due", batch.id);
+                let agent = self.agents.get_mut(&lease).expect("a carry without a lease");
+                assert!(!agent.closing, "a carry behind a close");
+                agent.idle = false;
+                agent.carried.push(batch);
+            }
+            Order::Idle { lease } => self.agents.get_mut(&lease).unwrap().idle = true,
+            Order::Close { lease } => self.agents.get_mut(&lease).unwrap().closing = true,
+        }
+    }
+
+    /// What must always hold.
+    fn check(&self) {
+        let s = &self.scheduler;
+        check_level(&s.all, s, |_| true);
+        for (id, ring) in &s.rings {
+            check_level(&ring.level, s, |lease| lease.ring == id);
+            let threads = s.threads.values().filter(|thread| thread.ring == id);
+            assert_eq!(threads.count(), ring.threads as usize);
+        }
+        for (index, channel) in s.channels.iter().enumerate() {
+            check_level(&channel.level, s, |lease| lease.channel.0 == index);
+        }
+        let mut total = Load::default();
+        for (id, thread) in &s.threads {
+            total.add(thread.load);
+            assert!(thread.leases.len() <= thread.clause.thread_agents as usize, "too many agents");
+            let mut load = Load::default();
+            thread.batches.values().for_each(|batch| load.add(Load::of(&batch.recipients, batch.size)));
+            assert_eq!(load, thread.load);
+            let of = |place| thread.batches.values().filter(|batch| batch.place == place).count();
+            assert_eq!(of(Place::Carried), thread.in_flight as usize);
+            assert_eq!(of(Place::Queued), thread.queue.len());
+            assert_eq!(of(Place::Aside), thread.aside.len());
+            if !s.may_run(id, self.now) || thread.pick(self.now).is_none() {
+                assert!(thread.line.is_none() || s.paused.is_some(), "stands in line for nothing");
+                continue;
+            }
+            for lease in thread.leases.iter().map(|lease| &s.leases[lease]) {
+                assert!(!lease.takes(), "an agent with credit is left without work");
+            }
+            if thread.leases.is_empty() {
+                let (limit, _) = thread.line.expect("a thread waits although it could run");
+                let level = match limit {
+                    crate::limit::Limit::Ring => &s.rings[thread.ring].level,
+                    crate::limit::Limit::Channel => &s.channels[thread.channel.0].level,
+                    crate::limit::Limit::Agents => &s.all,
+                };
+                assert!(level.is_full(), "a thread waits for a limit that does not hold it");
+                assert!(
+                    !level.is_contended() || level.idle.is_empty(),
+                    "an idle agent keeps a place that another needs"
+                );
+            }
+        }
+        assert_eq!(total, s.all.load);
+        assert_eq!(total.recipients as usize, self.open.len() + self.answered_in_part());
+    }
+
+    /// Recipients that have their outcome although their batch is still under way.
+    fn answered_in_part(&self) -> usize {
+        let s = &self.scheduler;
+        let marks = |lease: &Lease| {
+            lease
+                .carried
+                .values()
+                .flat_map(|carried| &carried.marks)
+                .filter(|m| **m == crate::lease::Mark::Final)
+                .count()
+        };
+        // They are counted in the load until the batch is back.
+        s.leases.values().map(marks).sum()
+    }
+}
+
+fn check_level(level: &Level, s: &Scheduler, of: impl Fn(&Lease) -> bool) {
+    let leases: Vec<&Lease> = s.leases.values().filter(|lease| of(lease)).collect();
+    assert!(level.agents <= level.max, "a limit is exceeded");
+    assert_eq!(level.agents as usize, leases.len());
+    assert_eq!(level.closing as usize, leases.iter().filter(|lease| lease.is_closing()).count());
+    let idle = leases.iter().filter(|lease| matches!(lease.state, LeaseState::Idle(_))).count();
+    assert_eq!(level.idle.len(), idle);
+}

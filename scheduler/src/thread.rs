@@ -1,0 +1,146 @@
+//! A thread: the queue of batches with the same channel and host.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use zrelay_agent::LeaseId;
+use zrelay_clock::Timestamp;
+use zrelay_config::Clause;
+use zrelay_spool::{BatchId, Diagnostic, ThreadKey, ThreadState};
+
+use crate::batch::{Batch, Hold, Place};
+use crate::limit::{ChannelId, Limit, RingId, Seniority};
+use crate::snapshot::Load;
+use crate::sweep::Sweep;
+
+slotmap::new_key_type! {
+    /// A thread.
+    pub(crate) struct ThreadId;
+}
+
+/// The channel whose threads are never carried.
+pub(crate) const HOLD_CHANNEL: &str = "hold";
+
+/// A thread.
+#[derive(Debug)]
+pub(crate) struct Thread {
+    pub(crate) key: ThreadKey,
+    pub(crate) clause: Arc<Clause>,
+    /// Position of the clause in the configuration.
+    pub(crate) clause_index: usize,
+    pub(crate) ring: RingId,
+    pub(crate) channel: ChannelId,
+    /// All batches, by name, which is the order in which their messages came.
+    pub(crate) batches: BTreeMap<BatchId, Batch>,
+    /// Those that are neither carried nor held, by the time at which something is to be done with them.
+    pub(crate) queue: BTreeSet<(Timestamp, BatchId)>,
+    /// Those that an operator holds.
+    pub(crate) aside: BTreeSet<BatchId>,
+    pub(crate) load: Load,
+    pub(crate) in_flight: u32,
+    pub(crate) leases: Vec<LeaseId>,
+    pub(crate) backoff: Backoff,
+    pub(crate) hold: Hold,
+    /// Leases in a row that ended early without a single verdict.
+    pub(crate) fruitless: u32,
+    /// Concurrency that the host tolerated, until then.
+    pub(crate) cap: Option<(u32, Timestamp)>,
+    pub(crate) line: Option<(Limit, Seniority)>,
+    pub(crate) timer: Option<Timestamp>,
+    pub(crate) sweeps: VecDeque<Sweep>,
+    pub(crate) dirty: bool,
+    /// Since when it has been empty and may be forgotten.
+    pub(crate) empty: Option<Timestamp>,
+}
+
+/// What is remembered of failures of the host.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Backoff {
+    pub(crate) failures: u32,
+    pub(crate) due: Timestamp,
+    pub(crate) last: Option<Arc<Diagnostic>>,
+    /// Counts the back-offs, so that each batch is reported once in each.
+    pub(crate) epoch: u32,
+}
+
+impl Thread {
+    /// Whether the host failed and is to be left alone for now.
+    pub(crate) fn backs_off(&self, now: Timestamp) -> bool {
+        self.backoff.failures > 0 && self.backoff.due > now
+    }
+
+    pub(crate) fn is_hold_channel(&self) -> bool {
+        &*self.key.channel == HOLD_CHANNEL
+    }
+
+    pub(crate) fn is_held(&self) -> bool {
+        self.hold.is_held() || self.is_hold_channel()
+    }
+
+    /// When the batch may go out, as far as it and the host are concerned.
+    pub(crate) fn due(&self, batch: &Batch) -> Timestamp {
+        if self.backoff.failures > 0 { batch.due.max(self.backoff.due) } else { batch.due }
+    }
+
+    /// The batch that goes out next. The one place that decides the order among due batches: today first come, first
+    /// served by due time.
+    pub(crate) fn pick(&self, now: Timestamp) -> Option<BatchId> {
+        self.queue.first().filter(|(wake, _)| *wake <= now).map(|(_, id)| *id)
+    }
+
+    /// The first in the queue, if its time is over: it has come to its expiry before it came to its next attempt.
+    pub(crate) fn expired(&self, now: Timestamp) -> Option<BatchId> {
+        let id = self.pick(now)?;
+        let batch = self.batches.get(&id)?;
+        (self.due(batch) > now && batch.received + self.clause.expiry <= now).then_some(id)
+    }
+
+    /// Puts a batch that is known but nowhere into the queue, or aside.
+    pub(crate) fn enqueue(&mut self, id: BatchId) {
+        let failing = self.backoff.failures > 0;
+        let Some(batch) = self.batches.get_mut(&id) else { return };
+        if batch.hold.is_held() {
+            batch.place = Place::Aside;
+            self.aside.insert(id);
+            return;
+        }
+        let due = if failing { batch.due.max(self.backoff.due) } else { batch.due };
+        batch.place = Place::Queued;
+        batch.wake = due.min(batch.received + self.clause.expiry);
+        self.queue.insert((batch.wake, id));
+    }
+
+    /// Takes a batch out of the queue or from aside; it stays known.
+    pub(crate) fn dequeue(&mut self, id: BatchId) {
+        let Some(batch) = self.batches.get(&id) else { return };
+        match batch.place {
+            Place::Queued => {
+                self.queue.remove(&(batch.wake, id));
+            }
+            Place::Aside => {
+                self.aside.remove(&id);
+            }
+            Place::Carried => {}
+        }
+    }
+
+    /// For the spool.
+    pub(crate) fn state(&self) -> ThreadState {
+        ThreadState {
+            key: self.key.clone(),
+            failures: self.backoff.failures,
+            due: self.backoff.due,
+            held: self.hold.is_held(),
+            last: self.backoff.last.clone(),
+        }
+    }
+
+    /// Nothing but its memory is left.
+    pub(crate) fn is_forgettable(&self, now: Timestamp) -> bool {
+        self.batches.is_empty()
+            && self.leases.is_empty()
+            && self.sweeps.is_empty()
+            && !self.hold.is_held()
+            && !self.backs_off(now)
+    }
+}
