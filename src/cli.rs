@@ -1,0 +1,139 @@
+//! The command line: what can be asked, with which words.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+const EXAMPLES: &str = "\
+Examples:
+  zrelay serve                          run the hub on its embedded default: 127.0.0.1:2525, data below zrelay-data/
+  zrelay threads 'smtp/*.example.net'   what waits for these hosts, and why
+  zrelay message 640A1B2C3D4E5          one message: its recipients and what became of them
+  zrelay hold smtp/slow.example.org     hand out nothing more for this host until it is released
+
+Exit status: 0 done, 1 refused or nothing matched, 2 usage.";
+
+/// A mail relay hub for large list servers.
+#[derive(Debug, Parser)]
+#[command(name = "zrelay", version, about, after_help = EXAMPLES)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) hub: HubOptions,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Which hub is meant.
+#[derive(Debug, Args)]
+pub(crate) struct HubOptions {
+    /// The configuration file; without one the embedded default applies
+    #[arg(long, global = true, env = "ZRELAY_CONFIG", value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// The control socket of a running hub; overrides the configuration
+    #[arg(long, global = true, value_name = "PATH")]
+    pub(crate) control: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the hub in the foreground
+    Serve,
+    /// Read the configuration and say what is wrong with it
+    Check,
+    /// Explain where a recipient would go, and by which rule
+    Route(RouteArgs),
+    /// Totals of the running hub
+    Status(Output),
+    /// Channels: ways to deliver, with their agents and queues
+    Channels(Output),
+    /// Rings: threads that share agents
+    Rings(Output),
+    /// Threads: the queue of each host, its state and the reason for it
+    Threads(ThreadsArgs),
+    /// One thread in detail: its agents, its batches
+    Thread(ThreadArgs),
+    /// Messages in the queue
+    Messages(MessagesArgs),
+    /// One message: envelope, and the state of each recipient
+    Message(MessageArgs),
+    /// Hold threads or a message: nothing is handed out until it is released
+    Hold(SelectArgs),
+    /// Release what was held
+    Release(SelectArgs),
+    /// Try again now, whatever the back-off says
+    Retry(SelectArgs),
+    /// Take recipients out of the queue for good, on record, without a report to the sender
+    Drop(SelectArgs),
+}
+
+/// How to print.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct Output {
+    /// Print JSON with stable field names instead of a table
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RouteArgs {
+    /// The recipient's address
+    pub(crate) address: String,
+    /// The envelope sender; <> for the null sender
+    #[arg(long, default_value = "<>", value_name = "ADDRESS")]
+    pub(crate) sender: String,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ThreadsArgs {
+    /// Which threads: channel/host with * and ?
+    #[arg(default_value = "*", value_name = "PATTERN")]
+    pub(crate) pattern: String,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ThreadArgs {
+    /// The thread: channel/host
+    #[arg(value_name = "CHANNEL/HOST")]
+    pub(crate) thread: String,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct MessagesArgs {
+    /// Only messages in threads that match: channel/host with * and ?
+    #[arg(value_name = "PATTERN")]
+    pub(crate) thread: Option<String>,
+    /// Only messages with an envelope sender that matches
+    #[arg(long, value_name = "PATTERN")]
+    pub(crate) sender: Option<String>,
+    /// Only messages with a waiting recipient that matches
+    #[arg(long, value_name = "PATTERN")]
+    pub(crate) recipient: Option<String>,
+    /// At most so many
+    #[arg(long, default_value_t = 100, value_name = "N")]
+    pub(crate) limit: u32,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct MessageArgs {
+    /// The queue id
+    pub(crate) id: String,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SelectArgs {
+    /// What: a thread pattern (channel/host with * and ?) or a queue id
+    #[arg(value_name = "PATTERN|ID")]
+    pub(crate) selector: String,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}

@@ -1,0 +1,229 @@
+//! The wiring: every room on threads of its own, met in bounded mailboxes.
+//!
+//! ```text
+//!   intake ──Request──▶ spool ──Arrived──▶ router ──Request──▶ spool ──Queue──▶ scheduler ──Order──▶ smtp, local
+//!                         ▲ └──Fact──▶ notary ──Request──▶ spool                    ▲ │                │
+//!                         └────────────────────────Request──────────────────────────┼─┘                │
+//!                                                                                   └─────Report───────┘
+//! ```
+//!
+//! Everything that can be refused (ports, spool, socket, certificate) is taken before the first thread starts, so that
+//! a hub that cannot serve says why in one sentence and changes nothing.
+
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::{Arc, RwLock};
+use std::time::Duration;
+
+use zrelay_agent::{Order, Report};
+use zrelay_clock::Clock;
+use zrelay_config::Config;
+use zrelay_mailbox::{Sender, mailbox};
+use zrelay_router::{Router, Worker};
+use zrelay_scheduler::control::{ControlServer, SpoolStore, Stopper};
+use zrelay_scheduler::{Outlets, Scheduler, SchedulerHandle, SchedulerLoop, Settings};
+use zrelay_smtp::AgentLoop;
+use zrelay_smtpserver::{Control, Intake};
+use zrelay_spool::{Reader, Request, Spool};
+use zrelay_tls::{ClientTls, Roots, ServerTls};
+
+
+use super::threads::{Notices, Thread};
+use crate::Failure;
+
+/// Messages that wait for a router worker; the rest waits with the spool.
+const ROUTING_MAX: usize = 1024;
+/// Facts that wait for the notary; the rest waits with the spool.
+const FACTS_MAX: usize = 4096;
+/// Orders that wait for the local agents; the rest waits with the scheduler.
+const LOCAL_ORDERS_MAX: usize = 1024;
+/// How long a thread that was told to end may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The running hub.
+pub(crate) struct Hub {
+    addresses: Vec<SocketAddr>,
+    recovered: usize,
+    intake: Control,
+    scheduler: SchedulerHandle,
+    control: Stopper,
+    requests: Sender<Request>,
+    threads: Threads,
+}
+
+struct Threads {
+    intake: Vec<Thread>,
+    scheduler: Thread,
+    agents: Vec<Thread>,
+    control: Thread,
+    spool: Thread,
+    router: Thread,
+    notary: Thread,
+}
+
+impl Hub {
+    /// Takes what the configuration names and starts all rooms.
+    pub(crate) fn start(config: &Config, file: Option<&Path>, notices: &Notices) -> Result<Self, Failure> {
+        let clock = Clock::start();
+        let tls = config
+            .tls
+            .as_ref()
+            .map(|tls| ServerTls::from_pem(&tls.certificate, &tls.key))
+            .transpose()
+            .map_err(Failure::new)?;
+        let options = zrelay_spool::Options::new(&config.spool);
+        let (spool, handle, recovered) = Spool::open(options, clock.now()).map_err(Failure::new)?;
+        let options = zrelay_smtpserver::Options { storage: handle.clone(), tls, clock };
+        let intake = Intake::bind(config, options).map_err(Failure::new)?;
+        let (scheduler_loop, inlets) = SchedulerLoop::new().map_err(no_descriptors)?;
+        let store = Box::new(SpoolStore(handle.clone()));
+        let version = env!("CARGO_PKG_VERSION");
+        let control = ControlServer::bind(&config.control, inlets.handle.clone(), store, version, clock)
+            .map_err(Failure::new)?;
+
+        let addresses = intake.local_addresses();
+        let messages = recovered.messages();
+        let stopper = control.stopper();
+        let agents = start_agents(config, &handle.reader(), &inlets.reports, clock, notices)?;
+        let outlets = Outlets { spool: handle.sender(), smtp: agents.smtp, local: agents.local };
+        let agents = agents.threads;
+        let scheduler = Scheduler::new(Settings::from(config), seed());
+        let scheduler = Thread::start("scheduler", notices, move || scheduler_loop.run(scheduler, outlets, &clock))?;
+
+        let (routing, arrived) = mailbox(ROUTING_MAX);
+        let (facts, told) = mailbox(FACTS_MAX);
+        let requests = handle.sender();
+        let router = router(config, file);
+        let reader = handle.reader();
+        let worker = requests.clone();
+        let router = Thread::start("router", notices, move || Worker::run(arrived, reader, worker, router, clock))?;
+        let options = zrelay_error::Options {
+            hostname: config.hostname.clone(),
+            postmaster: config.postmaster.clone(),
+            gather: config.bounce_gather,
+        };
+        let notary = Thread::start("notary", notices, move || {
+            let reader = handle.reader();
+            zrelay_error::Notary::run(told, handle, reader, clock, options);
+        })?;
+        let outlets = zrelay_spool::Outlets { routing, scheduler: inlets.queue, facts };
+        let spool = Thread::start("spool", notices, move || spool.run(outlets, recovered))?;
+        let control = Thread::start("control", notices, move || control.run())?;
+        let loops = intake.loops.into_iter().map(|one| Thread::start("intake", notices, move || one.run()));
+        let threads =
+            Threads { intake: loops.collect::<Result<_, _>>()?, scheduler, agents, control, spool, router, notary };
+        Ok(Self {
+            addresses,
+            recovered: messages,
+            intake: intake.control,
+            scheduler: inlets.handle,
+            control: stopper,
+            requests,
+            threads,
+        })
+    }
+
+    /// Where it listens, in the order of the configuration.
+    pub(crate) fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// Messages that were in the queue at the start.
+    pub(crate) fn recovered(&self) -> usize {
+        self.recovered
+    }
+
+    /// Takes nothing new, and finishes what is under way.
+    pub(crate) fn drain(&mut self) {
+        self.intake.drain();
+        if let Err(error) = self.scheduler.drain() {
+            log::warn!(target: "hub", "draining: {error}");
+        }
+    }
+
+    /// Whether everything under way is finished.
+    pub(crate) fn is_drained(&self) -> bool {
+        self.threads.scheduler.has_ended() && self.threads.intake.iter().all(Thread::has_ended)
+    }
+
+    /// Ends all threads, the spool's last but those that wait for it: what they recorded is durable then.
+    pub(crate) fn stop(self) {
+        let Threads { intake, scheduler, agents, control, spool, router, notary } = self.threads;
+        self.intake.stop();
+        intake.into_iter().for_each(|thread| thread.join(PATIENCE));
+        // An error says that it has ended, as it does after a drain.
+        let _ = self.scheduler.stop();
+        scheduler.join(PATIENCE);
+        self.control.stop();
+        control.join(PATIENCE);
+        // Fails only when the spool has ended, and then there is nothing to ask for.
+        let _ = self.requests.send(Request::Shutdown);
+        drop(self.requests);
+        spool.join(PATIENCE);
+        router.join(PATIENCE);
+        notary.join(PATIENCE);
+        agents.into_iter().for_each(|thread| thread.join(PATIENCE));
+    }
+}
+
+fn no_descriptors(error: std::io::Error) -> Failure {
+    Failure::new(format_args!("cannot start an event loop: {error}"))
+}
+
+/// The routing rules, in the place where a reload could swap them.
+fn router(config: &Config, file: Option<&Path>) -> Arc<RwLock<Arc<Router>>> {
+    let mut router = Router::new(config);
+    if let Some(file) = file {
+        router = router.in_file(&file.display().to_string());
+    }
+    Arc::new(RwLock::new(Arc::new(router)))
+}
+
+/// Where orders go, and the threads that take them.
+struct Agents {
+    smtp: Vec<Sender<Order>>,
+    local: Sender<Order>,
+    threads: Vec<Thread>,
+}
+
+fn start_agents(
+    config: &Config,
+    reader: &Reader,
+    reports: &Sender<Report>,
+    clock: Clock,
+    notices: &Notices,
+) -> Result<Agents, Failure> {
+    let tls = ClientTls::new(Roots::System).map_err(Failure::new)?;
+    let (mut smtp, mut threads) = (Vec::new(), Vec::new());
+    for _ in 0..config.loops.transport.max(1) {
+        let options = zrelay_smtp::Options {
+            hostname: config.hostname.as_str().into(),
+            dns: zrelay_dns::Settings {
+                servers: config.dns.servers.clone(),
+                timeout: config.dns.timeout,
+                attempts: config.dns.attempts,
+            },
+            tls: tls.clone(),
+            clock,
+            seed: seed(),
+        };
+        let (agents, orders) = AgentLoop::new(reader.clone(), options).map_err(no_descriptors)?;
+        let reports = reports.clone();
+        threads.push(Thread::start("smtp", notices, move || {
+            if let Err(error) = agents.run(reports) {
+                log::error!(target: "smtp", "the agents cannot wait for events: {error}");
+            }
+        })?);
+        smtp.push(orders);
+    }
+    let (local, orders) = mailbox(LOCAL_ORDERS_MAX);
+    let reports = reports.clone();
+    threads.push(Thread::start("local", notices, move || zrelay_local::run(&orders, reports, &clock))?);
+    Ok(Agents { smtp, local, threads })
+}
+
+/// A seed that nobody can guess, from the source that seeds the standard library's hash maps.
+fn seed() -> u64 {
+    RandomState::new().build_hasher().finish()
+}
