@@ -1,0 +1,233 @@
+//! The loop of the appender's thread.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use zrelay_mailbox::{Outbox, Received, Receiver, Sender, wait_either};
+
+use crate::appender::{Appender, Output};
+use crate::recovery::Work;
+use crate::{Arrived, Committed, Fact, Outlets, Queue, Request};
+
+/// Items that may wait for a room that does not keep up before no more mail is taken in.
+const OUTBOX_MAX: usize = 10_000;
+/// Records that may wait for a disk that does not work before no more outcomes are taken either.
+const BACKLOG_MAX: usize = 100_000;
+/// Requests taken from one mailbox in one group: bounds how long the first of them waits for its `fdatasync`.
+const GROUP_MAX: usize = 1024;
+/// How long a thread without work waits before it makes durable what nobody is in a hurry for.
+const SETTLE_AFTER: Duration = Duration::from_millis(100);
+/// How often a disk in trouble is tried again.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// How long to wait for room in somebody's mailbox: those who make room there do not wake this thread.
+const ROOM_AFTER: Duration = Duration::from_millis(2);
+/// How long to wait at the end for others to take what is ready for them.
+const PART_AFTER: Duration = Duration::from_secs(1);
+/// How long to wait when there is nothing at all to do.
+const IDLE: Duration = Duration::from_secs(60);
+
+/// The appender with its mailboxes.
+pub(crate) struct Driver {
+    appender: Appender,
+    intake: Inbox,
+    requests: Inbox,
+    routing: Outbox<Arrived>,
+    scheduler: Outbox<Queue>,
+    facts: Outbox<Fact>,
+    answers: VecDeque<(Sender<Committed>, Committed)>,
+    recovered: Recovered,
+    retry_at: Option<Instant>,
+}
+
+struct Inbox {
+    receiver: Receiver<Request>,
+    state: InboxState,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum InboxState {
+    Open,
+    Closed,
+}
+
+/// Work of an earlier run that has not been handed out yet.
+struct Recovered {
+    queue: VecDeque<Queue>,
+    arrived: VecDeque<Arrived>,
+    facts: VecDeque<Fact>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Next {
+    GoOn,
+    Stop,
+}
+
+impl Driver {
+    pub(crate) fn new(
+        appender: Appender,
+        intake: Receiver<Request>,
+        requests: Receiver<Request>,
+        outlets: Outlets,
+        work: Work,
+    ) -> Self {
+        // Threads first: the scheduler must know that a host is down before it sees the batches for it.
+        let threads = work.threads.into_iter().map(Queue::Thread);
+        let recovered = Recovered {
+            queue: threads.chain(work.batches.into_iter().map(Queue::Batch)).collect(),
+            arrived: work.arrived.into_iter().map(Arrived).collect(),
+            facts: work.facts.into(),
+        };
+        Self {
+            appender,
+            intake: Inbox { receiver: intake, state: InboxState::Open },
+            requests: Inbox { receiver: requests, state: InboxState::Open },
+            routing: Outbox::new(outlets.routing),
+            scheduler: Outbox::new(outlets.scheduler),
+            facts: Outbox::new(outlets.facts),
+            answers: VecDeque::new(),
+            recovered,
+            retry_at: None,
+        }
+    }
+
+    /// Runs until asked to stop, or until nobody is left who could ask for anything.
+    pub(crate) fn run(mut self) {
+        self.appender.start();
+        loop {
+            let next = self.take();
+            self.appender.turn();
+            if next == Next::Stop {
+                break;
+            }
+            self.retry();
+            self.hand_out();
+            self.wait();
+        }
+        // A last attempt, so that outcomes are not forgotten for a disk that works by now.
+        self.appender.retry();
+        // Twice: the first brings ends of messages to light, the second records them.
+        self.appender.settle();
+        self.appender.settle();
+        self.part();
+    }
+
+    /// Hands out what was ready. Mostly log lines: all else is in the log and comes again after a restart.
+    fn part(mut self) {
+        self.hand_out();
+        let until = Instant::now() + PART_AFTER;
+        while self.is_backed_up() && Instant::now() < until {
+            std::thread::sleep(ROOM_AFTER);
+            self.hand_out();
+        }
+    }
+
+    fn take(&mut self) -> Next {
+        let mut next = Next::GoOn;
+        if self.takes_requests() {
+            next = self.requests.take(&mut self.appender);
+        }
+        if self.takes_intake() && self.intake.take(&mut self.appender) == Next::Stop {
+            next = Next::Stop;
+        }
+        let closed = self.requests.state == InboxState::Closed && self.intake.state == InboxState::Closed;
+        if closed { Next::Stop } else { next }
+    }
+
+    fn takes_requests(&self) -> bool {
+        self.appender.backlog() < BACKLOG_MAX
+    }
+
+    fn takes_intake(&self) -> bool {
+        self.routing.len().max(self.scheduler.len()).max(self.facts.len()) < OUTBOX_MAX
+    }
+
+    fn retry(&mut self) {
+        if !self.appender.is_in_trouble() {
+            self.retry_at = None;
+            return;
+        }
+        let now = Instant::now();
+        let at = *self.retry_at.get_or_insert(now + RETRY_AFTER);
+        if now >= at {
+            self.appender.retry();
+            self.retry_at = Some(now + RETRY_AFTER);
+        }
+    }
+
+    fn hand_out(&mut self) {
+        while let Some(output) = self.appender.poll_output() {
+            match output {
+                Output::Answer(to, committed) => self.answers.push_back((to, committed)),
+                Output::Arrived(arrived) => self.routing.push(arrived),
+                Output::Queue(queue) => self.scheduler.push(queue),
+                Output::Fact(fact) => self.facts.push(fact),
+            }
+        }
+        // One that does not read its answers must not keep them from the others.
+        for _ in 0..self.answers.len() {
+            let Some((to, committed)) = self.answers.pop_front() else { break };
+            if let Err(zrelay_mailbox::SendError::Full(committed)) = to.try_send(committed) {
+                self.answers.push_back((to, committed));
+            }
+        }
+        // What had no room before may have it now.
+        self.routing.flush();
+        self.scheduler.flush();
+        self.facts.flush();
+        feed(&mut self.recovered.queue, &mut self.scheduler);
+        feed(&mut self.recovered.arrived, &mut self.routing);
+        feed(&mut self.recovered.facts, &mut self.facts);
+    }
+
+    /// Whether somebody's mailbox is too full for what is ready for them.
+    fn is_backed_up(&self) -> bool {
+        !(self.routing.is_empty() && self.scheduler.is_empty() && self.facts.is_empty() && self.answers.is_empty())
+    }
+
+    fn wait(&mut self) {
+        let settled = self.appender.is_settled();
+        let mut patience = if settled { IDLE } else { SETTLE_AFTER };
+        if self.is_backed_up() {
+            patience = patience.min(ROOM_AFTER);
+        }
+        if let Some(at) = self.retry_at {
+            patience = patience.min(at.saturating_duration_since(Instant::now()));
+        }
+        let requests = self.requests.watched(self.takes_requests());
+        let intake = self.intake.watched(self.takes_intake());
+        if !wait_either(requests, intake, patience) && !settled {
+            self.appender.settle();
+        }
+    }
+}
+
+/// Moves recovered work as long as there is room for it right away.
+fn feed<T>(from: &mut VecDeque<T>, to: &mut Outbox<T>) {
+    while to.is_empty()
+        && let Some(item) = from.pop_front()
+    {
+        to.push(item);
+    }
+}
+
+impl Inbox {
+    fn take(&mut self, appender: &mut Appender) -> Next {
+        for _ in 0..GROUP_MAX {
+            match self.receiver.try_recv() {
+                Received::Item(Request::Shutdown) => return Next::Stop,
+                Received::Item(request) => appender.take(request),
+                Received::Nothing => break,
+                Received::Closed => {
+                    self.state = InboxState::Closed;
+                    break;
+                }
+            }
+        }
+        Next::GoOn
+    }
+
+    fn watched(&self, takes: bool) -> Option<&Receiver<Request>> {
+        (takes && self.state == InboxState::Open).then_some(&self.receiver)
+    }
+}

@@ -1,0 +1,80 @@
+//! The spool: where mail lies from the 250 that accepts it until nobody needs it any more.
+//!
+//! An append-only log of checksummed records in segments, written by one thread. Requests of all rooms are gathered
+//! while the disk is busy, written together and made durable by one `fdatasync` (**group commit**); only then are they
+//! answered, told to the other rooms and entered in the books.
+//!
+//! ```text
+//!   intake ──Append* Commit──▶ ┌──────────┐ ──Arrived──▶ router
+//!                              │ appender │ ──Queue────▶ scheduler
+//!   router, scheduler,         │  ledger  │ ──Fact─────▶ notary, delivery log
+//!   notary ──Routed Outcomes──▶└────┬─────┘ ──Committed▶ whoever asked
+//!            Batch Settled ...      │ append, fdatasync
+//!                              segments ◀──mapped, read only── Reader ◀── router, agents
+//! ```
+//!
+//! | what happens | record | durable | what a crash means |
+//! |---|---|---|---|
+//! | [`Request::Append`] | Piece | with the commit | before the commit: the message was never there, its client has no answer |
+//! | [`Request::Commit`] | Message (the envelope, and where its content lies) | before [`Committed`] | answered: it is there. Not answered: it may be there, and the client may send it again |
+//! | [`Request::Routed`] | Routed | before [`Queue::Batch`] | lost before that: the message is announced to the router again |
+//! | [`Request::Outcomes`] | Outcomes | before [`Fact::Outcome`] | lost before that: the recipients are open, and may get the message twice |
+//! | [`Request::Batch`], [`Request::Thread`] | Batch, Thread | at the end of its group | lost before that: the state before |
+//! | a notification ([`Envelope::origin`]) | its Message | before [`Committed`] | stored and settled, or neither |
+//! | [`Request::Settled`] | Settled | at the end of its group | lost before that: the report is owed, and told again |
+//! | the last recipient done, nothing owed | Finished | with the next group, or 100 ms later | lost before that: it follows from the outcomes, which stay until it is durable |
+//! | [`Request::Flush`] | none | all before it, before [`Committed`] | |
+//!
+//! **Space.** A message in the queue pins every segment with a record of it, and those with its content. A full
+//! segment that nothing pins is removed. Before that, what else in it is still wanted is recorded again: that messages
+//! are finished which have records in older segments, so that recovery does not bring them back; and the states of
+//! threads.
+//!
+//! **Equal bodies** that come one after another (VERP) are stored once.
+//!
+//! **When the disk is full or fails**, mail is refused ([`Refused`]), the scheduler is told to pause, and the disk is
+//! tried every second. Outcomes that arrive meanwhile are kept in memory and are the first thing recorded afterwards,
+//! in a new segment: after a failed `fdatasync` nobody knows what of the old one is on the disk. The new segment says
+//! where the old one ended. Only when the process dies before the disk works again may a restart believe a message
+//! whose client was told that it is not stored: a possible duplicate, never a loss.
+//!
+//! Layouts on disk: `format.rs` (segments, framing, where a torn log ends), `message.rs`, `record.rs`.
+#![forbid(unsafe_code)]
+
+mod appender;
+mod bits;
+mod bodies;
+mod codec;
+mod driver;
+mod envelope;
+mod format;
+mod handle;
+mod id;
+mod ledger;
+mod message;
+mod outcome;
+mod record;
+mod recovery;
+mod request;
+mod shared;
+mod spool;
+mod storage;
+mod stored;
+mod threads;
+mod writer;
+
+#[cfg(test)]
+mod simulated;
+
+pub use envelope::{Content, Envelope, Notify, Origin, Recipient, Ret};
+pub use handle::{Health, SpoolHandle, Statistics};
+pub use id::{BatchId, MessageId, ThreadKey, ThreadKeyError};
+pub use outcome::{
+    BatchState, Diagnostic, Disposition, Outcome, Owed, QueuedBatch, RoutedBatch, Status, ThreadState, Timing,
+};
+pub use request::{Arrived, CommitReply, Committed, Fact, Queue, Recorded, Refused, Request};
+pub use spool::{Holder, OpenError, Options, Outlets, Recovered, Spool};
+pub use stored::{ReadError, Reader, Stored, StoredRecipient};
+
+/// Longest piece of content in one [`Request::Append`], in octets.
+pub const PIECE_MAX: usize = 256 * 1024;

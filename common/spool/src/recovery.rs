@@ -1,0 +1,371 @@
+//! Reading the log after a restart: what was committed is rebuilt, a torn tail is dropped, damage is reported.
+//!
+//! Segments are read oldest first, up to their fences; see [`crate::format`] for where the newest one ends. Bodies of
+//! messages in older segments are skipped on this pass; those of messages that turn out to be in the queue are checked
+//! at its end. A damaged record is reported and skipped. When it was a piece of a message in the queue, the message
+//! cannot be delivered any more; it is reported as lost, at every start, until its segment is reclaimed.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use zrelay_clock::Timestamp;
+
+use crate::appender::queued_batch;
+use crate::format::{Found, Heading, Kind, RECORD_HEADER, SEGMENT_HEADER, Scan, Step, heading, torn_end};
+use crate::ledger::Ledger;
+use crate::message::{Extent, Layout};
+use crate::record::{Fence, Mark, Record};
+use crate::shared::{Place, Shared};
+use crate::storage::{Storage, View};
+use crate::threads::Threads;
+use crate::{
+    BatchId, Diagnostic, Disposition, Fact, MessageId, Notify, Outcome, Owed, QueuedBatch, Reader, RoutedBatch, Stored,
+    ThreadState,
+};
+
+/// Why the log cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RecoveryError {
+    #[error("segment {segment} has format {found}")]
+    Newer { segment: u32, found: u32 },
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// What the log held.
+pub(crate) struct Recovery {
+    pub(crate) ledger: Ledger,
+    pub(crate) threads: Threads,
+    pub(crate) sealed: BTreeMap<u32, u32>,
+    pub(crate) next_number: u32,
+    pub(crate) finishing: Vec<Mark>,
+    pub(crate) work: Work,
+}
+
+/// What is to be done for the messages in the queue.
+#[derive(Debug, Default)]
+pub(crate) struct Work {
+    pub(crate) threads: Vec<ThreadState>,
+    pub(crate) batches: Vec<QueuedBatch>,
+    pub(crate) arrived: Vec<MessageId>,
+    pub(crate) facts: Vec<Fact>,
+}
+
+/// Reads the log.
+///
+/// # Errors
+/// [`RecoveryError`], when it was written by a later version or cannot be read at all.
+pub(crate) fn recover(storage: &mut dyn Storage, shared: &Arc<Shared>) -> Result<Recovery, RecoveryError> {
+    let segments = Segments::open(storage)?;
+    for (number, segment) in &segments.live {
+        shared.insert_view(*number, segment.view.clone());
+        shared.counters.live_bytes.fetch_add(segment.end.into(), Ordering::Relaxed);
+    }
+    shared.raise_id(segments.highest);
+    let mut replay = Replay {
+        shared: shared.clone(),
+        reader: Reader::new(shared.clone()),
+        ledger: Ledger::default(),
+        threads: Threads::default(),
+        details: HashMap::new(),
+    };
+    for (number, segment) in &segments.live {
+        replay.read(*number, &*segment.view, segment.end);
+    }
+    let damaged = replay.lost(&segments.live);
+    for message in damaged {
+        log::error!("spool: the content of message {message} is damaged; the message is lost");
+        shared.remove(message);
+        replay.ledger.forget(message);
+        replay.details.remove(&message);
+    }
+    let (work, finishing) = replay.work();
+    Ok(Recovery {
+        ledger: replay.ledger,
+        threads: replay.threads,
+        sealed: segments.live.iter().map(|(number, segment)| (*number, segment.end)).collect(),
+        next_number: segments.next_number,
+        finishing,
+        work,
+    })
+}
+
+/// The segments that are believed.
+struct Segments {
+    live: BTreeMap<u32, Segment>,
+    highest: u64,
+    next_number: u32,
+}
+
+struct Segment {
+    view: Arc<dyn View>,
+    end: u32,
+}
+
+impl Segments {
+    fn open(storage: &mut dyn Storage) -> Result<Self, RecoveryError> {
+        let mut views = BTreeMap::new();
+        for number in storage.list()? {
+            views.insert(number, storage.open(number)?);
+        }
+        let next_number = views.last_key_value().map_or(1, |(number, _)| number.saturating_add(1));
+        for (number, view) in &views {
+            if let Heading::Newer(found) = heading(&**view, *number) {
+                return Err(RecoveryError::Newer { segment: *number, found });
+            }
+        }
+        let list = views.iter().rev().find_map(|(number, view)| Some((*number, list(&**view, *number)?)));
+        let (newest, highest, fences) =
+            list.map_or((0, 0, Vec::new()), |(number, (highest, older))| (number, highest, older));
+        let fences: HashMap<u32, u32> = fences.iter().map(|fence: &Fence| (fence.segment, fence.end)).collect();
+        let mut live = BTreeMap::new();
+        let mut dead = Vec::new();
+        for (number, view) in views {
+            let end = match fences.get(&number) {
+                Some(end) => Some(*end),
+                None if number < newest => None,
+                None => Some(torn_end(&*view, number)).filter(|end| number == newest || *end > SEGMENT_HEADER),
+            };
+            if number > newest && end.is_some() {
+                log::error!("spool: the head of segment {number} is damaged");
+            }
+            match end {
+                Some(end) => drop(live.insert(number, Segment { view, end })),
+                // Reclaimed, but the removal did not last; or never finished being created.
+                None => dead.push(number),
+            }
+        }
+        for number in &dead {
+            storage.remove(*number)?;
+        }
+        if !dead.is_empty() {
+            storage.sync_directory()?;
+        }
+        Ok(Self { live, highest, next_number })
+    }
+}
+
+/// The list at the head of a segment, if the segment was finished being created.
+fn list(view: &dyn View, number: u32) -> Option<(u64, Vec<Fence>)> {
+    if heading(view, number) != Heading::Good {
+        return None;
+    }
+    let found = Found::at(view, number, SEGMENT_HEADER, view.len()).filter(|found| found.is_intact(view))?;
+    match Record::decode(found.kind, found.body(view)?) {
+        Ok(Record::Segments { highest, older }) => Some((highest, older)),
+        _ => None,
+    }
+}
+
+struct Replay {
+    shared: Arc<Shared>,
+    reader: Reader,
+    ledger: Ledger,
+    threads: Threads,
+    details: HashMap<MessageId, Detail>,
+}
+
+/// What is to be told of a message and is not in the books.
+#[derive(Default)]
+struct Detail {
+    batches: Vec<Batch>,
+    owed: Vec<Owed>,
+}
+
+struct Batch {
+    routed: RoutedBatch,
+    attempts: u32,
+    due: Option<Timestamp>,
+    held: bool,
+    last: Option<Arc<Diagnostic>>,
+}
+
+impl Replay {
+    fn read(&mut self, number: u32, view: &dyn View, end: u32) {
+        for step in Scan::new(view, number, end) {
+            match step {
+                Step::Record(found) => self.record(number, view, &found),
+                Step::Gap(from, to) => {
+                    log::error!("spool: segment {number} is damaged from octet {from} to {to}; what was there is lost");
+                }
+            }
+        }
+    }
+
+    fn record(&mut self, number: u32, view: &dyn View, found: &Found) {
+        if found.kind == Kind::Piece {
+            return;
+        }
+        let place = Place { segment: number, offset: found.offset, length: found.length };
+        let body = found.body(view).filter(|_| found.is_intact(view));
+        let applied = body.and_then(|body| match found.kind {
+            Kind::Message => self.message(body, place),
+            kind => Record::decode(kind, body).ok().map(|record| self.apply(record, place)),
+        });
+        if applied.is_none() {
+            let at = found.at;
+            log::error!("spool: the {:?} record at octet {at} of segment {number} is damaged; it is lost", found.kind);
+        }
+    }
+
+    fn message(&mut self, body: &[u8], place: Place) -> Option<()> {
+        let layout = Layout::parse(body).ok()?;
+        layout.validate(body).ok()?;
+        let extents = (0..layout.extents).filter_map(|index| layout.extent(body, index));
+        let segments = extents.map(|extent| extent.segment).chain([place.segment]);
+        self.shared.raise_id(layout.id.0);
+        self.shared.insert(layout.id, place);
+        self.ledger.admit(layout.id, layout.recipients, segments);
+        self.details.insert(layout.id, Detail::default());
+        if let Some(origin) = layout.origin(body) {
+            self.ledger.settle(origin.message, &origin.recipients, place.segment);
+        }
+        Some(())
+    }
+
+    fn apply(&mut self, record: Record, place: Place) {
+        let segment = place.segment;
+        match record {
+            Record::Segments { .. } => {}
+            Record::Routed { message, batches } => self.routed(message, batches, segment),
+            Record::Outcomes(outcomes) => outcomes.iter().for_each(|outcome| self.outcome(outcome, segment)),
+            Record::Batch(state) => {
+                self.ledger.touch(state.id.message, segment);
+                if let Some(batch) = self.batch(state.id) {
+                    batch.held = state.held;
+                    batch.due = Some(state.due);
+                    batch.attempts = state.attempts;
+                }
+            }
+            Record::Thread(state) => self.threads.recorded(&state, place),
+            Record::Settled { message, recipients } => {
+                self.ledger.settle(message, &recipients, segment);
+            }
+            Record::Finished(marks) => {
+                for mark in &marks {
+                    self.details.remove(&mark.message);
+                    self.shared.remove(mark.message);
+                }
+                self.ledger.finished(&marks, place);
+            }
+        }
+    }
+
+    fn batch(&mut self, id: BatchId) -> Option<&mut Batch> {
+        self.details.get_mut(&id.message)?.batches.get_mut(id.number as usize)
+    }
+
+    fn routed(&mut self, message: MessageId, batches: Vec<RoutedBatch>, segment: u32) {
+        let is_unrouted = self.ledger.is_unrouted(message);
+        self.ledger.routed(message, &batches, segment);
+        let Some(detail) = self.details.get_mut(&message).filter(|_| is_unrouted) else { return };
+        let fresh = |routed| Batch { routed, attempts: 0, due: None, held: false, last: None };
+        detail.batches = batches.into_iter().map(fresh).collect();
+    }
+
+    fn outcome(&mut self, outcome: &Outcome, segment: u32) {
+        let message = outcome.batch.message;
+        if !self.ledger.is_live(message) {
+            return;
+        }
+        let stored = self.reader.message(message).ok();
+        let notify = |recipient| stored.as_ref().map_or(Notify::Default, |stored| stored.recipient(recipient).notify);
+        let applied = self.ledger.outcome(outcome, segment, notify);
+        if let Some(batch) = self.batch(outcome.batch).filter(|_| !applied.accepted.is_empty()) {
+            batch.attempts = outcome.attempts;
+            if outcome.disposition == Disposition::Deferred {
+                batch.due = Some(outcome.due);
+                batch.last = Some(outcome.diagnostic.clone());
+            }
+        }
+        let Some(detail) = self.details.get_mut(&message).filter(|_| !applied.owed.is_empty()) else { return };
+        detail.owed.push(Owed {
+            message,
+            recipients: applied.owed,
+            disposition: outcome.disposition,
+            diagnostic: outcome.diagnostic.clone(),
+            at: outcome.at,
+        });
+    }
+
+    /// The messages whose content is not what was written.
+    fn lost(&self, segments: &BTreeMap<u32, Segment>) -> Vec<MessageId> {
+        // Equal bodies are stored once and checked once.
+        let mut sound = HashSet::new();
+        let mut check = |extent: Extent| sound.contains(&extent) || is_sound(extent, segments) && sound.insert(extent);
+        let mut is_lost = |message: &MessageId| match self.reader.message(*message) {
+            Ok(stored) => !stored.extents().all(&mut check),
+            Err(error) => {
+                log::error!("spool: {error}");
+                true
+            }
+        };
+        self.ledger.messages().filter(|message| is_lost(message)).collect()
+    }
+
+    /// What is to be done now, in the order in which the messages came.
+    fn work(&mut self) -> (Work, Vec<Mark>) {
+        let mut work = Work::default();
+        let threads = self.threads.live().filter_map(|place| {
+            let view = self.shared.view(place.segment)?;
+            match Record::decode(Kind::Thread, view.get(place.offset, place.length)?) {
+                Ok(Record::Thread(state)) => Some(state),
+                _ => None,
+            }
+        });
+        work.threads = threads.collect();
+        let mut finishing = Vec::new();
+        let mut messages: Vec<MessageId> = self.ledger.messages().collect();
+        messages.sort_unstable();
+        for message in messages {
+            let (open, owed) = self.ledger.counts(message);
+            if (open, owed) == (0, 0) {
+                work.facts.extend([Fact::Done(message), Fact::Removed(message)]);
+                finishing.extend(self.ledger.begin_finish(message));
+                self.shared.remove(message);
+                continue;
+            }
+            let (Some(detail), Ok(stored)) = (self.details.remove(&message), self.reader.message(message)) else {
+                continue;
+            };
+            if self.ledger.is_unrouted(message) {
+                work.arrived.push(message);
+            }
+            let batches = (0..).zip(&detail.batches).filter_map(|(number, batch)| self.queued(&stored, number, batch));
+            work.batches.extend(batches);
+            work.facts.extend(detail.owed.into_iter().filter_map(|owed| self.still_owed(owed)));
+            if open == 0 {
+                work.facts.push(Fact::Done(message));
+            }
+        }
+        (work, finishing)
+    }
+
+    fn queued(&self, stored: &Stored, number: u32, batch: &Batch) -> Option<QueuedBatch> {
+        let id = BatchId { message: stored.id(), number };
+        let queued = queued_batch(stored, id, &batch.routed, |recipient| self.ledger.is_open(id.message, recipient))?;
+        Some(QueuedBatch {
+            attempts: batch.attempts,
+            due: batch.due.unwrap_or(queued.due),
+            held: batch.held,
+            last: batch.last.clone(),
+            ..queued
+        })
+    }
+
+    fn still_owed(&self, mut owed: Owed) -> Option<Fact> {
+        owed.recipients.retain(|recipient| self.ledger.is_owed(owed.message, *recipient));
+        (!owed.recipients.is_empty()).then_some(Fact::Owed(owed))
+    }
+}
+
+fn is_sound(extent: Extent, segments: &BTreeMap<u32, Segment>) -> bool {
+    let Some(segment) = segments.get(&extent.segment) else { return false };
+    let Some(at) = extent.offset.checked_sub(RECORD_HEADER) else { return false };
+    let found = Found::at(&*segment.view, extent.segment, at, segment.end);
+    found.is_some_and(|found| {
+        found.kind == Kind::Piece && found.length == extent.length && found.is_intact(&*segment.view)
+    })
+}

@@ -1,0 +1,161 @@
+//! What the appender's thread and everybody else see together: where messages lie, and how the spool does.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use zrelay_clock::{Clock, Timestamp};
+
+use crate::storage::View;
+use crate::{Health, MessageId, Statistics};
+
+/// Shards of the index: enough that a dozen loops seldom meet at one lock.
+const SHARDS: usize = 32;
+
+/// Where a message's record lies.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Place {
+    pub(crate) segment: u32,
+    /// Of the record's body.
+    pub(crate) offset: u32,
+    pub(crate) length: u32,
+}
+
+/// Counters; see [`Statistics`].
+#[derive(Default, Debug)]
+pub(crate) struct Counters {
+    pub(crate) messages: AtomicU64,
+    pub(crate) syncs: AtomicU64,
+    pub(crate) bytes: AtomicU64,
+    pub(crate) shared_bodies: AtomicU64,
+    pub(crate) segments: AtomicU64,
+    pub(crate) open_messages: AtomicU64,
+    pub(crate) live_bytes: AtomicU64,
+}
+
+/// See the module's head.
+pub(crate) struct Shared {
+    index: Vec<RwLock<HashMap<MessageId, Place>>>,
+    segments: RwLock<HashMap<u32, Arc<dyn View>>>,
+    clock: Clock,
+    last_id: AtomicU64,
+    health: AtomicU8,
+    pub(crate) counters: Counters,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared")
+            .field("last_id", &self.last_id)
+            .field("counters", &self.counters)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    pub(crate) fn new() -> Self {
+        Self {
+            index: (0..SHARDS).map(|_| RwLock::default()).collect(),
+            segments: RwLock::default(),
+            clock: Clock::start(),
+            last_id: AtomicU64::new(0),
+            health: AtomicU8::new(Health::Good as u8),
+            counters: Counters::default(),
+        }
+    }
+
+    fn shard(&self, id: MessageId) -> &RwLock<HashMap<MessageId, Place>> {
+        // Ids are times in microseconds, so that their low bits are as good as any hash.
+        &self.index[id.0 as usize % SHARDS]
+    }
+
+    pub(crate) fn place(&self, id: MessageId) -> Option<Place> {
+        self.shard(id).read().unwrap_or_else(PoisonError::into_inner).get(&id).copied()
+    }
+
+    pub(crate) fn insert(&self, id: MessageId, place: Place) {
+        self.shard(id).write().unwrap_or_else(PoisonError::into_inner).insert(id, place);
+    }
+
+    pub(crate) fn remove(&self, id: MessageId) {
+        self.shard(id).write().unwrap_or_else(PoisonError::into_inner).remove(&id);
+    }
+
+    pub(crate) fn view(&self, segment: u32) -> Option<Arc<dyn View>> {
+        self.segments.read().unwrap_or_else(PoisonError::into_inner).get(&segment).cloned()
+    }
+
+    pub(crate) fn insert_view(&self, segment: u32, view: Arc<dyn View>) {
+        self.segments.write().unwrap_or_else(PoisonError::into_inner).insert(segment, view);
+    }
+
+    pub(crate) fn remove_view(&self, segment: u32) {
+        self.segments.write().unwrap_or_else(PoisonError::into_inner).remove(&segment);
+    }
+
+    pub(crate) fn next_id(&self) -> MessageId {
+        self.next_id_at(self.clock.now())
+    }
+
+    fn next_id_at(&self, now: Timestamp) -> MessageId {
+        let next = |last: u64| Some(now.as_micros().max(last.saturating_add(1)));
+        let last = self.last_id.fetch_update(Ordering::AcqRel, Ordering::Acquire, next).unwrap_or_default();
+        MessageId(now.as_micros().max(last.saturating_add(1)))
+    }
+
+    pub(crate) fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// No id at or below `id` is given out from now on.
+    pub(crate) fn raise_id(&self, id: u64) {
+        self.last_id.fetch_max(id, Ordering::AcqRel);
+    }
+
+    pub(crate) fn last_id(&self) -> u64 {
+        self.last_id.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn health(&self) -> Health {
+        match self.health.load(Ordering::Acquire) {
+            0 => Health::Good,
+            1 => Health::Full,
+            _ => Health::Broken,
+        }
+    }
+
+    pub(crate) fn set_health(&self, health: Health) {
+        self.health.store(health as u8, Ordering::Release);
+    }
+
+    pub(crate) fn statistics(&self) -> Statistics {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let counters = &self.counters;
+        Statistics {
+            messages: read(&counters.messages),
+            syncs: read(&counters.syncs),
+            bytes: read(&counters.bytes),
+            shared_bodies: read(&counters.shared_bodies),
+            segments: read(&counters.segments),
+            open_messages: read(&counters.open_messages),
+            live_bytes: read(&counters.live_bytes),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_unique_and_rise_even_when_the_clock_does_not() {
+        let shared = Shared::new();
+        let now = Timestamp::from_micros(1000);
+        assert_eq!(shared.next_id_at(now), MessageId(1000));
+        assert_eq!(shared.next_id_at(now), MessageId(1001));
+        shared.raise_id(5000);
+        assert_eq!(shared.next_id_at(now), MessageId(5001));
+        assert_eq!(shared.next_id_at(Timestamp::from_micros(9000)), MessageId(9000));
+    }
+}

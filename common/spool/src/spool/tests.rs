@@ -1,0 +1,244 @@
+//! The real thread on a real directory.
+
+use std::os::unix::fs::PermissionsExt;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use zrelay_mailbox::{Received, mailbox};
+
+use super::*;
+use crate::{
+    BatchId, CommitReply, Committed, Content, Diagnostic, Disposition, Envelope, Health, Notify, Outcome, Recipient,
+    RoutedBatch, ThreadKey, Timing,
+};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+const NOW: Timestamp = Timestamp::from_secs(1000);
+
+struct Hub {
+    handle: SpoolHandle,
+    thread: JoinHandle<()>,
+    routing: Receiver<Arrived>,
+    scheduler: Receiver<Queue>,
+    facts: Receiver<Fact>,
+}
+
+fn options(directory: &Path) -> Options {
+    Options { directory: directory.join("spool"), segment_bytes: 1 << 20 }
+}
+
+fn start(directory: &Path, capacity: usize) -> Hub {
+    let (spool, handle, recovered) = Spool::open(options(directory), NOW).unwrap();
+    let (to_routing, routing) = mailbox(capacity);
+    let (to_scheduler, scheduler) = mailbox(capacity);
+    let (to_facts, facts) = mailbox(capacity);
+    let outlets = Outlets { routing: to_routing, scheduler: to_scheduler, facts: to_facts };
+    let thread = thread::spawn(move || spool.run(outlets, recovered));
+    Hub { handle, thread, routing, scheduler, facts }
+}
+
+fn next<T: fmt::Debug>(receiver: &Receiver<T>) -> T {
+    match receiver.wait(PATIENCE) {
+        Received::Item(item) => item,
+        other => panic!("{other:?}"),
+    }
+}
+
+impl Hub {
+    fn stop(self) {
+        assert!(self.handle.sender().send(Request::Shutdown).is_ok());
+        self.thread.join().unwrap();
+    }
+
+    /// Commits a message and waits until it is stored.
+    fn store(&self, body: &[u8]) -> MessageId {
+        let (to, answers) = mailbox(1);
+        let message = self.handle.next_id();
+        assert!(self.handle.intake().send(commit(message, body, CommitReply { to, token: 5 })).is_ok());
+        let answer = next(&answers);
+        assert_eq!((answer.token, answer.result), (5, Ok(())));
+        message
+    }
+
+    fn deliver(&self, message: MessageId) {
+        let batches = vec![RoutedBatch { thread: ThreadKey::new("smtp", "example.net"), recipients: vec![0] }];
+        assert!(self.handle.sender().send(Request::Routed { message, batches }).is_ok());
+        assert!(matches!(next(&self.scheduler), Queue::Batch(batch) if batch.id.message == message));
+        let outcome = Outcome {
+            batch: BatchId { message, number: 0 },
+            recipients: vec![0],
+            disposition: Disposition::Delivered { dsn_relayed: false },
+            diagnostic: Arc::new(Diagnostic::default()),
+            at: NOW,
+            attempts: 1,
+            due: NOW,
+            timing: Timing::default(),
+        };
+        assert!(self.handle.sender().send(Request::Outcomes(vec![outcome])).is_ok());
+        assert!(matches!(next(&self.facts), Fact::Outcome(_)));
+        assert!(matches!(next(&self.facts), Fact::Done(done) if done == message));
+        assert!(matches!(next(&self.facts), Fact::Removed(removed) if removed == message));
+    }
+}
+
+fn commit(message: MessageId, body: &[u8], reply: CommitReply) -> Request {
+    let recipient = Recipient { address: "a@example.net".into(), sender: 0, orcpt: None, notify: Notify::Default };
+    let envelope = Envelope {
+        received: NOW,
+        trace: b"Received: here\r\n".to_vec(),
+        client: "localhost[127.0.0.1]".into(),
+        content: Content::default(),
+        envid: None,
+        ret: None,
+        senders: vec![String::new()],
+        recipients: vec![recipient],
+        origin: None,
+    };
+    let digest = [crc32fast::hash(body) as u8; 32];
+    Request::Commit { message, tail: body.to_vec(), digest, envelope: Box::new(envelope), reply }
+}
+
+#[test]
+fn many_writers_share_few_syncs() {
+    const WRITERS: usize = 64;
+    const EACH: usize = 20;
+    let directory = tempfile::tempdir().unwrap();
+    let hub = start(directory.path(), 2 * WRITERS * EACH);
+    thread::scope(|scope| {
+        for writer in 0..WRITERS {
+            let hub = &hub;
+            scope.spawn(move || {
+                (0..EACH).for_each(|n| {
+                    hub.store(format!("Subject: {n} of {writer}\r\n\r\nhello\r\n").as_bytes());
+                });
+            });
+        }
+    });
+    let statistics = hub.handle.statistics();
+    assert_eq!(statistics.messages, (WRITERS * EACH) as u64);
+    assert!(statistics.syncs * 4 < statistics.messages, "{statistics:?}");
+    assert_eq!((statistics.open_messages, hub.handle.health()), (statistics.messages, Health::Good));
+    hub.stop();
+
+    let (_spool, _handle, recovered) = Spool::open(options(directory.path()), NOW).unwrap();
+    assert_eq!(recovered.unrouted().len(), WRITERS * EACH);
+}
+
+#[test]
+fn a_delivered_message_leaves_and_its_space_is_reclaimed() {
+    let directory = tempfile::tempdir().unwrap();
+    let hub = start(directory.path(), 16);
+    for n in 0..30u8 {
+        let message = hub.store(&vec![n; 200_000]);
+        assert_eq!(next(&hub.routing), Arrived(message));
+        assert_eq!(hub.handle.reader().message(message).unwrap().body().next().unwrap()[0], n);
+        hub.deliver(message);
+    }
+    let handle = hub.handle.clone();
+    hub.stop();
+    let statistics = handle.statistics();
+    assert_eq!(statistics.open_messages, 0);
+    assert!(statistics.segments <= 2, "{statistics:?}");
+    let (_spool, _handle, recovered) = Spool::open(options(directory.path()), NOW).unwrap();
+    assert_eq!(recovered.messages(), 0);
+}
+
+#[test]
+fn a_second_hub_is_kept_out() {
+    let directory = tempfile::tempdir().unwrap();
+    let first = Spool::open(options(directory.path()), NOW).unwrap();
+    let text = Spool::open(options(directory.path()), NOW).unwrap_err().to_string();
+    assert!(text.contains(&directory.path().join("spool").display().to_string()), "{text}");
+    assert!(text.contains(&format!("process {}", std::process::id())), "{text}");
+    drop(first);
+    assert!(Spool::open(options(directory.path()), NOW).is_ok());
+}
+
+#[test]
+fn the_directory_is_for_its_owner_only() {
+    let directory = tempfile::tempdir().unwrap();
+    drop(Spool::open(options(directory.path()), NOW).unwrap());
+    let mode = fs::metadata(directory.path().join("spool")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o700);
+}
+
+#[test]
+fn what_is_in_the_way_is_named() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("spool");
+    fs::write(&file, "").unwrap();
+    let text = Spool::open(options(directory.path()), NOW).unwrap_err().to_string();
+    assert!(text.contains(&file.display().to_string()) && text.contains("set `spool`"), "{text}");
+
+    let tiny = Options { directory: directory.path().join("other"), segment_bytes: 100 };
+    assert!(matches!(Spool::open(tiny, NOW), Err(OpenError::SegmentBytes(100))));
+}
+
+#[test]
+fn a_later_format_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    start(directory.path(), 1).stop();
+    let path = directory.path().join("spool/00000001.seg");
+    let mut octets = fs::read(&path).unwrap();
+    octets[8] = 2;
+    let checksum = crc32fast::hash(&octets[..60]);
+    octets[60..64].copy_from_slice(&checksum.to_le_bytes());
+    fs::write(&path, octets).unwrap();
+    let text = Spool::open(options(directory.path()), NOW).unwrap_err().to_string();
+    assert!(text.contains("format 2") && text.contains("up to 1"), "{text}");
+}
+
+#[test]
+fn ids_are_never_used_again_even_when_the_clock_goes_back() {
+    let directory = tempfile::tempdir().unwrap();
+    let hub = start(directory.path(), 16);
+    let message = hub.store(b"x");
+    hub.stop();
+    let (_spool, handle, _) = Spool::open(options(directory.path()), Timestamp::ZERO).unwrap();
+    assert!(handle.next_id() > message);
+}
+
+#[test]
+fn mail_waits_when_a_room_does_not_keep_up_and_nothing_is_lost() {
+    let directory = tempfile::tempdir().unwrap();
+    // Few items fit the router's mailbox, some ten thousand wait in front of it, and then the intake waits.
+    let hub = start(directory.path(), 64);
+    let (to, answers) = mailbox(20_000);
+    let intake = hub.handle.intake();
+    let writer = thread::spawn(move || {
+        for n in 0..12_000u64 {
+            let reply = CommitReply { to: to.clone(), token: n };
+            assert!(intake.send(commit(MessageId(n + 1), b"x", reply)).is_ok());
+        }
+    });
+    // What does not come through the intake is answered while the intake waits.
+    let (to_flush, flushed) = mailbox(1);
+    let flush = Request::Flush { reply: CommitReply { to: to_flush, token: 1 } };
+    assert!(hub.handle.sender().send(flush).is_ok());
+    let Committed { result, .. } = next(&flushed);
+    assert_eq!(result, Ok(()));
+    (0..12_000u64).for_each(|n| assert_eq!(next(&hub.routing), Arrived(MessageId(n + 1))));
+    (0..12_000u64).for_each(|n| assert_eq!(next(&answers).token, n));
+    writer.join().unwrap();
+    hub.stop();
+}
+
+#[test]
+fn an_earlier_runs_work_is_handed_out_first_threads_before_batches() {
+    let directory = tempfile::tempdir().unwrap();
+    let hub = start(directory.path(), 16);
+    let message = hub.store(b"x");
+    let key = ThreadKey::new("smtp", "example.net");
+    let state = ThreadState { key: key.clone(), failures: 2, due: NOW, held: true, last: None };
+    let batches = vec![RoutedBatch { thread: key, recipients: vec![0] }];
+    assert!(hub.handle.sender().send(Request::Routed { message, batches }).is_ok());
+    assert!(hub.handle.sender().send(Request::Thread(state.clone())).is_ok());
+    let unrouted = hub.store(b"y");
+    hub.stop();
+
+    let hub = start(directory.path(), 16);
+    assert!(matches!(next(&hub.scheduler), Queue::Thread(found) if found == state));
+    assert!(matches!(next(&hub.scheduler), Queue::Batch(batch) if batch.id.message == message));
+    assert_eq!(next(&hub.routing), Arrived(unrouted));
+    hub.stop();
+}

@@ -1,0 +1,122 @@
+//! All access to files, behind one trait, so that tests can tear writes, lose them, fill the disk and break it.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use zrelay_sys::{AppendFile, Map};
+
+/// A segment as readers see it.
+pub(crate) trait View: Send + Sync {
+    /// The octets `offset..offset + length`, if they are all published.
+    fn get(&self, offset: u32, length: u32) -> Option<&[u8]>;
+    /// Octets published.
+    fn len(&self) -> u32;
+}
+
+/// A segment as the appender fills it.
+pub(crate) trait SegmentFile: Send {
+    /// Writes at `offset`; neither visible nor durable yet.
+    fn write(&mut self, offset: u32, bytes: &[u8]) -> io::Result<()>;
+    /// Makes what was written durable. After an error it is not, whatever a second attempt says.
+    fn sync(&mut self) -> io::Result<()>;
+    /// Shows readers what lies below `end`.
+    fn publish(&mut self, end: u32);
+    /// Gives unused space from `end` on back; nothing is written any more.
+    fn release(&mut self, end: u32);
+    /// The readers' side.
+    fn view(&self) -> Arc<dyn View>;
+}
+
+/// A directory of segments.
+pub(crate) trait Storage: Send {
+    /// The numbers of the segments that are there, in any order.
+    fn list(&mut self) -> io::Result<Vec<u32>>;
+    /// A new segment of `octets`, reading as zeros.
+    fn create(&mut self, number: u32, octets: u32) -> io::Result<Box<dyn SegmentFile>>;
+    /// An existing segment, all of it published, after making durable what it holds.
+    fn open(&mut self, number: u32) -> io::Result<Arc<dyn View>>;
+    /// Removes a segment; views of it stay valid.
+    fn remove(&mut self, number: u32) -> io::Result<()>;
+    /// Makes creations and removals durable.
+    fn sync_directory(&mut self) -> io::Result<()>;
+}
+
+/// The real thing.
+#[derive(Debug)]
+pub(crate) struct Disk {
+    directory: PathBuf,
+}
+
+impl Disk {
+    pub(crate) fn new(directory: &Path) -> Self {
+        Self { directory: directory.to_owned() }
+    }
+
+    fn path(&self, number: u32) -> PathBuf {
+        self.directory.join(format!("{number:08}.seg"))
+    }
+}
+
+impl Storage for Disk {
+    fn list(&mut self) -> io::Result<Vec<u32>> {
+        let mut numbers = Vec::new();
+        for entry in fs::read_dir(&self.directory)? {
+            let name = entry?.file_name();
+            let number: Option<u32> = name.to_str().and_then(|name| name.strip_suffix(".seg")?.parse().ok());
+            numbers.extend(number);
+        }
+        Ok(numbers)
+    }
+
+    fn create(&mut self, number: u32, octets: u32) -> io::Result<Box<dyn SegmentFile>> {
+        Ok(Box::new(AppendFile::create(&self.path(number), octets.into())?))
+    }
+
+    fn open(&mut self, number: u32) -> io::Result<Arc<dyn View>> {
+        let path = self.path(number);
+        fs::File::open(&path)?.sync_data()?;
+        Ok(Arc::new(Map::open(&path)?))
+    }
+
+    fn remove(&mut self, number: u32) -> io::Result<()> {
+        fs::remove_file(self.path(number))
+    }
+
+    fn sync_directory(&mut self) -> io::Result<()> {
+        fs::File::open(&self.directory)?.sync_all()
+    }
+}
+
+impl View for Map {
+    fn get(&self, offset: u32, length: u32) -> Option<&[u8]> {
+        Self::get(self, offset.into(), length.into())
+    }
+
+    fn len(&self) -> u32 {
+        u32::try_from(self.published()).unwrap_or(u32::MAX)
+    }
+}
+
+impl SegmentFile for AppendFile {
+    fn write(&mut self, offset: u32, bytes: &[u8]) -> io::Result<()> {
+        Self::write(self, offset.into(), bytes)
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        Self::sync(self)
+    }
+
+    fn publish(&mut self, end: u32) {
+        Self::publish(self, end.into());
+    }
+
+    fn release(&mut self, end: u32) {
+        Self::release(self, end.into());
+    }
+
+    fn view(&self) -> Arc<dyn View> {
+        self.map()
+    }
+}

@@ -1,0 +1,224 @@
+//! Reading messages out of the mapped segments.
+
+use std::fmt;
+use std::sync::Arc;
+
+use zrelay_clock::Timestamp;
+
+use crate::message::{Extent, Layout};
+use crate::shared::{Place, Shared};
+use crate::storage::View;
+use crate::{Content, MessageId, Notify, Origin, Ret};
+
+/// Finds messages; clone it freely. A look-up takes two short read locks and copies nothing of the message.
+#[derive(Clone, Debug)]
+pub struct Reader {
+    shared: Arc<Shared>,
+}
+
+/// Why a message cannot be read.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum ReadError {
+    /// It has left the queue, or was never in it.
+    #[error("no message {0} is in the queue")]
+    Unknown(MessageId),
+    /// A segment that holds part of it is gone.
+    #[error("message {message}: segment {segment} of the spool is missing")]
+    Missing {
+        /// The message.
+        message: MessageId,
+        /// The segment's number.
+        segment: u32,
+    },
+    /// Its record does not make sense.
+    #[error("message {0}: its record in the spool is damaged")]
+    Damaged(MessageId),
+}
+
+impl Reader {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+
+    /// The message `id`.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub fn message(&self, id: MessageId) -> Result<Stored, ReadError> {
+        let place = self.shared.place(id).ok_or(ReadError::Unknown(id))?;
+        let found = self.read(id, place);
+        // It may have left the queue, and its segment the disk, between one look-up and the next.
+        found.map_err(|error| if self.shared.place(id).is_none() { ReadError::Unknown(id) } else { error })
+    }
+
+    fn read(&self, id: MessageId, place: Place) -> Result<Stored, ReadError> {
+        let missing = |segment| ReadError::Missing { message: id, segment };
+        let view = |segment| self.shared.view(segment).ok_or_else(|| missing(segment));
+        let record = view(place.segment)?;
+        let damaged = || ReadError::Damaged(id);
+        let bytes = record.get(place.offset, place.length).ok_or_else(damaged)?;
+        let layout = Layout::parse(bytes).map_err(|_| damaged())?;
+        if layout.id != id {
+            return Err(damaged());
+        }
+        let mut maps: Vec<(u32, Arc<dyn View>)> = Vec::with_capacity(1);
+        for index in 0..layout.extents {
+            let extent = layout.extent(bytes, index).ok_or_else(damaged)?;
+            // Extents of one message rise, so that a new segment is always behind the last one.
+            if maps.last().is_none_or(|(segment, _)| *segment != extent.segment) {
+                maps.push((extent.segment, view(extent.segment)?));
+            }
+            let readable = maps.last().and_then(|(_, map)| map.get(extent.offset, extent.length)).is_some();
+            if !readable {
+                return Err(damaged());
+            }
+        }
+        Ok(Stored { layout, place, record, maps: maps.into() })
+    }
+}
+
+/// A stored message, readable in place. It keeps the segments that it lies in mapped, so it stays valid even when the
+/// message leaves the queue meanwhile. A clone costs two reference counts, and no access allocates but
+/// [`origin`](Self::origin).
+#[derive(Clone)]
+pub struct Stored {
+    layout: Layout,
+    place: Place,
+    record: Arc<dyn View>,
+    maps: Arc<[(u32, Arc<dyn View>)]>,
+}
+
+impl fmt::Debug for Stored {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stored").field("layout", &self.layout).field("place", &self.place).finish_non_exhaustive()
+    }
+}
+
+/// A recipient, as stored.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct StoredRecipient<'a> {
+    /// The forward path without brackets.
+    pub address: &'a str,
+    /// Index of its sender, for [`Stored::sender`].
+    pub sender: u32,
+    /// RFC 3461 `ORCPT`, `type;xtext` as it came.
+    pub orcpt: Option<&'a str>,
+    /// RFC 3461 `NOTIFY`.
+    pub notify: Notify,
+}
+
+// Every text was checked when it was written and again when it was recovered, so the defaults below stand for a fault
+// of the machine only.
+impl Stored {
+    fn bytes(&self) -> &[u8] {
+        self.record.get(self.place.offset, self.place.length).unwrap_or_default()
+    }
+
+    fn stretch(&self, extent: Extent) -> Option<&[u8]> {
+        let (_, map) = self.maps.iter().find(|(segment, _)| *segment == extent.segment)?;
+        map.get(extent.offset, extent.length)
+    }
+
+    pub(crate) fn extents(&self) -> impl Iterator<Item = Extent> {
+        (0..self.layout.extents).filter_map(|index| self.layout.extent(self.bytes(), index))
+    }
+
+    /// Its queue id.
+    pub fn id(&self) -> MessageId {
+        self.layout.id
+    }
+
+    /// When it came in.
+    pub fn received(&self) -> Timestamp {
+        self.layout.received
+    }
+
+    /// Header lines that this hub adds in front of the content.
+    pub fn trace(&self) -> &[u8] {
+        self.layout.trace(self.bytes()).unwrap_or_default()
+    }
+
+    /// The client for the logs: `name[address]`.
+    pub fn client(&self) -> &str {
+        self.layout.client(self.bytes()).unwrap_or_default()
+    }
+
+    /// What the content holds.
+    pub fn content(&self) -> Content {
+        self.layout.content()
+    }
+
+    /// RFC 3461 `ENVID`, in xtext as it came.
+    pub fn envid(&self) -> Option<&str> {
+        self.layout.envid(self.bytes())
+    }
+
+    /// RFC 3461 `RET`.
+    pub fn ret(&self) -> Option<Ret> {
+        self.layout.ret()
+    }
+
+    /// Set when this message is a delivery status notification of ours.
+    pub fn origin(&self) -> Option<Origin> {
+        self.layout.origin(self.bytes())
+    }
+
+    /// How many senders there are.
+    pub fn senders(&self) -> u32 {
+        self.layout.senders
+    }
+
+    /// The reverse path number `index`, without brackets; empty for the null sender, and when there is no such one.
+    pub fn sender(&self, index: u32) -> &str {
+        self.layout.sender(self.bytes(), index).unwrap_or_default()
+    }
+
+    /// How many recipients there are.
+    pub fn recipients(&self) -> u32 {
+        self.layout.recipients
+    }
+
+    /// Recipient number `index`. When there is no such one, its address is empty.
+    pub fn recipient(&self, index: u32) -> StoredRecipient<'_> {
+        const NOBODY: StoredRecipient<'_> =
+            StoredRecipient { address: "", sender: 0, orcpt: None, notify: Notify::Default };
+        self.layout.recipient(self.bytes(), index).unwrap_or(NOBODY)
+    }
+
+    /// Octets of the content, without the trace header.
+    pub fn body_len(&self) -> u64 {
+        self.layout.content_octets
+    }
+
+    /// Octets as sent: trace header and content.
+    pub fn size(&self) -> u64 {
+        self.layout.size()
+    }
+
+    /// The content in order, as slices of the mapped segments.
+    pub fn body(&self) -> impl Iterator<Item = &[u8]> {
+        self.body_slices(0)
+    }
+
+    /// The content from octet `from` on.
+    pub fn body_slices(&self, from: u64) -> impl Iterator<Item = &[u8]> {
+        let mut skip = from;
+        self.extents().filter_map(move |extent| {
+            let octets = u64::from(extent.length);
+            if skip >= octets {
+                skip -= octets;
+                return None;
+            }
+            let slice = self.stretch(extent)?.get(skip as usize..)?;
+            skip = 0;
+            Some(slice)
+        })
+    }
+
+    /// Trace header and content as they go on the wire (but for dot-stuffing), from octet `from` on.
+    pub fn slices(&self, from: u64) -> impl Iterator<Item = &[u8]> {
+        let trace = self.trace();
+        let rest = usize::try_from(from).ok().and_then(|from| trace.get(from..)).filter(|rest| !rest.is_empty());
+        rest.into_iter().chain(self.body_slices(from.saturating_sub(trace.len() as u64)))
+    }
+}

@@ -1,0 +1,220 @@
+//! How conversations end, wanted or not.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use zrelay_agent::Rest;
+use zrelay_clock::Timestamp;
+use zrelay_config::Pipelining;
+use zrelay_spool::Diagnostic;
+
+use super::diagnostic::status;
+use super::replies::What;
+use super::{Conversation, End, Event, Security, State, Stop};
+use crate::letter::Letter;
+
+/// How long the reply to QUIT is waited for: the mail is through, and a host that cannot say goodbye does not matter.
+const QUIT_TIME: Duration = Duration::from_secs(5);
+
+/// How long a host that has said it will take no more (421) is listened to for what it still owes.
+const LAST_WORDS_TIME: Duration = Duration::from_secs(30);
+
+impl<L: Letter> Conversation<L> {
+    /// The connection is gone: the far side closed it (`cause` is empty) or it broke.
+    pub fn handle_lost(&mut self, now: Timestamp, cause: &str) {
+        if self.state == State::Closed {
+            return;
+        }
+        if self.parser.buffered() > 0 {
+            log::debug!("{} hung up within a reply", self.settings.peer);
+        }
+        let peer = &self.settings.peer;
+        let phase = self.phase();
+        let text = match cause {
+            "" => format!("lost connection with {peer} while {phase}"),
+            cause => format!("lost connection with {peer} while {phase}: {cause}"),
+        };
+        let diagnostic = self.reason(status::BAD_CONNECTION, &text);
+        if self.is_shaking_hands_at_will() {
+            return self.end(End::ClearOnly(diagnostic));
+        }
+        self.broken(now, diagnostic);
+    }
+
+    pub(super) fn timed_out(&mut self, now: Timestamp) {
+        let stalled = self.stalling.is_some_and(|since| since + super::writing::STALL_TIME <= now);
+        let peer = &self.settings.peer;
+        if self.state == State::Quitting {
+            return self.end_as_stopped(End::Done);
+        }
+        if stalled && self.awaited_since() > now {
+            // A host that drops what came with the end of a message: nothing of what it dropped had a body yet.
+            let text = format!("{peer} does not answer commands sent behind the end of a message");
+            let diagnostic = self.reason(status::PROTOCOL, &text);
+            self.advice = Some(Pipelining::Transaction);
+            return self.end(End::Ended(diagnostic));
+        }
+        let text = format!("conversation with {peer} timed out while {}", self.phase());
+        let diagnostic = self.reason(status::BAD_CONNECTION, &text);
+        self.blame(now, &diagnostic);
+        self.end_as_stopped(match () {
+            () if self.is_shaking_hands_at_will() => End::ClearOnly(diagnostic),
+            () if self.is_opening() => End::Unready(diagnostic),
+            () => End::Failed(diagnostic),
+        });
+    }
+
+    /// Whether a TLS handshake is under way that could be done without.
+    fn is_shaking_hands_at_will(&self) -> bool {
+        self.state == State::Securing && self.settings.security == Security::Opportunistic
+    }
+
+    /// When the plain patience for the next reply is over.
+    fn awaited_since(&self) -> Timestamp {
+        self.activity + self.patience()
+    }
+
+    /// How long the far side may be silent now.
+    pub(super) fn patience(&self) -> Duration {
+        match (&self.stop, self.awaited.front().map(|awaited| awaited.what)) {
+            (_, Some(What::Quit)) => QUIT_TIME,
+            (Some(Stop::Refused(_)), _) => self.settings.timeout.min(LAST_WORDS_TIME),
+            (_, Some(What::Final(_))) => self.settings.timeout.saturating_mul(2),
+            _ => self.settings.timeout,
+        }
+    }
+
+    /// The far side did not keep to the protocol: nothing it says can be matched to anything any more.
+    pub(super) fn violated(&mut self, what: &str) {
+        log::warn!("{}: {what}, while {}", self.settings.peer, self.phase());
+        let text = format!("protocol error in reply from {}: {what}", self.settings.peer);
+        let diagnostic = self.reason(status::PROTOCOL, &text);
+        if self.is_opening() {
+            return self.end(End::Unready(diagnostic));
+        }
+        self.step_down();
+        self.broken(self.activity, diagnostic);
+    }
+
+    /// Meets this host more carefully from now on.
+    pub(super) fn step_down(&mut self) {
+        self.advice = match self.level {
+            Pipelining::Stream => Some(Pipelining::Pipelined),
+            Pipelining::Pipelined => Some(Pipelining::Transaction),
+            Pipelining::Transaction => Some(Pipelining::Lockstep),
+            Pipelining::Lockstep => self.advice,
+        };
+    }
+
+    /// The end of a connection that nobody wanted.
+    fn broken(&mut self, now: Timestamp, diagnostic: Arc<Diagnostic>) {
+        if self.is_opening() {
+            return self.end(End::Unready(diagnostic));
+        }
+        if self.worked == 0 {
+            self.blame(now, &diagnostic);
+        }
+        self.end_as_stopped(if self.worked > 0 { End::Ended(diagnostic) } else { End::Failed(diagnostic) });
+    }
+
+    /// Ends as the stop under way says, if one is.
+    pub(super) fn end_as_stopped(&mut self, otherwise: End) {
+        let end = match &self.stop {
+            None => otherwise,
+            Some(Stop::Asked) => End::Done,
+            Some(Stop::Refused(said)) if self.worked > 0 => End::Ended(Arc::clone(said)),
+            Some(Stop::Refused(said)) => End::Failed(Arc::clone(said)),
+        };
+        self.end(end);
+    }
+
+    fn is_opening(&self) -> bool {
+        matches!(self.state, State::Greeting | State::Hello | State::StartTls | State::Securing)
+    }
+
+    /// Begins nothing new, and returns what is not begun.
+    pub(super) fn stop(&mut self, why: Stop) {
+        match (&self.stop, &why) {
+            // What the far side says is more to the point than what we wanted.
+            (None, _) | (Some(Stop::Asked), Stop::Refused(_)) => self.stop = Some(why),
+            (Some(_), _) => {}
+        }
+        self.queue.clear();
+        let untouched: Vec<_> = self.batches.iter().filter(|(_, batch)| batch.open == 0).map(|(key, _)| key).collect();
+        for key in untouched {
+            self.give_back(key);
+        }
+    }
+
+    /// A batch of which nothing is under way leaves the conversation.
+    fn give_back(&mut self, key: super::BatchKey) {
+        let Some(batch) = self.batches.remove(key) else {
+            return;
+        };
+        let id = batch.ticket.id;
+        self.events.push_back(if batch.begun {
+            Event::Settled { batch: id, verdicts: Vec::new(), rest: Rest::Done }
+        } else {
+            Event::Returned { batch: id }
+        });
+    }
+
+    /// A connection died before it brought any outcome: the oldest message under way may be the cause. It is put off
+    /// like any other failure, so that it cannot stand in front of the thread for ever.
+    fn blame(&mut self, now: Timestamp, diagnostic: &Arc<Diagnostic>) {
+        if self.worked > 0 {
+            return;
+        }
+        let Some(transaction) = self.flights.front_mut() else {
+            return;
+        };
+        transaction.blame(now, diagnostic);
+    }
+
+    /// The last thing that happens: gives everything back and says how it ended.
+    pub(super) fn end(&mut self, end: End) {
+        if self.state == State::Closed {
+            return;
+        }
+        let mut at_risk = 0u64;
+        self.stage = None;
+        while let Some(transaction) = self.flights.pop_front() {
+            self.first += 1;
+            at_risk += u64::from(transaction.is_at_risk());
+            self.finish(transaction);
+        }
+        if at_risk > 0 {
+            log::info!("{}: {at_risk} messages sent and not answered may arrive twice", self.settings.peer);
+        }
+        self.queue.clear();
+        let left: Vec<_> = self.batches.keys().collect();
+        for key in left {
+            self.give_back(key);
+        }
+        self.state = State::Closed;
+        self.awaited.clear();
+        self.output.clear();
+        self.stalling = None;
+        self.bytes_in_flight = 0;
+        self.events.push_back(Event::Closed(end));
+    }
+
+    /// What the far side was about, in Postfix's words.
+    fn phase(&self) -> &'static str {
+        let Some(awaited) = self.awaited.front() else {
+            return if self.output.is_empty() { "idle" } else { "sending" };
+        };
+        match awaited.what {
+            What::Greeting => "receiving the initial server greeting",
+            What::Hello(_) => "performing the EHLO handshake",
+            What::StartTls => "performing the STARTTLS handshake",
+            What::Reset(_) => "sending RSET",
+            What::Mail(_) => "sending MAIL FROM",
+            What::Rcpt(_) => "sending RCPT TO",
+            What::Data(_) => "sending DATA command",
+            What::Final(_) if awaited.position > self.output.written() => "sending message body",
+            What::Final(_) => "sending end of data -- message may be sent more than once",
+            What::Quit => "sending QUIT",
+        }
+    }
+}

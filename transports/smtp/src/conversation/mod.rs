@@ -1,0 +1,396 @@
+//! One connection to a next hop, without the connection.
+//!
+//! A [`Conversation`] is an ordered list of commands queued and replies expected. Reading and writing never wait for each
+//! other: replies are taken while commands are still being written, so no depth of pipelining can deadlock
+//! (RFC 2920 §3.1). It has four kinds of method:
+//!
+//! - `handle_*`: octets came, octets went, the far side hung up, TLS is there, time passed;
+//! - mutators: [`Conversation::carry`], [`Conversation::close`];
+//! - `poll_*`: what the driver must do now: [`Conversation::poll_event`] until `None`, then write what
+//!   [`Conversation::gather`] gives, then sleep until [`Conversation::poll_timeout`];
+//! - plain getters.
+//!
+//! A carried batch becomes one or more **transactions** (one sender, a bounded number of recipients). How many of them are
+//! under way at a time is the [`Pipelining`] level: see `writing`. Replies are matched to commands by position: see
+//! `replies`. What a reply means for the recipients is in `transaction`.
+//!
+//! What fails and how: everything the far side can do ends in an [`Event::Closed`] with a reason. Before it every batch
+//! comes back exactly once: settled, returned untouched, or settled with recipients missing, which are unanswered.
+
+mod diagnostic;
+mod ending;
+mod opening;
+mod replies;
+mod transaction;
+mod writing;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use slotmap::SlotMap;
+use zrelay_agent::{Rest, Statistics, Ticket, Verdict};
+use zrelay_clock::Timestamp;
+use zrelay_config::Pipelining;
+use zrelay_spool::{BatchId, Diagnostic};
+use zrelay_wire::{Capabilities, ReplyParser};
+
+use crate::letter::Letter;
+use crate::output::Output;
+
+pub(crate) use diagnostic::sanitise;
+use replies::Awaited;
+use transaction::{Batch, BatchKey, Transaction};
+use writing::{Footing, Stage};
+
+/// What a conversation is to do and to respect.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// SMTP or LMTP.
+    pub protocol: Protocol,
+    /// Our name in `EHLO`.
+    pub hostname: Arc<str>,
+    /// The far side for the log: `name[address]:port`.
+    pub peer: Arc<str>,
+    /// What is wanted of TLS.
+    pub security: Security,
+    /// Highest level to use.
+    pub highest: Pipelining,
+    /// Recipients in one transaction.
+    pub recipients: u32,
+    /// Transactions sent whose final reply is not there yet.
+    pub unacknowledged_messages: u32,
+    /// The same in octets; one message may overdraw it.
+    pub unacknowledged_bytes: u64,
+    /// Patience for a reply or for room to write; doubled for the reply to a message.
+    pub timeout: Duration,
+    /// When the connection was begun to be set up, for the log; equal to the time of [`Conversation::new`] or before.
+    pub begun: Timestamp,
+}
+
+/// The protocol of a next hop.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Protocol {
+    /// RFC 5321: one reply to a message.
+    Smtp,
+    /// RFC 2033: one reply to a message for every recipient accepted.
+    Lmtp,
+}
+
+/// What is wanted of TLS on one connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Security {
+    /// No STARTTLS.
+    Clear,
+    /// STARTTLS where it is offered; refused, the connection ends with [`End::ClearOnly`].
+    Opportunistic,
+    /// STARTTLS or nothing.
+    Required,
+}
+
+/// What a conversation tells its driver.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// The far side is ready for work.
+    Ready,
+    /// Begin the TLS handshake, then call [`Conversation::handle_secured`].
+    StartTls,
+    /// Outcomes of some or all recipients of a batch.
+    Settled {
+        /// The batch.
+        batch: BatchId,
+        /// What became of them; recipients without a verdict when `rest` is `Done` are unanswered.
+        verdicts: Vec<Verdict>,
+        /// Whether the conversation is through with the batch.
+        rest: Rest,
+    },
+    /// A batch comes back as it was.
+    Returned {
+        /// The batch.
+        batch: BatchId,
+    },
+    /// The conversation is over; nothing comes after this. Close the connection.
+    Closed(End),
+}
+
+/// How a conversation ended.
+#[derive(Clone, Debug)]
+pub enum End {
+    /// As it was asked to.
+    Done,
+    /// The far side ended a connection that had worked.
+    Ended(Arc<Diagnostic>),
+    /// The connection did not work; so does not the host, as far as one connection tells.
+    Failed(Arc<Diagnostic>),
+    /// It never came so far that mail could be sent: another address may do better.
+    Unready(Arc<Diagnostic>),
+    /// STARTTLS was offered, tried and refused, and is not required: connect again with [`Security::Clear`].
+    ClearOnly(Arc<Diagnostic>),
+}
+
+/// Why no new transaction is begun.
+#[derive(Clone, Debug)]
+enum Stop {
+    /// We were asked to end.
+    Asked,
+    /// The far side takes no more: its limit is reached, or it said so.
+    Refused(Arc<Diagnostic>),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum State {
+    /// The greeting is awaited.
+    Greeting,
+    /// The reply to EHLO, LHLO or HELO is awaited.
+    Hello,
+    /// The reply to STARTTLS is awaited.
+    StartTls,
+    /// The driver shakes hands.
+    Securing,
+    /// Transactions.
+    Ready,
+    /// QUIT is queued.
+    Quitting,
+    Closed,
+}
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub struct Conversation<L> {
+    settings: Settings,
+    state: State,
+    stop: Option<Stop>,
+    capabilities: Capabilities,
+    level: Pipelining,
+    /// A lower level that this host should be met with from now on.
+    advice: Option<Pipelining>,
+    encrypted: bool,
+    parser: ReplyParser,
+    awaited: VecDeque<Awaited>,
+    output: Output<L>,
+    events: VecDeque<Event>,
+    batches: SlotMap<BatchKey, Batch<L>>,
+    /// Batches that have recipients not yet in a transaction.
+    queue: VecDeque<BatchKey>,
+    /// Transactions under way, oldest first; `first` is the number of the first.
+    flights: VecDeque<Transaction>,
+    first: u64,
+    /// What is written of the newest of them.
+    stage: Option<Stage>,
+    footing: Footing,
+    /// Octets of messages under way.
+    bytes_in_flight: u64,
+    /// Recipients per transaction, as configured, announced or learned.
+    recipients_max: u32,
+    /// Refusals since the last message was accepted.
+    refusals: u32,
+    /// Senders put off in a row.
+    put_off: u32,
+    /// Transactions that this connection has carried.
+    carried: u32,
+    /// Transactions whose outcome the far side gave.
+    worked: u64,
+    /// When the last octet was written or the last reply read.
+    activity: Timestamp,
+    /// When the final reply came behind which the far side owes replies to commands that it has had for long.
+    stalling: Option<Timestamp>,
+    /// Time spent on setting the connection up, until the first transaction has told it.
+    setting_up: Duration,
+    statistics: Statistics,
+}
+
+/// Octets queued and not written above which nothing more is queued: enough to keep a socket's buffer full between two
+/// turns of the loop, little enough that a dying connection takes few transactions with it that it never sent.
+const BACKLOG_OCTETS_MAX: u64 = 128 * 1024;
+
+impl<L: Letter> Conversation<L> {
+    /// A conversation whose connection stands, and whose greeting is awaited.
+    pub fn new(settings: Settings, now: Timestamp) -> Self {
+        let recipients_max = settings.recipients.max(1);
+        let level = settings.highest;
+        Self {
+            settings,
+            state: State::Greeting,
+            stop: None,
+            capabilities: Capabilities::default(),
+            level,
+            advice: None,
+            encrypted: false,
+            parser: ReplyParser::new(),
+            awaited: VecDeque::from([Awaited::greeting()]),
+            output: Output::new(),
+            events: VecDeque::new(),
+            batches: SlotMap::with_key(),
+            queue: VecDeque::new(),
+            flights: VecDeque::new(),
+            first: 0,
+            stage: None,
+            footing: Footing::Clean,
+            bytes_in_flight: 0,
+            recipients_max,
+            refusals: 0,
+            put_off: 0,
+            carried: 0,
+            worked: 0,
+            activity: now,
+            stalling: None,
+            setting_up: Duration::ZERO,
+            statistics: Statistics::default(),
+        }
+    }
+
+    /// Carries a batch. It is begun when the far side, the level and the limits allow; when nothing more is begun it
+    /// comes back at once.
+    pub fn carry(&mut self, now: Timestamp, ticket: Ticket, letter: Arc<L>) {
+        let refused = self.stop.is_some() || matches!(self.state, State::Quitting | State::Closed);
+        if refused {
+            self.events.push_back(Event::Returned { batch: ticket.id });
+            return;
+        }
+        let key = self.batches.insert(Batch::new(ticket, letter));
+        self.queue.push_back(key);
+        self.pump(now);
+    }
+
+    /// Finishes what is under way, returns what was not begun, says QUIT.
+    pub fn close(&mut self, now: Timestamp) {
+        if self.state == State::Closed {
+            return;
+        }
+        self.stop(Stop::Asked);
+        if matches!(self.state, State::Ready | State::Quitting) {
+            self.pump(now);
+        } else {
+            self.end(End::Done);
+        }
+    }
+
+    /// Octets came from the far side. Takes all of them.
+    pub fn handle_input(&mut self, now: Timestamp, octets: &[u8]) {
+        match self.state {
+            State::Closed => return,
+            // The far side has nothing to say in the clear once it has agreed to TLS: an injected reply (CVE-2011-0411).
+            State::Securing => return self.violated("unexpected octets before the TLS handshake"),
+            _ => self.parser.push(octets),
+        }
+        while self.state != State::Closed && self.state != State::Securing {
+            match self.parser.next() {
+                Ok(Some(reply)) => self.handle_reply(now, &reply),
+                Ok(None) => break,
+                Err(error) => return self.violated(&format!("unintelligible reply: {error}")),
+            }
+        }
+        self.pump(now);
+    }
+
+    /// `octets` of what [`Conversation::gather`] gave are written.
+    pub fn handle_written(&mut self, now: Timestamp, octets: usize) {
+        self.output.advance(octets);
+        self.statistics.bytes = self.statistics.bytes.saturating_add(octets as u64);
+        self.activity = now;
+        self.pump(now);
+    }
+
+    /// The TLS handshake has ended as the policy wants.
+    pub fn handle_secured(&mut self, now: Timestamp) {
+        if self.state != State::Securing {
+            return;
+        }
+        self.encrypted = true;
+        self.activity = now;
+        self.say_hello();
+    }
+
+    /// Time has passed; does nothing before [`Conversation::poll_timeout`].
+    pub fn handle_timeout(&mut self, now: Timestamp) {
+        if self.state == State::Closed || self.poll_timeout().is_none_or(|deadline| now < deadline) {
+            return;
+        }
+        self.timed_out(now);
+    }
+
+    /// The next thing for the driver to do.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// Hands slices to be written to `take`, in order, until it returns false.
+    pub fn gather<'a>(&'a self, take: impl FnMut(&'a [u8]) -> bool) {
+        self.output.gather(take);
+    }
+
+    /// Whether there is something to be written.
+    pub fn wants_write(&self) -> bool {
+        !self.output.is_empty()
+    }
+
+    /// When to call [`Conversation::handle_timeout`].
+    pub fn poll_timeout(&self) -> Option<Timestamp> {
+        if self.state == State::Closed {
+            return None;
+        }
+        let waits = !self.awaited.is_empty() || !self.output.is_empty() || self.state == State::Securing;
+        let reply = waits.then(|| self.activity + self.patience());
+        let stall = self.stalling.map(|since| since + writing::STALL_TIME);
+        reply.into_iter().chain(stall).min()
+    }
+
+    /// The level in use.
+    pub fn level(&self) -> Pipelining {
+        self.level
+    }
+
+    /// A lower level to meet this host with from now on, because it mishandled the one in use.
+    pub fn advice(&self) -> Option<Pipelining> {
+        self.advice
+    }
+
+    /// What the far side offers.
+    pub fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+
+    /// Whether the connection is encrypted.
+    pub fn is_encrypted(&self) -> bool {
+        self.encrypted
+    }
+
+    /// Whether mail can be sent.
+    pub fn is_ready(&self) -> bool {
+        self.state == State::Ready
+    }
+
+    /// Whether no batch is here.
+    pub fn is_idle(&self) -> bool {
+        self.batches.is_empty()
+    }
+
+    /// Whether nothing new is begun any more.
+    pub fn is_ending(&self) -> bool {
+        self.stop.is_some() || matches!(self.state, State::Quitting | State::Closed)
+    }
+
+    /// Replies awaited.
+    pub fn replies_awaited(&self) -> usize {
+        self.awaited.len()
+    }
+
+    /// Octets of messages that are under way and not answered.
+    pub fn bytes_in_flight(&self) -> u64 {
+        self.bytes_in_flight
+    }
+
+    /// What was done since the last call of this.
+    pub fn take_statistics(&mut self) -> Statistics {
+        std::mem::take(&mut self.statistics)
+    }
+
+    /// The transaction of this number, if it is under way.
+    fn flight(&mut self, number: u64) -> Option<&mut Transaction> {
+        let at = number.checked_sub(self.first)?;
+        self.flights.get_mut(usize::try_from(at).ok()?)
+    }
+}

@@ -1,0 +1,8 @@
+//! The engine against a strict far side in memory.
+
+mod far;
+mod harness;
+mod levels;
+mod random;
+mod refusals;
+mod session;

@@ -1,0 +1,417 @@
+//! What is written when: the ladder of conversation levels.
+//!
+//! | level | one flight holds | a new transaction begins |
+//! |---|---|---|
+//! | `Lockstep` | one command | behind the final reply |
+//! | `Transaction` | `MAIL RCPT* DATA` | behind the final reply |
+//! | `Pipelined` | `body dot` of k, `MAIL RCPT* DATA` of k+1 | behind the dot |
+//! | `Stream` | `MAIL RCPT* BDAT n LAST` of k, k+1, k+2, ... | at once, within the window |
+//!
+//! DATA is only ever the last of a flight, because its reply decides what comes next. `RSET` stands in front of every MAIL
+//! whose predecessor is not known to have ended well: without it several servers refuse the next MAIL and then take the
+//! *next* message into the *previous* envelope. It costs six octets and no round trip.
+//!
+//! A message larger than the far side's limit is never sent, and one that comes near it is never streamed: there are
+//! servers that stop skipping the octets of a refused chunk and run them as commands. Such a message goes alone and by
+//! DATA, behind the replies to its envelope.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use zrelay_agent::Judgement;
+use zrelay_clock::Timestamp;
+use zrelay_config::Pipelining;
+use zrelay_spool::{Diagnostic, Notify, Ret, Status};
+use zrelay_wire as wire;
+
+use super::diagnostic::status;
+use super::replies::What;
+use super::transaction::{Form, Go, Plan, Transaction, Unfit};
+use super::{BACKLOG_OCTETS_MAX, Batch, BatchKey, Conversation, Protocol, State, Stop};
+use crate::letter::{Letter, has_eight_bit_header, has_eight_bit_octets};
+
+/// What is written of the newest transaction.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Stage {
+    /// MAIL is next.
+    Mail,
+    /// RCPTs are next, then DATA or BDAT.
+    Rcpt,
+    /// DATA is written, its reply decides.
+    Data,
+}
+
+/// What the far side makes of a MAIL that comes now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Footing {
+    /// No transaction is open there.
+    Clean,
+    /// That depends on replies not yet here.
+    Unknown,
+    /// A transaction was refused, and may still be open.
+    Spoiled,
+}
+
+/// Refusals since the last acceptance from which on transactions are sent one at a time: Postfix hangs up at 20, and
+/// what is in flight then is lost.
+pub(super) const REFUSALS_CAUTIOUS: u32 = 8;
+
+/// Silence behind a final reply after which a host is taken to have dropped what came with the dot. Long against any
+/// round trip, short against the timeout.
+pub(super) const STALL_TIME: Duration = Duration::from_secs(10);
+
+/// RCPTs of one transaction that are under way at a time: a server is known that runs out of stack at 437.
+const RCPT_BURST: usize = 320;
+
+/// Replies that may be owed to us at a time: bounds what is remembered of them.
+const REPLIES_OWED_MAX: usize = 8192;
+
+/// Largest message that is streamed to a host that names no limit: 1 MiB, well below any limit in use.
+const STREAM_OCTETS_MAX: u64 = 1024 * 1024;
+
+impl<L: Letter> Conversation<L> {
+    /// Queues what may be queued now.
+    pub(super) fn pump(&mut self, now: Timestamp) {
+        if self.state != State::Ready {
+            return;
+        }
+        if self.awaited.is_empty() && self.output.is_empty() {
+            self.activity = now;
+        }
+        while self.state == State::Ready && self.step(now) {}
+        let through = self.flights.is_empty() && self.awaited.is_empty();
+        if self.state == State::Ready && self.stop.is_some() && through {
+            self.state = State::Quitting;
+            self.command(What::Quit, |out| out.extend_from_slice(b"QUIT\r\n"));
+        }
+    }
+
+    /// Queues one thing. Returns whether it is worth trying again.
+    fn step(&mut self, now: Timestamp) -> bool {
+        if self.output.backlog() >= BACKLOG_OCTETS_MAX || self.awaited.len() >= REPLIES_OWED_MAX {
+            return false;
+        }
+        match self.stage {
+            None => self.begin(now),
+            // Nothing new for a host that has had enough; what it has agreed to take, it gets.
+            Some(Stage::Mail | Stage::Rcpt) if matches!(self.stop, Some(Stop::Refused(_))) => self.abandon(),
+            Some(Stage::Mail) => self.write_mail(),
+            Some(Stage::Rcpt) => self.write_rcpt(),
+            Some(Stage::Data) => self.write_body(),
+        }
+    }
+
+    /// Begins a transaction.
+    fn begin(&mut self, now: Timestamp) -> bool {
+        let Some(&key) = self.queue.front() else {
+            return false;
+        };
+        let Some(batch) = self.batches.get(key) else {
+            self.queue.pop_front();
+            return true;
+        };
+        if let Some(reason) = self.unfit(batch) {
+            return self.refuse_locally(now, key, reason);
+        }
+        let size = batch.letter.size();
+        if let Some(batch) = self.batches.get_mut(key) {
+            // To be looked at once: it may have to wait here for long, and may be large.
+            batch.fit = true;
+        }
+        let alone = self.level == Pipelining::Stream && self.is_large(size);
+        if !self.may_begin(size, alone) {
+            return false;
+        }
+        if self.capabilities.limits.mailmax.is_some_and(|limit| limit > 0 && u64::from(self.carried) >= limit) {
+            let text = format!("limit of messages per connection of {} reached", self.settings.peer);
+            self.stop(Stop::Refused(self.reason(status::NO_MORE, &text)));
+            return false;
+        }
+        self.open_transaction(now, key, alone)
+    }
+
+    fn open_transaction(&mut self, now: Timestamp, key: BatchKey, alone: bool) -> bool {
+        let limit = usize::try_from(self.recipients_max).unwrap_or(usize::MAX);
+        let Some(batch) = self.batches.get_mut(key) else {
+            return false;
+        };
+        let taken = batch.take(limit, &self.capabilities);
+        let spent = batch.is_spent();
+        if spent {
+            self.queue.pop_front();
+        }
+        let mut unfit = taken.unfit;
+        if !taken.recipients.is_empty() {
+            let connected = std::mem::take(&mut self.setting_up);
+            let mut timing = batch.timing(now, connected);
+            timing.reused = self.carried;
+            timing.encrypted = self.encrypted;
+            batch.open += 1;
+            batch.begun = true;
+            let plan = Plan {
+                batch: key,
+                form: if self.level == Pipelining::Stream && !alone { Form::Bdat } else { Form::Data },
+                size: batch.letter.size(),
+                alone,
+                smtputf8: self.capabilities.smtputf8 && (taken.internationalised || batch.letter.content().smtputf8),
+                recipients: taken.recipients,
+                timing,
+            };
+            self.start(Transaction::new(now, plan));
+        }
+        unfit.sort_unstable_by_key(|&(index, why)| (why, index));
+        for group in unfit.chunk_by(|one, other| one.1 == other.1) {
+            self.settle_unfit(now, key, group);
+        }
+        true
+    }
+
+    fn start(&mut self, transaction: Transaction) {
+        let number = self.first + self.flights.len() as u64;
+        self.bytes_in_flight = self.bytes_in_flight.saturating_add(transaction.size);
+        self.carried = self.carried.saturating_add(1);
+        self.flights.push_back(transaction);
+        self.stage = Some(Stage::Mail);
+        if self.footing != Footing::Clean {
+            self.ask(What::Reset(number), |out| out.extend_from_slice(b"RSET\r\n"));
+        }
+        self.footing = Footing::Unknown;
+    }
+
+    /// Whether a transaction with a message of `size` may begin now.
+    fn may_begin(&self, size: u64, alone: bool) -> bool {
+        let Some(newest) = self.flights.back() else {
+            return true;
+        };
+        if alone || newest.alone || self.refusals >= REFUSALS_CAUTIOUS {
+            return false;
+        }
+        // How many replies an LMTP server gives to a message that it refuses as a whole is not certain, and a reply to
+        // something behind it must not be taken for one of them.
+        if self.settings.protocol == Protocol::Lmtp && newest.recipients.len() > 1 {
+            return false;
+        }
+        match self.level {
+            Pipelining::Lockstep | Pipelining::Transaction => return false,
+            Pipelining::Pipelined if self.flights.len() > 1 => return false,
+            Pipelining::Pipelined | Pipelining::Stream => {}
+        }
+        let messages_max = usize::try_from(self.settings.unacknowledged_messages).unwrap_or(usize::MAX);
+        let bytes = self.bytes_in_flight.saturating_add(size);
+        self.flights.len() < messages_max && bytes <= self.settings.unacknowledged_bytes
+    }
+
+    /// Whether a message must not be streamed.
+    fn is_large(&self, size: u64) -> bool {
+        match self.capabilities.size {
+            Some(Some(limit)) => size > limit / 2,
+            Some(None) | None => size > STREAM_OCTETS_MAX,
+        }
+    }
+
+    fn write_mail(&mut self) -> bool {
+        if self.must_wait() {
+            return false;
+        }
+        let (number, Some(transaction)) = self.newest() else {
+            return false;
+        };
+        if transaction.is_refused() {
+            return self.abandon();
+        }
+        let (key, smtputf8) = (transaction.batch, transaction.smtputf8);
+        let first = transaction.recipients.first().copied().unwrap_or_default();
+        let Some(letter) = self.batches.get(key).map(|batch| Arc::clone(&batch.letter)) else {
+            return false;
+        };
+        let offered = &self.capabilities;
+        let parameters = wire::MailParameters {
+            size: offered.size.map(|_| letter.size()),
+            body: (offered.eight_bit_mime && letter.content().eight_bit).then_some(wire::Body::EightBitMime),
+            smtputf8,
+            ret: letter.ret().filter(|_| offered.dsn).map(|ret| match ret {
+                Ret::Full => wire::Ret::Full,
+                Ret::Headers => wire::Ret::Headers,
+            }),
+            envid: letter.envid().filter(|_| offered.dsn).map(str::to_owned),
+            ..wire::MailParameters::default()
+        };
+        let sender = letter.recipient(first).map_or("", |recipient| recipient.sender);
+        self.ask(What::Mail(number), |out| wire::encode_mail(out, sender, &parameters));
+        self.stage = Some(Stage::Rcpt);
+        true
+    }
+
+    /// The next RCPT, or what follows the last one.
+    fn write_rcpt(&mut self) -> bool {
+        if self.must_wait() {
+            return false;
+        }
+        let dsn = self.capabilities.dsn;
+        let (number, Some(transaction)) = self.newest() else {
+            return false;
+        };
+        if transaction.is_refused() {
+            return self.abandon();
+        }
+        if transaction.is_full() {
+            transaction.shorten();
+        }
+        let Some(&index) = transaction.recipients.get(transaction.asked) else {
+            return self.write_message();
+        };
+        if transaction.asked - transaction.told >= RCPT_BURST {
+            return false;
+        }
+        transaction.asked += 1;
+        let key = transaction.batch;
+        let Some(letter) = self.batches.get(key).map(|batch| Arc::clone(&batch.letter)) else {
+            return false;
+        };
+        if let Some(recipient) = letter.recipient(index) {
+            let notify = wire_notify(recipient.notify).filter(|_| dsn);
+            let orcpt = recipient.orcpt.filter(|_| dsn);
+            self.ask(What::Rcpt(number), |out| wire::encode_rcpt(out, recipient.address, notify, orcpt));
+        }
+        true
+    }
+
+    /// BDAT with the message, or DATA.
+    fn write_message(&mut self) -> bool {
+        let (number, Some(transaction)) = self.newest() else {
+            return false;
+        };
+        let all_told = transaction.told == transaction.recipients.len();
+        if all_told && transaction.accepted == 0 {
+            return self.abandon();
+        }
+        if transaction.form == Form::Data {
+            self.ask(What::Data(number), |out| out.extend_from_slice(b"DATA\r\n"));
+            self.stage = Some(Stage::Data);
+            return true;
+        }
+        transaction.sent = true;
+        let key = transaction.batch;
+        let Some(letter) = self.batches.get(key).map(|batch| Arc::clone(&batch.letter)) else {
+            return false;
+        };
+        self.ask(What::Final(number), |out| wire::encode_bdat(out, letter.size(), wire::Last::Yes));
+        self.output.plain(letter);
+        self.stage = None;
+        true
+    }
+
+    /// The message behind 354, or the lone dot that a server wants that says 354 with no recipient left (RFC 2920 §3.1).
+    fn write_body(&mut self) -> bool {
+        let (number, Some(transaction)) = self.newest() else {
+            return false;
+        };
+        match transaction.go {
+            None => return false,
+            Some(Go::Refused) => return self.abandon(),
+            Some(Go::Ahead) => {}
+        }
+        let accepted = transaction.accepted > 0;
+        transaction.sent = accepted;
+        transaction.outstanding += 1;
+        let key = transaction.batch;
+        let Some(letter) = self.batches.get(key).map(|batch| Arc::clone(&batch.letter)) else {
+            return false;
+        };
+        if accepted {
+            self.output.stuffed(letter);
+        } else {
+            self.output.command(|out| out.extend_from_slice(b".\r\n"));
+        }
+        self.await_reply(What::Final(number));
+        // Whatever the reply to the dot is, the transaction ends with it.
+        self.footing = if accepted { Footing::Clean } else { Footing::Spoiled };
+        self.stage = None;
+        true
+    }
+
+    /// Writes no more of the newest transaction.
+    fn abandon(&mut self) -> bool {
+        self.stage = None;
+        self.footing = Footing::Spoiled;
+        self.complete();
+        true
+    }
+
+    /// Queues a command of the newest transaction.
+    fn ask(&mut self, what: What, encode: impl FnOnce(&mut Vec<u8>)) {
+        if let Some(transaction) = self.flights.back_mut() {
+            transaction.outstanding += 1;
+        }
+        self.command(what, encode);
+    }
+
+    fn newest(&mut self) -> (u64, Option<&mut Transaction>) {
+        let number = (self.first + self.flights.len() as u64).saturating_sub(1);
+        (number, self.flights.back_mut())
+    }
+
+    /// Whether the level allows no command before the last one is answered.
+    fn must_wait(&self) -> bool {
+        self.level == Pipelining::Lockstep && !self.awaited.is_empty()
+    }
+
+    /// Why a message cannot be sent to this host at all.
+    fn unfit(&self, batch: &Batch<L>) -> Option<Arc<Diagnostic>> {
+        if batch.fit {
+            return None;
+        }
+        let (letter, offered, peer) = (&*batch.letter, &self.capabilities, &self.settings.peer);
+        let size = letter.size();
+        let content = letter.content();
+        if let Some(Some(limit)) = offered.size.filter(|limit| limit.is_some_and(|limit| limit > 0 && size > limit)) {
+            let text = format!("message size {size} exceeds size limit {limit} of server {peer}");
+            return Some(self.reason(status::TOO_LARGE, &text));
+        }
+        if content.smtputf8 && !offered.smtputf8 && has_eight_bit_header(letter) {
+            let text = format!("SMTPUTF8 is required, but was not offered by host {peer}");
+            return Some(self.reason(status::NOT_INTERNATIONAL, &text));
+        }
+        if content.eight_bit && !offered.eight_bit_mime && has_eight_bit_octets(letter) {
+            let text = format!("message holds 8-bit data, and 8BITMIME was not offered by host {peer}");
+            return Some(self.reason(status::NO_CONVERSION, &text));
+        }
+        None
+    }
+
+    fn refuse_locally(&mut self, now: Timestamp, key: BatchKey, reason: Arc<Diagnostic>) -> bool {
+        self.queue.pop_front();
+        let recipients = self.batches.get_mut(key).map(Batch::take_all).unwrap_or_default();
+        self.settle_locally(now, key, recipients, Judgement::Failed, reason);
+        true
+    }
+
+    fn settle_unfit(&mut self, now: Timestamp, key: BatchKey, group: &[(u32, Unfit)]) {
+        let Some(&(_, why)) = group.first() else {
+            return;
+        };
+        let recipients = group.iter().map(|&(index, _)| index).collect();
+        let peer = &self.settings.peer;
+        let (judgement, status, text) = match why {
+            Unfit::Missing => {
+                (Judgement::Deferred, Status(4, 3, 0), "recipient missing in the stored envelope".to_owned())
+            }
+            Unfit::BadAddress => (Judgement::Failed, status::BAD_ADDRESS, "address with control characters".to_owned()),
+            Unfit::NotAscii => (
+                Judgement::Failed,
+                status::NOT_INTERNATIONAL,
+                format!("SMTPUTF8 is required, but was not offered by host {peer}"),
+            ),
+        };
+        let reason = self.reason(status, &text);
+        self.settle_locally(now, key, recipients, judgement, reason);
+    }
+}
+
+fn wire_notify(notify: Notify) -> Option<wire::Notify> {
+    match notify {
+        Notify::Default => None,
+        Notify::Never => Some(wire::Notify::Never),
+        Notify::On { success, failure, delay } => Some(wire::Notify::On { success, failure, delay }),
+    }
+}

@@ -1,0 +1,165 @@
+//! From the thread's host to a connection that talks.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use mio::Interest;
+use mio::net::TcpStream;
+use zrelay_agent::Release;
+use zrelay_clock::Timestamp;
+use zrelay_config::TlsPolicy;
+use zrelay_dns::{DnsError, Question, Target};
+use zrelay_spool::{Diagnostic, Status};
+
+use super::{Agent, Fate, Shared, Stage};
+use crate::conversation::{Conversation, Protocol, Security, Settings};
+use crate::driver::agent_loop::Letters;
+use crate::driver::hop::Hop;
+use crate::driver::link::{self, Link};
+use crate::driver::resolve::{self, Candidate};
+use crate::letter::Letter;
+
+/// RFC 3463: no answer from the host.
+const NO_ANSWER: Status = Status(4, 4, 1);
+
+impl<L: Letter> Agent<L> {
+    /// Looks the host up.
+    pub(crate) fn begin<S: Letters<Letter = L>>(&mut self, now: Timestamp, shared: &mut Shared<S>) -> Fate {
+        let Some(hop) = Hop::parse(&self.thread.host) else {
+            let text = format!("{} is not a host that mail can be sent to", self.thread.host);
+            let reason = Arc::new(Diagnostic::local(Status(4, 3, 5), text));
+            return self.release(shared, Release::Failed(reason));
+        };
+        let token = self.token.0 as u64;
+        match &hop {
+            Hop::Domain(name) => shared.dns.resolve(now, token, Question::Mx(name.clone())),
+            Hop::Host { name, .. } => shared.dns.resolve(now, token, Question::Hosts(name.clone())),
+            Hop::Address { address, .. } => {
+                let address = SocketAddr::new(*address, hop.port(self.clause.port));
+                let name = address.ip().to_string().into();
+                self.report_site(shared, self.thread.host.to_string());
+                self.candidates.push_back(Candidate { name, address });
+                return self.connect_next(now, shared);
+            }
+        }
+        self.report_link(now, shared);
+        Fate::Waits
+    }
+
+    /// The look-up has ended.
+    pub(crate) fn resolved<S: Letters<Letter = L>>(
+        &mut self,
+        now: Timestamp,
+        shared: &mut Shared<S>,
+        answer: Result<Target, DnsError>,
+    ) -> Fate {
+        if !matches!(self.stage, Stage::Resolving) {
+            return Fate::Waits;
+        }
+        let Some(hop) = Hop::parse(&self.thread.host) else {
+            return Fate::Waits;
+        };
+        let is_domain = matches!(hop, Hop::Domain(_));
+        let target = match answer {
+            Ok(target) if is_domain => target.beyond(&shared.hostname),
+            other => other,
+        };
+        let target = match target {
+            Ok(target) => target,
+            Err(error) => return self.release(shared, resolve::release(&hop, &self.thread.host, &error)),
+        };
+        let site = if is_domain { target.site.clone() } else { self.thread.host.to_string() };
+        self.report_site(shared, site);
+        let port = hop.port(self.clause.port);
+        self.candidates = resolve::candidates(target, port, self.clause.source, &mut shared.dice).into();
+        self.connect_next(now, shared)
+    }
+
+    /// Tries the next address, or gives up.
+    pub(super) fn connect_next<S: Letters<Letter = L>>(&mut self, now: Timestamp, shared: &mut Shared<S>) -> Fate {
+        self.stage = Stage::Resolving;
+        while let Some(candidate) = self.candidates.pop_front() {
+            match link::connect(candidate.address, self.clause.source) {
+                Ok(mut stream) => {
+                    let interest = Interest::READABLE | Interest::WRITABLE;
+                    if let Err(error) = shared.registry.register(&mut stream, self.token, interest) {
+                        self.unreachable(&candidate, &link::words(&error));
+                        continue;
+                    }
+                    let deadline = now + self.clause.connect_timeout;
+                    self.stage = Stage::Connecting { stream, candidate, deadline };
+                    self.report_link(now, shared);
+                    return Fate::Waits;
+                }
+                Err(error) => self.unreachable(&candidate, &link::words(&error)),
+            }
+        }
+        let reason = self.failure.take().unwrap_or_else(|| {
+            let text = format!("no address of {} can be connected to from here", self.thread.host);
+            Arc::new(Diagnostic::local(NO_ANSWER, text))
+        });
+        self.release(shared, Release::Failed(reason))
+    }
+
+    pub(super) fn unreachable(&mut self, candidate: &Candidate, why: &str) {
+        let text = format!("connect to {}: {why}", candidate.peer());
+        log::info!("{text}");
+        self.failure = Some(Arc::new(Diagnostic::local(NO_ANSWER, text)));
+    }
+
+    pub(super) fn maybe_connected<S: Letters<Letter = L>>(&mut self, now: Timestamp, shared: &mut Shared<S>) -> Fate {
+        let Stage::Connecting { stream, .. } = &self.stage else {
+            return Fate::Waits;
+        };
+        let connected = link::is_connected(stream);
+        if matches!(connected, Ok(false)) {
+            return Fate::Waits;
+        }
+        let Stage::Connecting { mut stream, candidate, .. } = std::mem::replace(&mut self.stage, Stage::Resolving)
+        else {
+            return Fate::Waits;
+        };
+        if let Err(error) = connected {
+            // Closing the descriptor would do; a failure here changes nothing.
+            let _ = shared.registry.deregister(&mut stream);
+            self.unreachable(&candidate, &link::words(&error));
+            return self.connect_next(now, shared);
+        }
+        self.talk(now, shared, stream, candidate)
+    }
+
+    pub(super) fn talk<S: Letters<Letter = L>>(
+        &mut self,
+        now: Timestamp,
+        shared: &mut Shared<S>,
+        stream: TcpStream,
+        candidate: Candidate,
+    ) -> Fate {
+        let clause = &self.clause;
+        let host = candidate.address;
+        let settings = Settings {
+            protocol: if &*self.thread.channel == "lmtp" { Protocol::Lmtp } else { Protocol::Smtp },
+            hostname: Arc::clone(&shared.hostname),
+            peer: candidate.peer().into(),
+            security: match clause.tls {
+                TlsPolicy::None => Security::Clear,
+                TlsPolicy::May if shared.memory.is_clear(now, host) => Security::Clear,
+                TlsPolicy::May => Security::Opportunistic,
+                TlsPolicy::Encrypt | TlsPolicy::Verify => Security::Required,
+            },
+            highest: shared.memory.level(now, host, clause.pipelining),
+            recipients: clause.recipients,
+            unacknowledged_messages: clause.unacknowledged_messages.max(1),
+            unacknowledged_bytes: clause.unacknowledged_bytes,
+            timeout: clause.timeout,
+            begun: self.begun,
+        };
+        let conversation = Conversation::new(settings, now);
+        self.stage = Stage::Talking(Box::new(Link::new(stream, host, candidate.name, conversation)));
+        for ticket in std::mem::take(&mut self.waiting) {
+            self.carry(now, shared, ticket);
+        }
+        self.report_link(now, shared);
+        Fate::Runs
+    }
+}

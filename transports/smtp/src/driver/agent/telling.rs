@@ -1,0 +1,116 @@
+//! What an agent tells the scheduler.
+
+use std::time::Duration;
+
+use zrelay_agent::{LeaseId, Link as LinkReport, Release, Report, Rest, Site, Statistics, Verdict};
+use zrelay_clock::Timestamp;
+use zrelay_config::Pipelining;
+use zrelay_spool::BatchId;
+
+use super::{Agent, Fate, Shared, Stage, Voice};
+use crate::letter::Letter;
+
+/// How often the tools are told how a connection does while it works.
+const LINK_REPORT_TIME: Duration = Duration::from_secs(1);
+
+impl<L: Letter> Agent<L> {
+    pub(super) fn settled<S>(&mut self, shared: &mut Shared<S>, batch: BatchId, verdicts: Vec<Verdict>, rest: Rest) {
+        if rest == Rest::Done {
+            self.let_go(batch);
+        }
+        self.say(shared, |lease| Report::Settled { lease, batch, verdicts, rest });
+    }
+
+    pub(super) fn returned<S>(&mut self, shared: &mut Shared<S>, batch: BatchId) {
+        self.let_go(batch);
+        self.say(shared, |lease| Report::Returned { lease, batch });
+    }
+
+    pub(super) fn let_go(&mut self, batch: BatchId) {
+        if let Some(size) = self.held.remove(&batch) {
+            self.window.release(size);
+        }
+    }
+
+    pub(super) fn ask_for_more<S>(&mut self, shared: &mut Shared<S>) {
+        let Stage::Talking(link) = &self.stage else {
+            return;
+        };
+        if !link.conversation.is_ready() || link.conversation.is_ending() {
+            return;
+        }
+        if let Some(credit) = self.window.open() {
+            self.say(shared, |lease| Report::Hungry { lease, credit });
+        }
+    }
+
+    /// Ends the lease.
+    pub(super) fn release<S>(&mut self, shared: &mut Shared<S>, reason: Release) -> Fate {
+        for ticket in std::mem::take(&mut self.waiting) {
+            self.say(shared, |lease| Report::Returned { lease, batch: ticket.id });
+        }
+        debug_assert!(self.held.is_empty(), "batches are left behind");
+        let statistics = self.statistics;
+        self.say(shared, |lease| Report::Released { lease, reason, statistics });
+        Fate::Gone
+    }
+
+    pub(super) fn report_site<S>(&self, shared: &mut Shared<S>, site: String) {
+        let site = Site(site.to_ascii_lowercase().into());
+        self.say(shared, |lease| Report::Site { lease, site });
+    }
+
+    pub(super) fn report_link<S>(&mut self, now: Timestamp, shared: &mut Shared<S>) {
+        self.link_due = now + LINK_REPORT_TIME;
+        let mut report = LinkReport::default();
+        match &mut self.stage {
+            Stage::Resolving => report.state = "resolving",
+            Stage::Connecting { candidate, .. } => {
+                report.state = "connecting";
+                report.peer = candidate.peer();
+            }
+            Stage::Talking(link) => {
+                let statistics = link.conversation.take_statistics();
+                let conversation = &link.conversation;
+                report.peer = format!("{}[{}]:{}", link.name, link.address.ip(), link.address.port());
+                report.state = match () {
+                    () if conversation.is_ending() => "closing",
+                    () if !conversation.is_ready() => "greeting",
+                    () if conversation.is_idle() => "idle",
+                    () => "working",
+                };
+                report.level = if conversation.is_ready() { level_name(conversation.level()) } else { "" };
+                report.encrypted = conversation.is_encrypted();
+                report.replies = u32::try_from(conversation.replies_awaited()).unwrap_or(u32::MAX);
+                report.bytes_in_flight = conversation.bytes_in_flight();
+                report.rtt = zrelay_sys::tcp_info(&link.stream).ok().map(|info| info.rtt);
+                self.count(statistics);
+            }
+        }
+        report.delivered = self.statistics.delivered;
+        report.bytes = self.statistics.bytes;
+        self.say(shared, |lease| Report::Link { lease, link: Box::new(report) });
+    }
+
+    pub(super) fn count(&mut self, more: Statistics) {
+        self.statistics.transactions += more.transactions;
+        self.statistics.delivered += more.delivered;
+        self.statistics.bytes = self.statistics.bytes.saturating_add(more.bytes);
+    }
+
+    pub(super) fn say<S>(&self, shared: &mut Shared<S>, report: impl FnOnce(LeaseId) -> Report) {
+        if self.voice == Voice::Heard {
+            shared.reports.push(report(self.lease));
+        }
+    }
+}
+
+/// As the tools and the logs call it.
+pub(super) fn level_name(level: Pipelining) -> &'static str {
+    match level {
+        Pipelining::Lockstep => "lockstep",
+        Pipelining::Transaction => "transaction",
+        Pipelining::Pipelined => "pipelined",
+        Pipelining::Stream => "stream",
+    }
+}

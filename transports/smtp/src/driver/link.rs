@@ -1,0 +1,281 @@
+//! One connection: a socket, perhaps TLS, and the conversation over it.
+//!
+//! Octets go from the letters' slices to the socket without a copy (`writev`), or through TLS in bounded pieces. A turn
+//! moves a bounded amount, so that one fast peer does not starve the others; edge-triggered readiness is kept here
+//! until the socket says that it would block.
+
+use std::io::{self, ErrorKind, IoSlice, Read, Write};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use mio::net::TcpStream;
+use socket2::{Domain, Protocol, Socket, Type};
+use zrelay_clock::Timestamp;
+use zrelay_tls::{Progress, Session, TlsError};
+
+use crate::conversation::Conversation;
+use crate::letter::Letter;
+
+/// Octets read at a time; replies are small.
+const READ_OCTETS: usize = 16 * 1024;
+
+/// Reads in one turn.
+const READS_PER_TURN: usize = 8;
+
+/// Writes in one turn.
+const WRITES_PER_TURN: usize = 8;
+
+/// Slices in one `writev`; Linux takes 1024, more than 64 gain nothing.
+const SLICES_MAX: usize = 64;
+
+/// Octets offered in one write.
+const WRITE_OCTETS: usize = 256 * 1024;
+
+/// Ciphertext waiting for the socket above which nothing more is encrypted.
+const SEALED_OCTETS_MAX: usize = 64 * 1024;
+
+/// Buffers shared by all links of a loop.
+#[derive(Debug)]
+pub(crate) struct Scratch {
+    input: Vec<u8>,
+    plain: Vec<u8>,
+}
+
+impl Scratch {
+    pub(crate) fn new() -> Self {
+        Self { input: vec![0; READ_OCTETS], plain: Vec::new() }
+    }
+}
+
+/// A socket on its way to `address`, non-blocking.
+///
+/// # Errors
+/// What the system says at once: no route, no such source address, no descriptors.
+pub(crate) fn connect(address: SocketAddr, source: Option<IpAddr>) -> io::Result<TcpStream> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_nonblocking(true)?;
+    socket.set_tcp_nodelay(true)?;
+    if let Some(source) = source {
+        socket.bind(&SocketAddr::new(source, 0).into())?;
+    }
+    match socket.connect(&address.into()) {
+        Err(error) if !is_under_way(&error) => return Err(error),
+        _ => {}
+    }
+    Ok(TcpStream::from_std(socket.into()))
+}
+
+fn is_under_way(error: &io::Error) -> bool {
+    // EINPROGRESS; the standard library has a kind of its own for it, which not every version names.
+    error.kind() == ErrorKind::WouldBlock || error.raw_os_error() == Some(EINPROGRESS)
+}
+
+/// Linux's number; the hub runs on nothing else.
+const EINPROGRESS: i32 = 115;
+
+/// Whether a socket on its way has arrived.
+///
+/// # Errors
+/// The connection could not be made.
+pub(crate) fn is_connected(stream: &TcpStream) -> io::Result<bool> {
+    if let Some(error) = stream.take_error()? {
+        return Err(error);
+    }
+    match stream.peer_addr() {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::NotConnected => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// A system error in the words of the system, without its number.
+pub(crate) fn words(error: &io::Error) -> String {
+    let text = error.to_string();
+    text.split(" (os error").next().unwrap_or_default().to_owned()
+}
+
+/// Whether a turn is worth repeating at once.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Turn {
+    /// The budget is used up and there is more.
+    Again,
+    /// Waits for the far side, or for work.
+    Blocked,
+}
+
+/// A connection at work.
+#[derive(Debug)]
+pub(crate) struct Link<L> {
+    pub(crate) stream: TcpStream,
+    pub(crate) conversation: Conversation<L>,
+    pub(crate) address: SocketAddr,
+    /// The exchange's name, for TLS.
+    pub(crate) name: Arc<str>,
+    tls: Option<Session>,
+    /// Why the handshake failed.
+    pub(crate) tls_failure: Option<TlsError>,
+    sealed: Vec<u8>,
+    sealed_done: usize,
+    pub(crate) readable: bool,
+    pub(crate) writable: bool,
+}
+
+impl<L: Letter> Link<L> {
+    pub(crate) fn new(stream: TcpStream, address: SocketAddr, name: Arc<str>, conversation: Conversation<L>) -> Self {
+        Self {
+            stream,
+            conversation,
+            address,
+            name,
+            tls: None,
+            tls_failure: None,
+            sealed: Vec::new(),
+            sealed_done: 0,
+            // Both may have happened while the connection was set up, and the edge is gone.
+            readable: true,
+            writable: true,
+        }
+    }
+
+    /// Begins the handshake.
+    pub(crate) fn secure(&mut self, session: Session) {
+        self.tls.insert(session).flush(&mut self.sealed);
+    }
+
+    /// Reads and writes what can be.
+    pub(crate) fn turn(&mut self, now: Timestamp, scratch: &mut Scratch) -> Turn {
+        let reading = self.read(now, scratch);
+        let writing = self.write(now);
+        if reading == Turn::Again || writing == Turn::Again { Turn::Again } else { Turn::Blocked }
+    }
+
+    /// Says goodbye to TLS as far as the socket takes it at once.
+    pub(crate) fn farewell(&mut self) {
+        if let Some(tls) = &mut self.tls {
+            tls.close(&mut self.sealed);
+            // The peer is told if that costs nothing; the connection ends anyway.
+            let _ = self.stream.write(self.sealed.get(self.sealed_done..).unwrap_or_default());
+        }
+    }
+
+    fn read(&mut self, now: Timestamp, scratch: &mut Scratch) -> Turn {
+        for _ in 0..READS_PER_TURN {
+            if !self.readable || self.tls_failure.is_some() {
+                return Turn::Blocked;
+            }
+            match self.stream.read(&mut scratch.input) {
+                Ok(0) => {
+                    self.readable = false;
+                    self.conversation.handle_lost(now, "");
+                }
+                Ok(octets) => {
+                    // Servers that write their replies piecemeal wait for the acknowledgement of each piece; at best
+                    // this saves 40 ms, at worst it does nothing.
+                    let _ = zrelay_sys::quickack(&self.stream);
+                    self.take(now, octets, scratch);
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => self.readable = false,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => {
+                    self.readable = false;
+                    self.conversation.handle_lost(now, &words(&error));
+                }
+            }
+        }
+        Turn::Again
+    }
+
+    fn take(&mut self, now: Timestamp, octets: usize, scratch: &mut Scratch) {
+        let input = scratch.input.get(..octets).unwrap_or_default();
+        let Some(tls) = &mut self.tls else {
+            return self.conversation.handle_input(now, input);
+        };
+        let handshaking = tls.is_handshaking();
+        scratch.plain.clear();
+        let progress = tls.read_tls(input, &mut scratch.plain);
+        tls.flush(&mut self.sealed);
+        match progress {
+            Err(error) if handshaking => {
+                self.tls_failure = Some(error);
+                return;
+            }
+            Err(error) => return self.conversation.handle_lost(now, &error.to_string()),
+            Ok(Progress::Handshaking) => return,
+            Ok(Progress::Open | Progress::Closed) if handshaking => self.conversation.handle_secured(now),
+            Ok(_) => {}
+        }
+        if !scratch.plain.is_empty() {
+            self.conversation.handle_input(now, &scratch.plain);
+        }
+        if matches!(progress, Ok(Progress::Closed)) {
+            self.conversation.handle_lost(now, "");
+        }
+    }
+
+    fn write(&mut self, now: Timestamp) -> Turn {
+        for _ in 0..WRITES_PER_TURN {
+            if !self.writable || !self.wants_write() {
+                return Turn::Blocked;
+            }
+            let result = if self.tls.is_some() { self.write_sealed(now) } else { self.write_plain(now) };
+            match result {
+                Ok(()) => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => self.writable = false,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(_) => {
+                    // The far side's last words may still be there to be read; reading finds the end too.
+                    self.writable = false;
+                    self.readable = true;
+                    return Turn::Again;
+                }
+            }
+        }
+        Turn::Again
+    }
+
+    fn wants_write(&self) -> bool {
+        let handshaking = self.tls.as_ref().is_some_and(Session::is_handshaking);
+        self.sealed_done < self.sealed.len() || (self.conversation.wants_write() && !handshaking)
+    }
+
+    fn write_plain(&mut self, now: Timestamp) -> io::Result<()> {
+        let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+        let (mut count, mut octets) = (0, 0);
+        self.conversation.gather(|slice| {
+            let room = slice.get(..WRITE_OCTETS - octets).unwrap_or(slice);
+            if let Some(place) = slices.get_mut(count) {
+                *place = IoSlice::new(room);
+                count += 1;
+                octets += room.len();
+            }
+            count < SLICES_MAX && octets < WRITE_OCTETS
+        });
+        let written = self.stream.write_vectored(slices.get(..count).unwrap_or_default())?;
+        self.conversation.handle_written(now, written);
+        Ok(())
+    }
+
+    fn write_sealed(&mut self, now: Timestamp) -> io::Result<()> {
+        if let Some(tls) = &mut self.tls {
+            let sealed = &mut self.sealed;
+            let mut taken = 0;
+            self.conversation.gather(|slice| {
+                let room = SEALED_OCTETS_MAX.saturating_sub(sealed.len());
+                let part = slice.get(..room).unwrap_or(slice);
+                let done = tls.write(part, sealed);
+                taken += done;
+                done == slice.len() && sealed.len() < SEALED_OCTETS_MAX
+            });
+            if taken > 0 {
+                self.conversation.handle_written(now, taken);
+            }
+        }
+        let written = self.stream.write(self.sealed.get(self.sealed_done..).unwrap_or_default())?;
+        self.sealed_done += written;
+        if self.sealed_done >= self.sealed.len() {
+            self.sealed.clear();
+            self.sealed_done = 0;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,19 @@
+//! Sockets, time and names around the engine: one thread, many agents.
+//!
+//! [`AgentLoop`] owns one `mio::Poll`. Orders come in through a mailbox that wakes it, reports go out through an outbox
+//! that never blocks. Every lease is an [`agent`](agent): it resolves, connects, and then drives a
+//! [`Conversation`](crate::Conversation) over a [`link`](link). What hosts taught is kept in [`memory`](memory).
+
+mod agent;
+mod agent_loop;
+mod hop;
+mod link;
+mod memory;
+mod resolve;
+mod timers;
+mod window;
+
+#[cfg(test)]
+mod tests;
+
+pub use agent_loop::{AgentLoop, Letters, Options};
