@@ -8,14 +8,8 @@ use crate::print::{Column, numbers, octets, seconds, words};
 use crate::tools::understood;
 use crate::{Done, Failure, print};
 
-const RECIPIENTS: [Column; 6] = [
-    words("recipient"),
-    words("state"),
-    words("thread"),
-    numbers("tries"),
-    words("sender"),
-    words("last reply"),
-];
+const RECIPIENTS: [Column; 6] =
+    [words("recipient"), words("state"), words("thread"), numbers("tries"), words("sender"), words("last reply")];
 
 pub(crate) fn show(answer: Value, output: Output) -> Result<Done, Failure> {
     if output.json {
@@ -25,7 +19,9 @@ pub(crate) fn show(answer: Value, output: Output) -> Result<Done, Failure> {
     let MessageDetail { message, received, age, client, size, open, recipients, .. } = understood(answer)?;
     let age = seconds(age as f64);
     let size = octets(size);
-    print::line(format_args!("{message} received {received} ({age} ago) from {client}, {size}, {open} recipient(s) open"));
+    print::line(format_args!(
+        "{message} received {received} ({age} ago) from {client}, {size}, {open} recipient(s) open"
+    ));
     let rows = recipients.into_iter().map(|row| {
         let last = row.last_reply.unwrap_or_default();
         vec![row.address, row.state, row.thread, row.attempts.to_string(), row.sender, last]

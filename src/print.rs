@@ -73,7 +73,11 @@ pub(crate) fn octets(count: u64) -> String {
     let mut value = count as f64;
     for unit in ["", "K", "M", "G", "T"] {
         if value < 1024.0 || unit == "T" {
-            return if unit.is_empty() || value >= 10.0 { format!("{value:.0}{unit}") } else { format!("{value:.1}{unit}") };
+            return if unit.is_empty() || value >= 10.0 {
+                format!("{value:.0}{unit}")
+            } else {
+                format!("{value:.1}{unit}")
+            };
         }
         value /= 1024.0;
     }
@@ -86,7 +90,8 @@ mod tests {
 
     #[test]
     fn a_table_lines_its_columns_up() {
-        let text = table(&[words("thread"), numbers("n")], [vec!["a".into(), "1".into()], vec!["smtp/b".into(), "10".into()]]);
+        let text =
+            table(&[words("thread"), numbers("n")], [vec!["a".into(), "1".into()], vec!["smtp/b".into(), "10".into()]]);
         assert_eq!(text, "thread   n\na        1\nsmtp/b  10");
     }
 

@@ -2,6 +2,7 @@
 
 use serde_json::json;
 use zrelay_router::{Router, Verdict};
+use zrelay_wire::{ForwardPath, ReversePath, Utf8};
 
 use crate::check::configuration;
 use crate::cli::{HubOptions, RouteArgs};
@@ -13,6 +14,10 @@ pub(crate) fn route(hub: &HubOptions, args: &RouteArgs) -> Result<Done, Failure>
         router = router.in_file(&path.display().to_string());
     }
     let sender = if args.sender == "<>" { "" } else { &args.sender };
+    let recipient = ForwardPath::parse(args.address.as_bytes(), Utf8::Allowed);
+    recipient.map_err(|error| Failure::new(format_args!("{} is no recipient: {error}", args.address)))?;
+    let reverse = ReversePath::parse(sender.as_bytes(), Utf8::Allowed);
+    reverse.map_err(|error| Failure::new(format_args!("{sender} is no sender: {error}")))?;
     let steps = router.explain(&args.address, sender);
     if !args.output.json {
         steps.iter().for_each(print::line);

@@ -90,6 +90,7 @@ pub fn duplicates(message: MessageId, routing: &Routing, now: Timestamp) -> Vec<
         attempts: 0,
         due: now,
         timing: Timing::default(),
+        channel: None,
     };
     routing.duplicates.iter().map(outcome).collect()
 }

@@ -465,7 +465,8 @@ impl Scheduler {
         self.records.push_back(request);
     }
 
-    pub(crate) fn record_outcome(&mut self, outcome: Outcome) {
+    pub(crate) fn record_outcome(&mut self, thread: ThreadId, mut outcome: Outcome) {
+        outcome.channel = self.threads.get(thread).map(|thread| thread.key.channel.clone());
         self.tally.count(outcome.disposition, outcome.recipients.len());
         self.outcomes.push(outcome);
         if self.outcomes.len() >= OUTCOMES_MAX {

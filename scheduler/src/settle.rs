@@ -104,7 +104,7 @@ impl Scheduler {
             carried.due = Some((now, due));
             carried.last = Some(verdict.diagnostic.clone());
         }
-        self.record_outcome(Outcome {
+        let outcome = Outcome {
             batch: batch_id,
             recipients,
             disposition,
@@ -113,7 +113,9 @@ impl Scheduler {
             attempts,
             due,
             timing: verdict.timing,
-        });
+            channel: None,
+        };
+        self.record_outcome(id, outcome);
     }
 
     /// The batch has come back: what is left of it goes into the queue again.

@@ -148,7 +148,7 @@ impl Scheduler {
         }
         thread.enqueue(batch_id);
         if let Some(outcome) = outcome {
-            self.record_outcome(outcome);
+            self.record_outcome(id, outcome);
         }
     }
 
@@ -197,7 +197,7 @@ impl Scheduler {
         let load = Load::of(&batch.recipients, batch.size);
         self.account(id, |total| total.remove(load));
         self.touch(id);
-        self.record_outcome(outcome_of(batch_id, &batch, disposition, diagnostic, now));
+        self.record_outcome(id, outcome_of(batch_id, &batch, disposition, diagnostic, now));
         true
     }
 }
@@ -218,5 +218,6 @@ fn outcome_of(
         attempts: batch.attempts,
         due: batch.due,
         timing: Timing { queued: now.since(batch.received), ..Timing::default() },
+        channel: None,
     }
 }

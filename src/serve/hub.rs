@@ -28,7 +28,6 @@ use zrelay_smtpserver::{Control, Intake};
 use zrelay_spool::{Reader, Request, Spool};
 use zrelay_tls::{ClientTls, Roots, ServerTls};
 
-
 use super::threads::{Notices, Thread};
 use crate::Failure;
 
@@ -79,8 +78,8 @@ impl Hub {
         let (scheduler_loop, inlets) = SchedulerLoop::new().map_err(no_descriptors)?;
         let store = Box::new(SpoolStore(handle.clone()));
         let version = env!("CARGO_PKG_VERSION");
-        let control = ControlServer::bind(&config.control, inlets.handle.clone(), store, version, clock)
-            .map_err(Failure::new)?;
+        let control =
+            ControlServer::bind(&config.control, inlets.handle.clone(), store, version, clock).map_err(Failure::new)?;
 
         let addresses = intake.local_addresses();
         let messages = recovered.messages();

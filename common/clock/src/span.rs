@@ -78,7 +78,9 @@ mod tests {
 
     #[test]
     fn anything_else_is_refused() {
-        for text in ["", "5", "m", "5 m", "-5m", "1m1h", "1m1m", "5y", "1.5h", "99999999999999999999s", "9999999999999999w"] {
+        for text in
+            ["", "5", "m", "5 m", "-5m", "1m1h", "1m1m", "5y", "1.5h", "99999999999999999999s", "9999999999999999w"]
+        {
             assert_eq!(text.parse::<Span>(), Err(SpanError), "{text:?}");
         }
     }

@@ -68,6 +68,7 @@ fn deliver(now: Timestamp, message: MessageId, disposition: Disposition, diagnos
         attempts: 1,
         due: now,
         timing: Timing { sent: Duration::from_millis(470), reused: 3, ..Timing::default() },
+        channel: Some("smtp".into()),
     };
     let lines = DeliveryLines::new(&outcome, now);
     for recipient in to {

@@ -37,14 +37,14 @@ impl DeliveryLines {
     }
 }
 
-/// Which program Postfix would have log it. The transport is known by the next hop it reached; what has none was
-/// decided in the queue.
+/// Which program Postfix would have log it: the transport, or the queue for what was decided there.
 fn target_of(outcome: &Outcome) -> &'static str {
-    match outcome.disposition {
-        Disposition::Dropped | Disposition::Expired => target::QMGR,
-        Disposition::Delivered { .. } if outcome.diagnostic.peer.is_empty() => target::DISCARD,
-        Disposition::Failed if outcome.diagnostic.peer.is_empty() => target::ERROR,
-        _ => target::SMTP,
+    match (outcome.disposition, outcome.channel.as_deref()) {
+        (Disposition::Dropped | Disposition::Expired, _) | (_, None) => target::QMGR,
+        (_, Some("lmtp")) => target::LMTP,
+        (_, Some("discard")) => target::DISCARD,
+        (_, Some("error")) => target::ERROR,
+        (_, Some(_)) => target::SMTP,
     }
 }
 
@@ -166,6 +166,7 @@ mod tests {
             attempts: 1,
             due: Timestamp::ZERO,
             timing,
+            channel: Some("smtp".into()),
         }
     }
 
@@ -226,6 +227,17 @@ mod tests {
              delays=0.03/0.9/0/0.47, dsn=2.0.0, status=sent (250 2.0.0 OK 17)"
         );
         assert_eq!(DeliveryLines::new(&sent, Timestamp::ZERO).target(), "smtp");
+    }
+
+    #[test]
+    fn each_transport_logs_under_its_own_name() {
+        let mut outcome = outcome(Disposition::Deferred, Diagnostic::default(), Timing::default());
+        for (channel, target) in [("smtp", "smtp"), ("lmtp", "lmtp"), ("error", "error"), ("discard", "discard")] {
+            outcome.channel = Some(channel.into());
+            assert_eq!(DeliveryLines::new(&outcome, Timestamp::ZERO).target(), target);
+        }
+        outcome.disposition = Disposition::Expired;
+        assert_eq!(DeliveryLines::new(&outcome, Timestamp::ZERO).target(), "qmgr");
     }
 
     #[test]

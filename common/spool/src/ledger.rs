@@ -280,6 +280,7 @@ mod tests {
             attempts: 1,
             due: Timestamp::ZERO,
             timing: Timing::default(),
+            channel: None,
         }
     }
 

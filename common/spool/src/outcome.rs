@@ -27,6 +27,8 @@ pub struct Outcome {
     pub due: Timestamp,
     /// For the delivery log only; not stored.
     pub timing: Timing,
+    /// The channel of the batch's thread. For the delivery log only; not stored, `None` after recovery.
+    pub channel: Option<Arc<str>>,
 }
 
 /// What became of a recipient. All but `Deferred` are final.

@@ -240,7 +240,7 @@ fn decode_outcomes(from: &mut Decoder<'_>) -> Result<Vec<Outcome>, Malformed> {
         let recipients = from.indices()?;
         let diagnostic = decode_diagnostic(from, outcomes.last().map(|outcome| &outcome.diagnostic))?;
         let timing = Timing::default();
-        outcomes.push(Outcome { batch, recipients, disposition, diagnostic, at, attempts, due, timing });
+        outcomes.push(Outcome { batch, recipients, disposition, diagnostic, at, attempts, due, timing, channel: None });
     }
     Ok(outcomes)
 }
@@ -267,6 +267,7 @@ mod tests {
             attempts: 2,
             due: Timestamp::NEVER,
             timing: Timing::default(),
+            channel: None,
         }
     }
 

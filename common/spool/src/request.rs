@@ -123,7 +123,7 @@ pub struct Recorded {
 #[derive(Clone, Debug)]
 pub enum Fact {
     /// Outcomes were recorded: one log line per recipient.
-    Outcome(Recorded),
+    Outcome(Box<Recorded>),
     /// A report is owed for these recipients.
     Owed(Owed),
     /// No recipient of the message is open any more; whatever is owed can go out at once.

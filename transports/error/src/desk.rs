@@ -128,8 +128,7 @@ impl<A: Archive> Desk<A> {
     /// Takes in a fact.
     pub fn handle_fact(&mut self, now: Timestamp, fact: Fact) {
         match fact {
-            Fact::Outcome(Recorded { outcome, stored: Some(stored) }) => log_deliveries(&outcome, &stored),
-            Fact::Outcome(Recorded { outcome, stored: None }) => self.log_outcome(&outcome),
+            Fact::Outcome(recorded) => self.log_outcome(&recorded),
             Fact::Owed(owed) => self.gatherer.handle_owed(now, owed),
             Fact::Done(message) => self.gatherer.handle_done(now, message),
             Fact::Removed(message) => {
@@ -243,7 +242,10 @@ impl<A: Archive> Desk<A> {
         }
     }
 
-    fn log_outcome(&self, outcome: &Outcome) {
+    fn log_outcome(&self, Recorded { outcome, stored }: &Recorded) {
+        if let Some(stored) = stored {
+            return log_deliveries(outcome, stored);
+        }
         match self.archive.find(outcome.batch.message) {
             Ok(original) => log_deliveries(outcome, &original),
             Err(_) => log_nameless(outcome),

@@ -88,8 +88,9 @@ fn outcome(disposition: Disposition, recipients: &[u32], diagnostic: Diagnostic)
         attempts: 1,
         due: Timestamp::from_secs(1063),
         timing: Timing::default(),
+        channel: None,
     };
-    Fact::Outcome(Recorded { outcome, stored: None })
+    Fact::Outcome(Box::new(Recorded { outcome, stored: None }))
 }
 
 #[test]

@@ -52,6 +52,7 @@ fn outcome(message: MessageId, disposition: Disposition, status: Status, clock: 
         attempts: 1,
         due: clock.now(),
         timing: Timing::default(),
+        channel: None,
     }])
 }
 

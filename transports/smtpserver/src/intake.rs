@@ -34,6 +34,7 @@ use slotmap::{Key, KeyData, SlotMap};
 use zrelay_clock::{Clock, Timestamp};
 use zrelay_config::Config;
 use zrelay_mailbox::mailbox_waking;
+use zrelay_maillog::target;
 use zrelay_tls::ServerTls;
 
 use self::connection::{Connection, Next, Queued};
@@ -203,7 +204,7 @@ impl IntakeLoop {
             if let Err(error) = self.poll.poll(&mut events, patience)
                 && error.kind() != io::ErrorKind::Interrupted
             {
-                log::error!(target: "smtpd", "cannot wait for events: {error}");
+                log::error!(target: target::SMTPD, "cannot wait for events: {error}");
                 return;
             }
             let now = self.clock.now();
@@ -266,7 +267,7 @@ impl IntakeLoop {
     }
 
     fn drain(&mut self, now: Timestamp) {
-        log::info!(target: "smtpd", "draining: {} connections", self.connections.len());
+        log::info!(target: target::SMTPD, "draining: {} connections", self.connections.len());
         for mut listener in self.listeners.drain(..) {
             let _ = self.poll.registry().deregister(&mut listener.socket);
         }
@@ -301,7 +302,7 @@ impl IntakeLoop {
         if stall < STALL_MIN {
             return;
         }
-        log::warn!(target: "smtpd", "the spool took no mail for {:.1} s", stall.as_secs_f64());
+        log::warn!(target: target::SMTPD, "the spool took no mail for {:.1} s", stall.as_secs_f64());
         self.connections.values_mut().for_each(|connection| connection.session_mut().handle_stall(stall));
     }
 
@@ -337,7 +338,7 @@ impl IntakeLoop {
             Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted) => true,
             // No descriptors, no memory: trying again at once would only spin.
             Err(error) => {
-                log::error!(target: "smtpd", "cannot accept connections: {error}; trying again in a second");
+                log::error!(target: target::SMTPD, "cannot accept connections: {error}; trying again in a second");
                 self.accepting = Accepting::Paused(now + ACCEPT_PAUSE);
                 false
             }
@@ -363,7 +364,7 @@ impl IntakeLoop {
         };
         let interest = Interest::READABLE | Interest::WRITABLE;
         if let Err(error) = self.poll.registry().register(connection.stream_mut(), token(key), interest) {
-            log::error!(target: "smtpd", "cannot serve {client}: {error}");
+            log::error!(target: target::SMTPD, "cannot serve {client}: {error}");
             self.connections.remove(key);
             return;
         }
@@ -439,6 +440,6 @@ fn turn_away(stream: &mut TcpStream, hostname: &str, client: ClientInfo, reason:
         TurnedAway::TooManyFromClient => "421 4.7.0",
     };
     let relay = if client.relay == Relay::Allowed { " (may relay)" } else { "" };
-    log::warn!(target: "smtpd", "connection from {client}{relay} refused: {reason}");
+    log::warn!(target: target::SMTPD, "connection from {client}{relay} refused: {reason}");
     let _ = stream.write(format!("{code} {hostname} Error: {reason}\r\n").as_bytes());
 }

@@ -35,6 +35,7 @@ use std::time::Duration;
 
 use zrelay_clock::Timestamp;
 use zrelay_config::Protocol;
+use zrelay_maillog::target;
 use zrelay_spool::{Envelope, MessageId, Refused};
 use zrelay_wire::LineBuffer;
 
@@ -148,7 +149,7 @@ impl Session {
             Protocol::Lmtp => "LMTP",
         };
         replies.push(&format!("220 {} {protocol} zrelay\r\n", policy.hostname));
-        log::info!(target: "smtpd", "connect from {client}");
+        log::info!(target: target::SMTPD, "connect from {client}");
         Self {
             policy,
             shared,
@@ -237,13 +238,10 @@ impl Session {
     /// The spool's answer to [`Effect::Commit`].
     pub fn handle_committed(&mut self, now: Timestamp, serial: u64, result: Result<(), Refused>) {
         let client = self.client;
-        self.replies.settle(serial, result.clone(), |filed| match result {
-            Ok(()) => log::info!(
-                target: "qmgr",
-                "{}: from=<{}>, size={}, nrcpt={} (queue active)",
-                filed.id, filed.sender, filed.size, filed.recipients
-            ),
-            Err(cause) => log::warn!(target: "smtpd", "{}: not stored: {cause}; client={client}", filed.id),
+        self.replies.settle(serial, result.clone(), |filed| {
+            if let Err(cause) = result {
+                log::warn!(target: target::SMTPD, "{}: not stored: {cause}; client={client}", filed.id);
+            }
         });
         if !self.has_ended() {
             self.since = now;
@@ -255,7 +253,7 @@ impl Session {
         if !matches!(self.state, State::Tls(_)) {
             return;
         }
-        log::info!(target: "smtpd", "TLS connection established from {}: {description}", self.client);
+        log::info!(target: target::SMTPD, "TLS connection established from {}: {description}", self.client);
         self.state = State::Idle;
         self.greeting = None;
         self.lines = LineBuffer::default();
@@ -270,7 +268,7 @@ impl Session {
             return;
         }
         if !self.is_idle() && self.replies.pending() == 0 {
-            log::info!(target: "smtpd", "lost connection after {} from {}", self.stage(), self.client);
+            log::info!(target: target::SMTPD, "lost connection after {} from {}", self.stage(), self.client);
         }
         self.end(now);
     }
@@ -303,7 +301,7 @@ impl Session {
             }
             State::Tls(_) => self.end_now(now),
             _ => {
-                log::info!(target: "smtpd", "timeout after {} from {}", self.stage(), self.client);
+                log::info!(target: target::SMTPD, "timeout after {} from {}", self.stage(), self.client);
                 self.hang_up(now, "421 4.4.2", "Error: timeout exceeded");
             }
         }
@@ -383,7 +381,7 @@ impl Session {
     fn count_error(&mut self, now: Timestamp) {
         self.errors = self.errors.saturating_add(1);
         if self.client.relay == Relay::Denied && self.errors >= self.policy.limits.errors {
-            log::info!(target: "smtpd", "too many errors after {} from {}", self.stage(), self.client);
+            log::info!(target: target::SMTPD, "too many errors after {} from {}", self.stage(), self.client);
             self.hang_up(now, "421 4.7.0", "Error: too many errors");
         }
     }

@@ -7,7 +7,9 @@ use super::{Appender, Output, Reclaim, Staged, StagedCommit};
 use crate::ledger::Change;
 use crate::record::Record;
 use crate::shared::Place;
-use crate::{Arrived, BatchId, Fact, MessageId, Notify, Outcome, Owed, Queue, QueuedBatch, Recorded, RoutedBatch, Stored};
+use crate::{
+    Arrived, BatchId, Fact, MessageId, Notify, Outcome, Owed, Queue, QueuedBatch, Recorded, RoutedBatch, Stored,
+};
 
 impl Appender {
     /// What was staged is durable: from here on it has happened.
@@ -99,7 +101,7 @@ impl Appender {
             at: outcome.at,
         });
         outcome.recipients = applied.accepted;
-        self.outputs.push_back(Output::Fact(Fact::Outcome(Recorded { outcome, stored })));
+        self.outputs.push_back(Output::Fact(Fact::Outcome(Box::new(Recorded { outcome, stored }))));
         self.outputs.extend(owed.map(|owed| Output::Fact(Fact::Owed(owed))));
         self.changed(message, applied.change);
     }

@@ -412,6 +412,7 @@ impl Scenario {
                 attempts: attempts.into(),
                 due: Timestamp::from_secs(2000 + u64::from(attempts)),
                 timing: Timing::default(),
+                channel: None,
             });
         }
         if !outcomes.is_empty() {

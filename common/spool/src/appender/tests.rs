@@ -105,6 +105,7 @@ pub(super) fn outcome(message: MessageId, number: u32, recipients: &[u32], dispo
         attempts: 1,
         due: Timestamp::from_secs(1060),
         timing: Timing::default(),
+        channel: None,
     }
 }
 

@@ -73,6 +73,7 @@ impl Hub {
             attempts: 1,
             due: NOW,
             timing: Timing::default(),
+            channel: None,
         };
         assert!(self.handle.sender().send(Request::Outcomes(vec![outcome])).is_ok());
         assert!(matches!(next(&self.facts), Fact::Outcome(_)));

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use mio::net::TcpStream;
 use zrelay_clock::Timestamp;
+use zrelay_maillog::target;
 use zrelay_tls::{Progress, ServerTls};
 
 use super::desk::{ConnectionKey, Desk};
@@ -127,7 +128,7 @@ impl Connection {
 
     /// The last thing that is logged of it.
     pub(super) fn log_farewell(&self) {
-        log::info!(target: "smtpd", "disconnect from {} {}", self.session.client(), self.session.summary());
+        log::info!(target: target::SMTPD, "disconnect from {} {}", self.session.client(), self.session.summary());
     }
 
     /// What the event queue says of the socket.
@@ -236,7 +237,7 @@ impl Connection {
         match tls {
             Some(Ok(tls)) => self.tls = Some(Box::new(tls)),
             Some(Err(error)) => {
-                log::error!(target: "smtpd", "TLS with {}: {error}", self.session.client());
+                log::error!(target: target::SMTPD, "TLS with {}: {error}", self.session.client());
                 self.session.handle_disconnect(now);
             }
             None => self.session.handle_disconnect(now),
@@ -314,7 +315,7 @@ impl Connection {
         tls.flush(&mut self.out);
         match progress {
             Err(error) => {
-                log::info!(target: "smtpd", "TLS error from {}: {error}", self.session.client());
+                log::info!(target: target::SMTPD, "TLS error from {}: {error}", self.session.client());
                 return self.session.handle_disconnect(now);
             }
             Ok(Progress::Handshaking) => return,

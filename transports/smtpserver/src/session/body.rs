@@ -2,6 +2,7 @@
 
 use zrelay_clock::Timestamp;
 use zrelay_config::BareNewline;
+use zrelay_maillog::{lines, target};
 use zrelay_spool::{Content as ContentKind, Envelope};
 use zrelay_wire::{Last, Progress, Utf8};
 
@@ -153,7 +154,7 @@ impl Session {
         if rate == Rate::Fair {
             return;
         }
-        log::info!(target: "smtpd", "data too slow after {} from {}", self.stage(), self.client);
+        log::info!(target: target::SMTPD, "data too slow after {} from {}", self.stage(), self.client);
         self.hang_up(now, "421 4.4.2", "Error: data comes too slowly");
     }
 
@@ -174,18 +175,17 @@ impl Session {
                 self.abort(id, passed_on);
                 self.counters.retract(verb);
                 (0..replies).for_each(|_| self.replies.push(fault.reply()));
-                log::info!(target: "smtpd", "{id}: reject from {}: {}", self.client, fault.reply().trim_end());
+                log::info!(target: target::SMTPD, "{id}: reject from {}: {}", self.client, fault.reply().trim_end());
                 self.count_error(now);
                 return self.leave_if_draining(now);
             }
         };
         // Over the budget or not, it is on its way to the disk.
         let _ = transaction.hold(held.min(whole.tail.capacity()));
-        log::info!(target: "cleanup", "{id}: message-id={}", header.message_id());
+        log::info!(target: target::CLEANUP, "{}", lines::message_id(id, &header.message_id()));
         let trace = self.trace(&transaction, id, started);
-        let size = whole.size.saturating_add(trace.len() as u64);
         let Transaction { from, eight_bit, utf8, envid, ret, recipients, senders, memory, .. } = transaction;
-        let filed = Filed { id, sender: from.as_str().to_owned(), size, recipients: recipients.len(), replies, memory };
+        let filed = Filed { id, replies, memory };
         let serial = self.replies.push_gap(filed);
         let envelope = Box::new(Envelope {
             received: started,

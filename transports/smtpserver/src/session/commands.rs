@@ -3,6 +3,7 @@
 use memchr::memchr;
 use zrelay_clock::Timestamp;
 use zrelay_config::{BareNewline, Protocol};
+use zrelay_maillog::{lines, target};
 use zrelay_spool::MessageId;
 use zrelay_wire::{
     Capabilities, Command, CommandError, DotDecoder, ForwardPath, Last, Limits, Line, MailParameters, NewlineCheck,
@@ -70,7 +71,7 @@ impl Session {
         let before = self.last.replace(verb);
         if is_foreign(line) {
             self.last = before;
-            log::info!(target: "smtpd", "non-SMTP command after {} from {}", self.stage(), self.client);
+            log::info!(target: target::SMTPD, "non-SMTP command after {} from {}", self.stage(), self.client);
             self.decline(verb, "221 2.7.0 Error: this is not SMTP\r\n");
             return self.end(now);
         }
@@ -225,7 +226,7 @@ impl Session {
         };
         if self.client.relay == Relay::Denied {
             log::info!(
-                target: "smtpd",
+                target: target::SMTPD,
                 "NOQUEUE: reject: RCPT from {}: 550 5.7.1 <{}>: Relay access denied; from=<{}>",
                 self.client, to.as_str(), transaction.from.as_str()
             );
@@ -274,7 +275,7 @@ impl Session {
 
     fn new_content(&mut self, now: Timestamp, ids: &mut dyn FnMut() -> MessageId) -> Content {
         let id = ids();
-        log::info!(target: "smtpd", "{id}: client={}", self.client);
+        log::info!(target: target::SMTPD, "{}", lines::client(id, &self.client.to_string()));
         Content::new(id, now, self.policy.limits.message_size, self.policy.limits.hops)
     }
 
@@ -340,7 +341,7 @@ impl Session {
             return self.refuse(now, verb, "503 5.5.1 Error: TLS is active already\r\n");
         }
         if behind == Behind::Octets {
-            log::warn!(target: "smtpd", "octets behind STARTTLS from {}: closing", self.client);
+            log::warn!(target: target::SMTPD, "octets behind STARTTLS from {}: closing", self.client);
             self.decline(verb, "554 5.5.1 Error: no octets may follow STARTTLS\r\n");
             return self.end(now);
         }

@@ -93,7 +93,6 @@ pub(super) enum PassedOn {
 pub(super) struct Whole {
     pub(super) tail: Vec<u8>,
     pub(super) digest: [u8; 32],
-    pub(super) size: u64,
 }
 
 impl Content {
@@ -189,6 +188,6 @@ impl Content {
         let mut digest = [0; 32];
         digest.copy_from_slice(self.digest.0.finish().as_ref());
         self.tail.shrink_to_fit();
-        Ok(Whole { tail: self.tail, digest, size: self.size })
+        Ok(Whole { tail: self.tail, digest })
     }
 }

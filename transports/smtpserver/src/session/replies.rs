@@ -26,12 +26,6 @@ const KEPT_BYTES_MAX: usize = 256;
 #[derive(Debug)]
 pub(super) struct Filed {
     pub(super) id: MessageId,
-    /// For the log.
-    pub(super) sender: String,
-    /// Octets as they will be sent.
-    pub(super) size: u64,
-    /// How many recipients it has.
-    pub(super) recipients: usize,
     /// How many final replies answer it: LMTP has one for each recipient (RFC 2033 §4.2).
     pub(super) replies: usize,
     /// The memory of its envelope and content, until the spool has written them.
