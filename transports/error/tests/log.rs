@@ -88,7 +88,7 @@ fn outcome(disposition: Disposition, recipients: &[u32], diagnostic: Diagnostic)
         attempts: 1,
         due: Timestamp::from_secs(1063),
         timing: Timing::default(),
-        channel: None,
+        channel: Some("smtp".into()),
     };
     Fact::Outcome(Box::new(Recorded { outcome, stored: None }))
 }
