@@ -283,7 +283,8 @@ impl ThreadView {
                 None => String::new(),
             },
             State::Retry(due) => {
-                format!("the host failed {} times, next try in {}: {last}", self.failures, span(now, due))
+                let times = if self.failures == 1 { "once".to_owned() } else { format!("{} times", self.failures) };
+                format!("the host failed {times}, next try in {}: {last}", span(now, due))
             }
             State::Waiting(due) => format!("everything was put off, next try in {}: {last}", span(now, due)),
             State::Held if self.key.channel.as_ref() == crate::thread::HOLD_CHANNEL => "the channel holds".to_owned(),
