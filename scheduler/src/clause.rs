@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use zrelay_config::{Clause, Config, Pattern, defaults};
+use zrelay_config::{Clause, Config};
 use zrelay_spool::ThreadKey;
 
 /// What the scheduler takes from the configuration.
@@ -22,33 +22,6 @@ impl From<&Config> for Settings {
     }
 }
 
-/// The clause behind all configured ones, with every value at its default. Only the port depends on the channel.
-pub(crate) fn built_in(channel: &str) -> Clause {
-    let any = Pattern::new("*");
-    Clause {
-        matches: match any {
-            Ok(pattern) => pattern,
-            Err(_) => unreachable!("a star is a pattern"),
-        },
-        thread_agents: defaults::THREAD_AGENTS,
-        ring_agents: defaults::RING_AGENTS,
-        interval: defaults::INTERVAL,
-        retries: defaults::RETRIES.to_vec(),
-        jitter: defaults::JITTER,
-        expiry: defaults::EXPIRY,
-        tls: defaults::TLS,
-        port: if channel == "lmtp" { defaults::LMTP_PORT } else { defaults::PORT },
-        source: None,
-        recipients: defaults::RECIPIENTS,
-        unacknowledged_messages: defaults::UNACKNOWLEDGED_MESSAGES,
-        unacknowledged_bytes: defaults::UNACKNOWLEDGED_BYTES,
-        pipelining: defaults::PIPELINING,
-        idle: defaults::IDLE,
-        connect_timeout: defaults::CONNECT_TIMEOUT,
-        timeout: defaults::TIMEOUT,
-    }
-}
-
 /// The configured clauses and, per channel, the built-in one.
 #[derive(Debug)]
 pub(crate) struct Clauses {
@@ -59,7 +32,11 @@ pub(crate) struct Clauses {
 
 impl Clauses {
     pub(crate) fn new(configured: Vec<Arc<Clause>>) -> Self {
-        Self { configured, lmtp: Arc::new(built_in("lmtp")), other: Arc::new(built_in("smtp")) }
+        Self {
+            configured,
+            lmtp: Arc::new(Clause::default_for("lmtp/*")),
+            other: Arc::new(Clause::default_for("smtp/*")),
+        }
     }
 
     /// The clause of a thread and its position, which tells rings apart; the built-in one stands behind the last.

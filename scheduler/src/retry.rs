@@ -45,11 +45,10 @@ pub(crate) fn wait(clause: &Clause, attempts: u32, rng: &mut Rng) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clause;
 
     #[test]
     fn waits_follow_the_list_stay_at_its_end_and_within_the_jitter() {
-        let mut clause = clause::built_in("smtp");
+        let mut clause = Clause::default_for("smtp/*");
         clause.jitter = 0.1;
         let mut rng = Rng::new(7);
         let mut seen = Vec::new();
@@ -65,7 +64,7 @@ mod tests {
 
     #[test]
     fn a_clause_of_zeros_or_without_retries_still_waits() {
-        let mut clause = clause::built_in("smtp");
+        let mut clause = Clause::default_for("smtp/*");
         clause.interval = Duration::ZERO;
         assert_eq!(wait(&clause, 1, &mut Rng::new(1)), WAIT_MIN);
         clause.interval = Duration::from_secs(60);

@@ -14,7 +14,6 @@ use zrelay_spool::{
 
 use crate::Settings;
 use crate::batch::Place;
-use crate::clause::built_in;
 use crate::lease::{Lease, LeaseState};
 use crate::limit::Level;
 use crate::scheduler::Scheduler;
@@ -24,7 +23,7 @@ pub(super) const START: Timestamp = Timestamp::from_secs(1_000_000);
 
 /// A clause with short times, for everything.
 pub(super) fn clause(change: impl FnOnce(&mut Clause)) -> Arc<Clause> {
-    let mut clause = built_in("smtp");
+    let mut clause = Clause::default_for("smtp/*");
     clause.matches = Pattern::new("*").unwrap();
     clause.interval = Duration::from_secs(10);
     clause.retries = vec![1, 2, 4];
