@@ -1,5 +1,7 @@
 //! The hub's threads, and the news that reach the one that started them.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -50,14 +52,21 @@ impl Notices {
 pub(crate) struct Thread {
     name: &'static str,
     handle: JoinHandle<()>,
+    ended: Arc<AtomicBool>,
 }
 
 /// Tells of the end, also of one by panic.
-struct Farewell(&'static str, Sender<Notice>);
+struct Farewell {
+    name: &'static str,
+    ended: Arc<AtomicBool>,
+    notices: Sender<Notice>,
+}
 
 impl Drop for Farewell {
     fn drop(&mut self) {
-        let _ = self.1.send(Notice::Ended(self.0));
+        // Before the notice: who hears it looks, and would not be told again.
+        self.ended.store(true, Ordering::Release);
+        let _ = self.notices.send(Notice::Ended(self.name));
     }
 }
 
@@ -67,7 +76,8 @@ impl Thread {
         notices: &Notices,
         body: impl FnOnce() + Send + 'static,
     ) -> Result<Self, Failure> {
-        let farewell = Farewell(name, notices.sender.clone());
+        let ended = Arc::new(AtomicBool::new(false));
+        let farewell = Farewell { name, ended: Arc::clone(&ended), notices: notices.sender.clone() };
         let run = move || {
             let _farewell = farewell;
             body();
@@ -76,11 +86,11 @@ impl Thread {
             .name(name.to_owned())
             .spawn(run)
             .map_err(|error| Failure::new(format_args!("cannot start a thread: {error}")))?;
-        Ok(Self { name, handle })
+        Ok(Self { name, handle, ended })
     }
 
     pub(crate) fn has_ended(&self) -> bool {
-        self.handle.is_finished()
+        self.ended.load(Ordering::Acquire)
     }
 
     /// Waits for the end, at most `patience`: what does not end by then ends with the process.
@@ -95,5 +105,29 @@ impl Thread {
         }
         // A panic has been reported by the panic hook.
         let _ = self.handle.join();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_hears_of_an_end_finds_the_thread_ended() {
+        for _ in 0..200 {
+            let notices = Notices::new();
+            let thread = Thread::start("short", &notices, || {}).unwrap();
+            assert!(matches!(notices.wait(), Notice::Ended("short")));
+            assert!(thread.has_ended());
+            thread.join(Duration::from_secs(10));
+        }
+    }
+
+    #[test]
+    fn a_panic_is_an_end_too() {
+        let notices = Notices::new();
+        let thread = Thread::start("falls", &notices, || panic!("on purpose")).unwrap();
+        assert!(matches!(notices.wait(), Notice::Ended("falls")));
+        assert!(thread.has_ended());
     }
 }
