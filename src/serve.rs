@@ -17,6 +17,9 @@ use threads::{Notice, Notices};
 /// Descriptors the hub asks the system for at most: twenty thousand clients and their deliveries fit several times.
 const DESCRIPTORS_MAX: u64 = 262_144;
 
+/// Descriptors of the hub's own: segments, event queues, name servers, and the 64 clients of the control socket.
+const DESCRIPTORS_OWN: u64 = 128;
+
 /// Runs the hub until a signal ends it.
 pub(crate) fn serve(options: &HubOptions) -> Result<Done, Failure> {
     let mut config = configuration(options)?;
@@ -24,7 +27,7 @@ pub(crate) fn serve(options: &HubOptions) -> Result<Done, Failure> {
         config.control.clone_from(control);
     }
     zrelay_maillog::init(zrelay_maillog::Options::new(&config.hostname)).map_err(Failure::new)?;
-    raise_descriptors();
+    fit_into_descriptors(&mut config);
     let notices = Notices::new();
     watch_signals(&notices)?;
     let hub = Hub::start(&config, options.config.as_deref(), &notices)?;
@@ -89,16 +92,38 @@ fn announce(config: &Config, options: &HubOptions, hub: &Hub) {
     print::line(format_args!("watch it: {program}{which} threads"));
 }
 
-/// As many descriptors as the system lets us have, up to what the hub can use.
-fn raise_descriptors() {
+/// As many descriptors as the system lets us have, up to what the hub can use; and no more clients than leave enough of
+/// them for everything else. Without descriptors no segment of the spool and no connection to a next hop can be opened.
+fn fit_into_descriptors(config: &mut Config) {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(soft, hard)| {
-        let wanted = hard.min(DESCRIPTORS_MAX);
-        if soft >= wanted { Ok(()) } else { setrlimit(Resource::RLIMIT_NOFILE, wanted, hard) }
+        let wanted = hard.min(DESCRIPTORS_MAX).max(soft);
+        if soft < wanted {
+            setrlimit(Resource::RLIMIT_NOFILE, wanted, hard)?;
+        }
+        Ok(wanted)
     });
-    if let Err(error) = raised {
-        log::warn!(target: "hub", "cannot raise the limit of open files: {error}");
+    let limit = match raised {
+        Ok(limit) => limit,
+        Err(error) => return log::warn!(target: "hub", "cannot raise the limit of open files: {error}"),
+    };
+    let fitting = clients_within(limit, config.agents);
+    if config.intake.connections > fitting {
+        log::info!(
+            target: "hub",
+            "the limit of {limit} open files leaves room for {fitting} clients, not for {}; raise it (LimitNOFILE=, \
+             ulimit -n), or lower \"connections\" in [intake]",
+            config.intake.connections
+        );
+        config.intake.connections = fitting;
     }
+}
+
+/// Clients for which there are descriptors beside the hub's own and its agents'. Where there are few, each side has half.
+fn clients_within(limit: u64, agents: u32) -> u32 {
+    let free = limit.saturating_sub(DESCRIPTORS_OWN.min(limit / 4));
+    let clients = free.saturating_sub(u64::from(agents).min(free / 2));
+    u32::try_from(clients).unwrap_or(u32::MAX)
 }
 
 /// Signals become notices, on a thread of their own.
@@ -111,4 +136,23 @@ fn watch_signals(notices: &Notices) -> Result<(), Failure> {
         .spawn(move || signals.forever().for_each(|signal| notices.signal(signal)))
         .map_err(|error| Failure::new(format_args!("cannot start a thread: {error}")))?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clients_leave_descriptors_to_the_spool_and_to_the_agents() {
+        assert_eq!(clients_within(DESCRIPTORS_MAX, 1000), 262_144 - 128 - 1000);
+        assert_eq!(clients_within(20_000, 1000), 18_872);
+        for limit in [1, 8, 64, 200, 1024, 4096] {
+            for agents in [1, 100, 1000, u32::MAX] {
+                let clients = u64::from(clients_within(limit, agents));
+                let rest = limit - clients;
+                let others = DESCRIPTORS_OWN.min(limit / 4) + u64::from(agents).min(limit / 4);
+                assert!(clients > 0 && rest >= others, "{clients} of {limit}");
+            }
+        }
+    }
 }

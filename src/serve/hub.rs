@@ -14,12 +14,12 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use zrelay_agent::{Order, Report};
 use zrelay_clock::Clock;
 use zrelay_config::Config;
-use zrelay_mailbox::{Sender, mailbox};
+use zrelay_mailbox::{SendError, Sender, mailbox};
 use zrelay_router::{Router, Worker};
 use zrelay_scheduler::control::{ControlServer, SpoolStore, Stopper};
 use zrelay_scheduler::{Outlets, Scheduler, SchedulerHandle, SchedulerLoop, Settings};
@@ -39,6 +39,11 @@ const FACTS_MAX: usize = 4096;
 const LOCAL_ORDERS_MAX: usize = 1024;
 /// How long a thread that was told to end may take.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long agents may take when nobody is left to hear them. Behind a drain they have nothing under way and end as soon
+/// as they look, once a second; what they would still deliver without one would not be on record, and come again.
+const AGENTS_PATIENCE: Duration = Duration::from_secs(2);
+/// How soon to look again whether the spool's mailbox has room.
+const ROOM_AFTER: Duration = Duration::from_millis(5);
 
 /// The running hub.
 pub(crate) struct Hub {
@@ -73,13 +78,13 @@ impl Hub {
             .map_err(Failure::new)?;
         let options = zrelay_spool::Options::new(&config.spool);
         let (spool, handle, recovered) = Spool::open(options, clock.now()).map_err(Failure::new)?;
-        let options = zrelay_smtpserver::Options { storage: handle.clone(), tls, clock };
-        let intake = Intake::bind(config, options).map_err(Failure::new)?;
         let (scheduler_loop, inlets) = SchedulerLoop::new().map_err(no_descriptors)?;
         let store = Box::new(SpoolStore(handle.clone()));
         let version = env!("CARGO_PKG_VERSION");
         let control =
             ControlServer::bind(&config.control, inlets.handle.clone(), store, version, clock).map_err(Failure::new)?;
+        let options = zrelay_smtpserver::Options { storage: handle.clone(), tls, clock };
+        let intake = Intake::bind(config, options).map_err(Failure::new)?;
 
         let addresses = intake.local_addresses();
         let messages = recovered.messages();
@@ -156,13 +161,24 @@ impl Hub {
         scheduler.join(PATIENCE);
         self.control.stop();
         control.join(PATIENCE);
-        // Fails only when the spool has ended, and then there is nothing to ask for.
-        let _ = self.requests.send(Request::Shutdown);
+        ask_to_end(&self.requests);
         drop(self.requests);
         spool.join(PATIENCE);
         router.join(PATIENCE);
         notary.join(PATIENCE);
-        agents.into_iter().for_each(|thread| thread.join(PATIENCE));
+        agents.into_iter().for_each(|thread| thread.join(AGENTS_PATIENCE));
+    }
+}
+
+/// Tells the spool to end. Its mailbox may be full while its disk does not work; what waits there is lost then, but
+/// nothing that was acknowledged is.
+fn ask_to_end(spool: &Sender<Request>) {
+    let until = Instant::now() + PATIENCE;
+    while let Err(SendError::Full(_)) = spool.try_send(Request::Shutdown) {
+        if Instant::now() >= until {
+            return;
+        }
+        std::thread::sleep(ROOM_AFTER);
     }
 }
 

@@ -80,7 +80,7 @@ impl Connection {
                 return false;
             }
             let error = RpcError::new(INVALID_REQUEST, format!("a request has at most {REQUEST_MAX} octets"));
-            self.output = rpc::respond(&Value::Null, Err(error));
+            self.output = rpc::respond(&Value::Null, Err(&error));
             self.input = Vec::new();
             self.end = End::Output;
             return true;
@@ -92,10 +92,10 @@ impl Connection {
             return true;
         }
         self.output = match rpc::parse(&line) {
-            Err((id, error)) => rpc::respond(&id, Err(error)),
+            Err((id, error)) => rpc::respond(&id, Err(&error)),
             Ok(request) => {
                 let result = methods.call(&request.method, &request.params);
-                request.id.map(|id| rpc::respond(&id, result)).unwrap_or_default()
+                request.id.map(|id| rpc::respond(&id, result.as_ref())).unwrap_or_default()
             }
         };
         true

@@ -169,6 +169,11 @@ fn rendered<T: Serialize>(value: &T) -> Result<Value, RpcError> {
     serde_json::to_value(value).map_err(|error| RpcError::new(INTERNAL, error.to_string()))
 }
 
+/// An answer of rows. The macro `json!` would copy them all once more.
+fn listing<T: Serialize>(name: &str, rows: &[T]) -> Result<serde_json::Map<String, Value>, RpcError> {
+    Ok(std::iter::once((name.to_owned(), rendered(&rows)?)).collect())
+}
+
 fn unexpected<T>() -> Result<T, RpcError> {
     Err(RpcError::new(INTERNAL, "the scheduler gave an answer to another question"))
 }
@@ -209,14 +214,14 @@ impl Methods {
         let Answer::Channels(mut views) = self.scheduler.ask(Ask::Channels)? else { return unexpected() };
         views.sort_by(|a, b| a.channel.cmp(&b.channel));
         let rows: Vec<_> = views.iter().map(|view| view.row()).collect();
-        Ok(json!({"channels": rendered(&rows)?}))
+        Ok(Value::Object(listing("channels", &rows)?))
     }
 
     fn rings(&self) -> Result<Value, RpcError> {
         let Answer::Rings(mut views) = self.scheduler.ask(Ask::Rings)? else { return unexpected() };
         views.sort_by(|a, b| (&a.channel, &a.site).cmp(&(&b.channel, &b.site)));
         let rows: Vec<_> = views.iter().map(|view| view.row()).collect();
-        Ok(json!({"rings": rendered(&rows)?}))
+        Ok(Value::Object(listing("rings", &rows)?))
     }
 
     fn threads(&self, params: &ThreadsParams) -> Result<Value, RpcError> {
@@ -241,7 +246,9 @@ impl Methods {
         views.truncate(params.limit.unwrap_or(THREADS_DEFAULT));
         let now = self.clock.now();
         let rows: Vec<ThreadRow> = views.iter().map(|view| view.row(now)).collect();
-        Ok(json!({"threads": rendered(&rows)?, "matched": matched}))
+        let mut answer = listing("threads", &rows)?;
+        answer.insert("matched".to_owned(), matched.into());
+        Ok(Value::Object(answer))
     }
 
     fn thread(&self, params: &ThreadParams) -> Result<Value, RpcError> {
@@ -280,7 +287,9 @@ impl Methods {
                 break;
             }
         }
-        Ok(json!({"messages": rendered(&rows)?, "more": more}))
+        let mut answer = listing("messages", &rows)?;
+        answer.insert("more".to_owned(), more.into());
+        Ok(Value::Object(answer))
     }
 
     fn message_row(&self, view: &BatchView, filter: &Filter, now: Timestamp) -> Option<MessageRow> {

@@ -81,13 +81,22 @@ pub(super) fn parse(line: &[u8]) -> Result<Request, (Value, RpcError)> {
     Ok(Request { id, method, params })
 }
 
-/// Writes one line.
-pub(super) fn respond(id: &Value, result: Result<Value, RpcError>) -> Vec<u8> {
-    let response = match result {
-        Ok(result) => json!({"jsonrpc": "2.0", "id": id, "result": result}),
-        Err(error) => json!({"jsonrpc": "2.0", "id": id, "error": error}),
-    };
-    let mut line = response.to_string().into_bytes();
+/// A response; one of `error` and `result` is there.
+#[derive(Serialize)]
+struct Response<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<&'a RpcError>,
+    id: &'a Value,
+    jsonrpc: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    result: Option<&'a Value>,
+}
+
+/// Writes one line. A result may be a listing of many megabytes: it is not copied on the way.
+pub(super) fn respond(id: &Value, result: Result<&Value, &RpcError>) -> Vec<u8> {
+    let response = Response { error: result.err(), id, jsonrpc: "2.0", result: result.ok() };
+    // Values have no maps with keys that are not strings, the one thing that JSON cannot hold.
+    let mut line = serde_json::to_vec(&response).unwrap_or_default();
     line.push(b'\n');
     line
 }

@@ -51,7 +51,7 @@ pub type NextId = Box<dyn Fn() -> MessageId + Send>;
 
 /// Whether there is a next turn.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Turn {
+pub(crate) enum Turn {
     Again,
     Over,
 }
@@ -103,18 +103,25 @@ impl<A: Archive> Desk<A> {
         }
     }
 
-    fn turn(&mut self, facts: &Receiver<Fact>, clock: &Clock) -> Turn {
-        if self.in_flight.len() >= IN_FLIGHT_MAX {
+    /// Waits for something to do, and does it.
+    pub(crate) fn turn(&mut self, facts: &Receiver<Fact>, clock: &Clock) -> Turn {
+        let next = if self.in_flight.len() >= IN_FLIGHT_MAX {
             // Nothing else can go on; the facts wait in their mailbox.
-            if let Received::Item(committed) = self.committed.1.wait(PATIENCE_MAX) {
-                self.handle_committed(clock.now(), &committed);
+            match self.committed.1.wait(PATIENCE_MAX) {
+                Received::Item(committed) => {
+                    self.handle_committed(clock.now(), &committed);
+                    Received::Nothing
+                }
+                // A spool that has ended answers no more.
+                Received::Nothing | Received::Closed => facts.try_recv(),
             }
         } else {
-            match facts.wait(self.patience(clock.now())) {
-                Received::Item(fact) => self.handle_fact(clock.now(), fact),
-                Received::Nothing => {}
-                Received::Closed => return Turn::Over,
-            }
+            facts.wait(self.patience(clock.now()))
+        };
+        match next {
+            Received::Item(fact) => self.handle_fact(clock.now(), fact),
+            Received::Nothing => {}
+            Received::Closed => return Turn::Over,
         }
         self.work(clock.now());
         if self.spool == Spool::Gone { Turn::Over } else { Turn::Again }

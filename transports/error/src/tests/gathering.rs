@@ -4,10 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proptest::prelude::*;
-use zrelay_clock::Timestamp;
-use zrelay_spool::{Disposition, MessageId, Owed, Refused};
+use zrelay_clock::{Clock, Timestamp};
+use zrelay_mailbox::mailbox;
+use zrelay_spool::{Disposition, Fact, MessageId, Owed, Refused};
 
 use super::{Letter, Office, no_such_user};
+use crate::desk::Turn;
 use crate::{Gatherer, OWED_MAX};
 
 #[test]
@@ -144,4 +146,17 @@ proptest! {
         prop_assert_eq!(told, expected);
         prop_assert!(gatherer.is_empty());
     }
+}
+
+#[test]
+fn a_spool_that_ends_without_its_answers_ends_the_notary() {
+    let senders: Vec<String> = (0..200).map(|number| format!("s{number}@lists.example")).collect();
+    let recipients = (0..200).map(|number| (format!("r{number}@x"), number, None)).collect();
+    let mut office = Office::new(Letter { senders, recipients, ..Letter::new("", &[]) });
+    office.fail(&(0..200).collect::<Vec<_>>());
+    let posted = office.done();
+    assert!(posted.len() < 200, "so many reports at a time");
+    let (facts, told) = mailbox::<Fact>(1);
+    drop(facts);
+    assert_eq!(office.desk.turn(&told, &Clock::start()), Turn::Over);
 }

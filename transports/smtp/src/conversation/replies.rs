@@ -115,7 +115,7 @@ impl<L: Letter> Conversation<L> {
         if let Some(transaction) = self.flight(number) {
             transaction.settle_accepted(now, judge(reply.code), &diagnostic);
         }
-        self.worked += 1;
+        self.worked += u64::from(reply.code != 421);
         self.end_as_stopped(End::Ended(diagnostic));
     }
 

@@ -125,6 +125,9 @@ impl<L: Letter> Batch<L> {
     }
 }
 
+/// Recipients, and what is said of them without asking the far side.
+pub(super) type LocalVerdict = (Vec<u32>, Judgement, Arc<Diagnostic>);
+
 /// Whether an envelope can be written for `addressee`, and whether that needs SMTPUTF8.
 fn fitness(addressee: Option<Addressee<'_>>, offered: &Capabilities) -> Result<bool, Unfit> {
     let addressee = addressee.ok_or(Unfit::Missing)?;
@@ -340,11 +343,11 @@ impl Transaction {
         !self.is_refused() && self.sent && self.verdicts.iter().any(|verdict| is_delivered(verdict.judgement))
     }
 
-    /// Whether the far side worked, whatever it said.
+    /// Whether the far side worked, whatever it said. 421 is about the host, whatever command it answers.
     pub(super) fn has_outcome(&self) -> bool {
         match &self.refused {
             Some((_, judgement, _)) => *judgement == Judgement::Failed,
-            None => !self.verdicts.is_empty(),
+            None => self.verdicts.iter().any(|verdict| verdict.diagnostic.code != 421),
         }
     }
 
@@ -430,15 +433,9 @@ impl<L: Letter> Conversation<L> {
         transaction.verdict(at, whom, Judgement::Deferred, reason);
     }
 
-    /// Settles recipients without asking the far side.
-    pub(super) fn settle_locally(
-        &mut self,
-        now: Timestamp,
-        key: BatchKey,
-        recipients: Vec<u32>,
-        judgement: Judgement,
-        diagnostic: Arc<Diagnostic>,
-    ) {
+    /// Settles recipients without asking the far side; all those of one look at the batch at once, since the batch may
+    /// be through with them.
+    pub(super) fn settle_locally(&mut self, now: Timestamp, key: BatchKey, verdicts: Vec<LocalVerdict>) {
         debug_assert!(self.state == State::Ready);
         let Some(batch) = self.batches.get_mut(key) else {
             return;
@@ -451,7 +448,9 @@ impl<L: Letter> Conversation<L> {
             self.batches.remove(key);
         }
         let rest = if done { Rest::Done } else { Rest::More };
-        let verdict = Verdict { recipients, judgement, diagnostic, at: now, timing };
-        self.events.push_back(Event::Settled { batch: id, verdicts: vec![verdict], rest });
+        let verdict =
+            |(recipients, judgement, diagnostic)| Verdict { recipients, judgement, diagnostic, at: now, timing };
+        let verdicts = verdicts.into_iter().map(verdict).collect();
+        self.events.push_back(Event::Settled { batch: id, verdicts, rest });
     }
 }

@@ -26,7 +26,7 @@ use zrelay_wire as wire;
 
 use super::diagnostic::status;
 use super::replies::What;
-use super::transaction::{Form, Go, Plan, Transaction, Unfit};
+use super::transaction::{Form, Go, LocalVerdict, Plan, Transaction, Unfit};
 use super::{BACKLOG_OCTETS_MAX, Batch, BatchKey, Conversation, Protocol, State, Stop};
 use crate::letter::{Letter, has_eight_bit_header, has_eight_bit_octets};
 
@@ -160,8 +160,10 @@ impl<L: Letter> Conversation<L> {
             self.start(Transaction::new(now, plan));
         }
         unfit.sort_unstable_by_key(|&(index, why)| (why, index));
-        for group in unfit.chunk_by(|one, other| one.1 == other.1) {
-            self.settle_unfit(now, key, group);
+        let groups = unfit.chunk_by(|one, other| one.1 == other.1);
+        let refusals: Vec<_> = groups.filter_map(|group| self.unfit_for_sending(group)).collect();
+        if !refusals.is_empty() {
+            self.settle_locally(now, key, refusals);
         }
         true
     }
@@ -382,14 +384,13 @@ impl<L: Letter> Conversation<L> {
     fn refuse_locally(&mut self, now: Timestamp, key: BatchKey, reason: Arc<Diagnostic>) -> bool {
         self.queue.pop_front();
         let recipients = self.batches.get_mut(key).map(Batch::take_all).unwrap_or_default();
-        self.settle_locally(now, key, recipients, Judgement::Failed, reason);
+        self.settle_locally(now, key, vec![(recipients, Judgement::Failed, reason)]);
         true
     }
 
-    fn settle_unfit(&mut self, now: Timestamp, key: BatchKey, group: &[(u32, Unfit)]) {
-        let Some(&(_, why)) = group.first() else {
-            return;
-        };
+    /// What is said of recipients that cannot be sent to for one and the same reason.
+    fn unfit_for_sending(&self, group: &[(u32, Unfit)]) -> Option<LocalVerdict> {
+        let &(_, why) = group.first()?;
         let recipients = group.iter().map(|&(index, _)| index).collect();
         let peer = &self.settings.peer;
         let (judgement, status, text) = match why {
@@ -403,8 +404,7 @@ impl<L: Letter> Conversation<L> {
                 format!("SMTPUTF8 is required, but was not offered by host {peer}"),
             ),
         };
-        let reason = self.reason(status, &text);
-        self.settle_locally(now, key, recipients, judgement, reason);
+        Some((recipients, judgement, self.reason(status, &text)))
     }
 }
 

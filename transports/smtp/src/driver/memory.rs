@@ -27,12 +27,8 @@ pub(crate) struct Memory {
 impl Memory {
     /// TLS with this host failed.
     pub(crate) fn remember_clear(&mut self, now: Timestamp, host: SocketAddr) {
-        if self.clear.len() >= HOSTS_MAX {
-            self.clear.retain(|_, until| *until > now);
-        }
-        if self.clear.len() < HOSTS_MAX {
-            self.clear.insert(host, now + CLEAR_TIME);
-        }
+        make_room(&mut self.clear, |until| *until > now);
+        self.clear.insert(host, now + CLEAR_TIME);
     }
 
     /// Whether TLS with this host failed a short while ago.
@@ -42,12 +38,8 @@ impl Memory {
 
     /// This host is to be met on this level at most.
     pub(crate) fn remember_level(&mut self, now: Timestamp, host: SocketAddr, level: Pipelining) {
-        if self.levels.len() >= HOSTS_MAX {
-            self.levels.retain(|_, (until, _)| *until > now);
-        }
-        if self.levels.len() < HOSTS_MAX {
-            self.levels.insert(host, (now + LEVEL_TIME, level));
-        }
+        make_room(&mut self.levels, |(until, _)| *until > now);
+        self.levels.insert(host, (now + LEVEL_TIME, level));
     }
 
     /// The level to meet this host on.
@@ -56,6 +48,21 @@ impl Memory {
             Some((until, level)) if *until > now => highest.min(*level),
             _ => highest,
         }
+    }
+}
+
+/// Room for one more: what has expired goes, and if that is not enough, any one. The newest lesson is always learned: the
+/// connection that taught it is made again at once, and without it would fail in the same way, again and again.
+fn make_room<T>(hosts: &mut HashMap<SocketAddr, T>, is_valid: impl Fn(&T) -> bool) {
+    if hosts.len() < HOSTS_MAX {
+        return;
+    }
+    hosts.retain(|_, lesson| is_valid(lesson));
+    if hosts.len() < HOSTS_MAX {
+        return;
+    }
+    if let Some(any) = hosts.keys().next().copied() {
+        hosts.remove(&any);
     }
 }
 
@@ -75,5 +82,19 @@ mod tests {
         assert_eq!(memory.level(start, host, Pipelining::Stream), Pipelining::Transaction);
         assert_eq!(memory.level(start, host, Pipelining::Lockstep), Pipelining::Lockstep);
         assert_eq!(memory.level(start + LEVEL_TIME, host, Pipelining::Stream), Pipelining::Stream);
+    }
+
+    #[test]
+    fn the_newest_lesson_is_learned_however_many_there_are() {
+        let mut memory = Memory::default();
+        let now = Timestamp::from_secs(1000);
+        for number in 0..=HOSTS_MAX as u32 {
+            let host = SocketAddr::from((number.to_be_bytes(), 25));
+            memory.remember_clear(now, host);
+            memory.remember_level(now, host, Pipelining::Lockstep);
+            assert!(memory.is_clear(now, host));
+            assert_eq!(memory.level(now, host, Pipelining::Stream), Pipelining::Lockstep);
+        }
+        assert_eq!((memory.clear.len(), memory.levels.len()), (HOSTS_MAX, HOSTS_MAX));
     }
 }

@@ -242,6 +242,21 @@ fn the_first_mail_refused_by_421_fails_the_host() {
 }
 
 #[test]
+fn the_first_message_answered_by_421_fails_the_host() {
+    // Else each message of a long queue would be tried on a connection of its own, one right behind the other.
+    let (nothing, pipelining) = (Offers::nothing, Offers::pipelining);
+    let cases = [(nothing(), "DATA"), (nothing(), "."), (pipelining(), "DATA"), (pipelining(), ".")];
+    for (offers, command) in cases.into_iter().chain([(Offers::everything(), ".")]) {
+        let run = four(offers, move |line| {
+            line.starts_with(command).then_some(Mischief::SayAndClose("421 4.7.0 Too much, go away"))
+        });
+        assert_eq!(run.verdict(0, 0).0, Deferred);
+        let Some(End::Failed(diagnostic)) = &run.end else { panic!("{command}: {:?}", run.end) };
+        assert_eq!(diagnostic.code, 421);
+    }
+}
+
+#[test]
 fn senders_put_off_in_a_row_end_the_connection() {
     let run = four_with(Settings { unacknowledged_messages: 1, ..settings() }, Offers::everything(), |line| {
         let hit = line.starts_with("MAIL FROM:<s1@") || line.starts_with("MAIL FROM:<s2@");
@@ -312,6 +327,14 @@ fn an_address_beyond_ascii_needs_smtputf8() {
         let mail = run.far.commands.iter().find(|line| line.starts_with("MAIL")).unwrap();
         assert_eq!(mail.contains("SMTPUTF8"), judgement == DELIVERED, "{mail}");
     }
+}
+
+#[test]
+fn recipients_that_cannot_be_sent_to_for_different_reasons_all_have_their_verdicts() {
+    let mut run = Run::new(settings(), Far::new(Offers::everything(), |_| None), 3).in_one_piece();
+    run.carry(letter(0, &["a\r\nb@dst", "\u{fc}mlaut@dst"]));
+    run.finish();
+    assert_eq!((run.verdict(0, 0).0, run.verdict(0, 1).0), (Failed, Failed));
 }
 
 #[test]
