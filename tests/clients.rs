@@ -59,6 +59,8 @@ fn commands_have_their_codes_in_one_line() {
         ("mail from:<a@b.test> size=100", 250),
         ("MAIL FROM:<a@b.test>", 503),
         ("DATA", 554),
+        ("RSET", 250),
+        ("MAIL FROM:<a@b.test>", 250),
         ("rcpt to:<c@d.test>", 250),
         ("RCPT TO:<Postmaster>", 250),
         ("RCPT TO:<@relay.test:e@f.test>", 250),

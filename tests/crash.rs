@@ -162,9 +162,10 @@ fn a_sigterm_leaves_the_rest_in_the_spool() {
     let status = hub.terminate(SOON);
     assert_eq!(status.map(|status| status.success()), Some(true), "{status:?} {}", hub.log());
     hub.start();
-    assert!(hub.wait_until_empty(Duration::from_secs(120)), "{}", hub.json(&["threads"]));
-    let deliveries = sink.deliveries();
     let expected: usize = (0..800).map(|number| make(99, number).recipients.len()).sum();
+    assert!(sink.wait(expected, Duration::from_secs(60)), "{} {}", sink.count(), hub.json(&["threads"]));
+    assert!(hub.wait_until_empty(SOON), "{}", hub.json(&["threads"]));
+    let deliveries = sink.deliveries();
     let distinct: HashSet<_> = deliveries.iter().cloned().collect();
     assert_eq!(distinct.len(), expected);
     assert_eq!(deliveries.len(), expected, "a drained hub doubles nothing");

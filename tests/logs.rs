@@ -27,6 +27,8 @@ fn pflogsumm_counts_what_happened() {
         .route("*@b.test", "smtp", &sink.host())
         .route("*@a.test", "smtp", &reports.host())
         .clause("smtp/*", "interval = \"1h\"")
+        // So few that no machine's limit on open files is worth a warning.
+        .table("[intake]\nconnections = 100")
         .start();
     let make = |number: usize| {
         let recipient = match number {
@@ -60,11 +62,11 @@ fn pflogsumm_counts_what_happened() {
             .parse::<usize>()
             .ok()
     };
-    // The reports to the five senders are received (from the hub itself) and delivered as well.
+    // The reports to the five senders are delivered as well; as with Postfix they count as received by nobody.
     assert_eq!(grand("delivered"), Some(GOOD + BAD), "{text}\n{log}");
     assert_eq!(grand("bounced"), Some(BAD), "{text}\n{log}");
     assert_eq!(grand("deferred"), Some(1), "{text}\n{log}");
-    assert_eq!(grand("received"), Some(count + BAD), "{text}\n{log}");
+    assert_eq!(grand("received"), Some(count), "{text}\n{log}");
     assert!(text.contains("Warnings: none") && text.contains("Fatal Errors: none"), "{text}");
     assert!(text.contains("good20@b.test"), "recipients by name: {text}");
 }

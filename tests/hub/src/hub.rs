@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Output};
 use std::time::Duration;
@@ -172,11 +173,12 @@ impl Hub {
     pub fn start(&mut self) {
         let ports: Vec<SocketAddr> =
             [Some(&self.smtp), self.lmtp.as_ref()].into_iter().flatten().map(Port::address).collect();
+        let control = self.path().join("control.sock");
         let process = self.spawn();
         let ready = wait_until(SOON, || {
             let ended = process.status();
             assert!(ended.is_none(), "the hub ended at once, {}: {}", ended.unwrap_or_default(), process.errors());
-            ports.iter().all(|port| TcpStream::connect(port).is_ok())
+            ports.iter().all(|port| TcpStream::connect(port).is_ok()) && UnixStream::connect(&control).is_ok()
         });
         assert!(ready, "the hub does not listen");
     }
@@ -286,9 +288,13 @@ impl Hub {
         self.json(&["threads"]).as_array().into_iter().flatten().filter_map(|row| row["batches"].as_u64()).sum()
     }
 
-    /// Waits until nothing is queued; whether that came.
+    /// Waits until every message that was accepted is finished; whether that came. Asks the spool: what was accepted a
+    /// moment ago, or is being recovered, is in no thread yet.
     pub fn wait_until_empty(&self, limit: Duration) -> bool {
-        wait_until(limit, || self.queued() == 0)
+        wait_until(limit, || {
+            let status = self.json(&["status"]);
+            status["spool"]["open_messages"] == 0 && status["totals"]["batches"] == 0
+        })
     }
 
     /// The row of the thread with this name, such as `smtp/[127.0.0.1]:2526`; null when there is none.

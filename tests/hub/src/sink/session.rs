@@ -349,10 +349,8 @@ impl Session<'_> {
                 self.say(&line);
                 Err(Ended)
             }
-            Answer::Close => {
-                self.output.clear();
-                Err(Ended)
-            }
+            // What was said before is sent; whether it is read before the reset that follows is the network's affair.
+            Answer::Close => Err(Ended),
         }
     }
 

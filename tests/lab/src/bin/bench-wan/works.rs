@@ -1,0 +1,178 @@
+//! The works: what is sent over which line, and what the goal is.
+
+use std::time::Duration;
+
+use zrelay_lab::LinkSettings;
+use zrelay_tests::{Body, Mail};
+
+use crate::contenders::Contender;
+use crate::options::Options;
+
+pub(crate) const NAMES: [&str; 7] = ["A", "B", "C", "D", "E", "FB", "FC"];
+
+/// Octets of a message.
+const MESSAGE_OCTETS: usize = 4096;
+
+/// Most messages for Postfix on one connection.
+const MESSAGES_MAX_ONE: usize = 40;
+
+/// What a work consists of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Shape {
+    /// Messages with as many recipients each as `recipients` says.
+    Posts,
+    /// Messages to one recipient each.
+    Personal,
+}
+
+/// What is timed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Timed {
+    /// From the connection's beginning to the last reply.
+    All,
+    /// From the last reply for the first message to that for the second.
+    Second,
+}
+
+/// What zrelay shall reach.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub(crate) enum Goal {
+    /// Recipients a second.
+    Rate(f64),
+    /// Share of the plain transfer's rate.
+    OfPlain(f64),
+    /// Times the rate of Postfix on one connection, and of Postfix as it is.
+    OfPostfix(f64, f64),
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Work {
+    pub(crate) name: &'static str,
+    what: &'static str,
+    pub(crate) line: LinkSettings,
+    pub(crate) chunking: bool,
+    shape: Shape,
+    messages: usize,
+    recipients: usize,
+    address_octets: usize,
+    pub(crate) timed: Timed,
+    pub(crate) goals: &'static [Goal],
+    /// Messages for Postfix.
+    pub(crate) peers: usize,
+}
+
+impl Work {
+    /// The name, and what it is.
+    pub(crate) fn title(&self, contender: Contender) -> String {
+        let count = self.count(contender);
+        match self.shape {
+            Shape::Posts => format!("{} {} to {} recipients", self.name, self.what, self.recipients),
+            Shape::Personal => format!("{} {count} {}", self.name, self.what),
+        }
+    }
+
+    /// What to send.
+    pub(crate) fn mails(&self, contender: Contender) -> Vec<Mail> {
+        let mails = (0..self.count(contender)).map(|number| {
+            let recipients: Vec<String> = match self.shape {
+                Shape::Posts => (0..self.recipients).map(|index| self.address(index)).collect(),
+                Shape::Personal => vec![self.address(number)],
+            };
+            let recipients: Vec<&str> = recipients.iter().map(String::as_str).collect();
+            let sender = match self.shape {
+                Shape::Posts => "list-bounces@list.test".to_owned(),
+                Shape::Personal => format!("list-bounces+{number}@list.test"),
+            };
+            Mail::generate(&format!("{}-{number}", self.name), MESSAGE_OCTETS, Body::Text, &sender, &recipients)
+        });
+        mails.collect()
+    }
+
+    fn count(&self, contender: Contender) -> usize {
+        match contender {
+            Contender::Zrelay | Contender::Plain => self.messages,
+            Contender::Postfix => self.peers,
+            // Three round trips for each.
+            Contender::PostfixOne => self.peers.min(MESSAGES_MAX_ONE),
+        }
+    }
+
+    fn address(&self, number: usize) -> String {
+        let domain = "@far.test";
+        format!("{:x>width$}{domain}", format!("{number:05}"), width = self.address_octets - domain.len())
+    }
+}
+
+/// The works that were asked for.
+pub(crate) fn all(options: &Options) -> Vec<Work> {
+    let mut long = LinkSettings::new(Duration::from_millis(130), 100_000_000);
+    let mut slow = LinkSettings::new(Duration::from_millis(120), 64_000);
+    if let Some(queue) = options.queue {
+        (long.queue, slow.queue) = (queue, queue);
+    }
+    let lossy = LinkSettings { loss: 0.01, ..long };
+    let post = Work {
+        name: "A",
+        what: "one message",
+        line: long,
+        chunking: true,
+        shape: Shape::Posts,
+        messages: 1,
+        recipients: 10_000,
+        address_octets: 20,
+        timed: Timed::All,
+        goals: &[Goal::Rate(6300.0), Goal::OfPlain(0.6)],
+        peers: 1,
+    };
+    let second = Work {
+        name: "B",
+        what: "a second message",
+        messages: 2,
+        peers: 2,
+        timed: Timed::Second,
+        goals: &[Goal::Rate(25_000.0)],
+        ..post.clone()
+    };
+    let personal = Work {
+        name: "C",
+        what: "messages to one recipient each",
+        shape: Shape::Personal,
+        messages: 2000,
+        peers: 300,
+        goals: &[Goal::OfPlain(0.8), Goal::OfPostfix(100.0, 10.0)],
+        ..post.clone()
+    };
+    let works = [
+        post.clone(),
+        second.clone(),
+        personal.clone(),
+        Work {
+            name: "D",
+            what: "messages to one recipient each, no CHUNKING",
+            chunking: false,
+            messages: 200,
+            // One round trip each, and a tenth.
+            goals: &[Goal::Rate(1.0 / (0.130 * 1.1))],
+            ..personal.clone()
+        },
+        Work {
+            name: "E",
+            what: "one message at 64 kbit/s",
+            line: slow,
+            recipients: 500,
+            // `RCPT TO:<` and `>` with CRLF make 80 of it.
+            address_octets: 68,
+            goals: &[Goal::OfPlain(0.95)],
+            ..post
+        },
+        Work { name: "FB", what: "a second message, 1 % lost,", line: lossy, goals: &[], ..second },
+        Work {
+            name: "FC",
+            what: "messages to one recipient each, 1 % lost",
+            line: lossy,
+            goals: &[Goal::OfPlain(0.8)],
+            ..personal
+        },
+    ];
+    works.into_iter().filter(|work| options.wants(work.name)).collect()
+}
