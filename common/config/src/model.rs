@@ -160,9 +160,10 @@ pub struct Clause {
     pub source: Option<IpAddr>,
     /// Recipients in one transaction. Default 1000 (the limit common among receivers).
     pub recipients: u32,
-    /// Messages sent whose final reply is not there yet: what may be doubled when a connection dies. Default 64.
+    /// Messages sent whose final reply is not there yet: what may be doubled when a connection dies. How many it is
+    /// below this limit is measured. Default 512.
     pub unacknowledged_messages: u32,
-    /// The same in octets. Default 1 MiB.
+    /// The same in octets. Default 4 MiB.
     pub unacknowledged_bytes: u64,
     /// Highest conversation level to use. Default streaming.
     pub pipelining: Pipelining,

@@ -61,7 +61,7 @@ pub struct Settings {
     pub highest: Pipelining,
     /// Recipients in one transaction.
     pub recipients: u32,
-    /// Transactions sent whose final reply is not there yet.
+    /// Transactions sent whose final reply is not there yet, to begin with; see [`Conversation::set_room`].
     pub unacknowledged_messages: u32,
     /// The same in octets; one message may overdraw it.
     pub unacknowledged_bytes: u64,
@@ -131,6 +131,15 @@ pub enum End {
     ClearOnly(Arc<Diagnostic>),
 }
 
+/// Transactions that are over since the connection began.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Finished {
+    /// How many.
+    pub messages: u64,
+    /// Octets of their messages.
+    pub octets: u64,
+}
+
 /// Why no new transaction is begun.
 #[derive(Clone, Debug)]
 enum Stop {
@@ -183,6 +192,9 @@ pub struct Conversation<L> {
     footing: Footing,
     /// Octets of messages under way.
     bytes_in_flight: u64,
+    /// Octets queued and not written above which nothing more is queued.
+    backlog_max: u64,
+    finished: Finished,
     /// Recipients per transaction, as configured, announced or learned.
     recipients_max: u32,
     /// Refusals since the last message was accepted.
@@ -202,9 +214,10 @@ pub struct Conversation<L> {
     statistics: Statistics,
 }
 
-/// Octets queued and not written above which nothing more is queued: enough to keep a socket's buffer full between two
-/// turns of the loop, little enough that a dying connection takes few transactions with it that it never sent.
-const BACKLOG_OCTETS_MAX: u64 = 128 * 1024;
+/// Octets queued and not written above which nothing more is queued, until the driver knows better: enough to keep a
+/// socket's buffer full between two turns of the loop, little enough that a dying connection takes few transactions with
+/// it that it never sent.
+const BACKLOG_OCTETS: u64 = 128 * 1024;
 
 impl<L: Letter> Conversation<L> {
     /// A conversation whose connection stands, and whose greeting is awaited.
@@ -230,6 +243,8 @@ impl<L: Letter> Conversation<L> {
             stage: None,
             footing: Footing::Clean,
             bytes_in_flight: 0,
+            backlog_max: BACKLOG_OCTETS,
+            finished: Finished::default(),
             recipients_max,
             refusals: 0,
             put_off: 0,
@@ -381,6 +396,25 @@ impl<L: Letter> Conversation<L> {
     /// Octets of messages that are under way and not answered.
     pub fn bytes_in_flight(&self) -> u64 {
         self.bytes_in_flight
+    }
+
+    /// What may be under way from here on: transactions without a final reply, octets of their messages (one message may
+    /// overdraw that), and octets queued and not written.
+    pub fn set_room(&mut self, now: Timestamp, messages: u32, octets: u64, backlog: u64) {
+        self.settings.unacknowledged_messages = messages.max(1);
+        self.settings.unacknowledged_bytes = octets;
+        self.backlog_max = backlog.max(1);
+        self.pump(now);
+    }
+
+    /// Transactions that are over.
+    pub fn finished(&self) -> Finished {
+        self.finished
+    }
+
+    /// Whether there is work that waits for room.
+    pub fn has_work(&self) -> bool {
+        !self.queue.is_empty() || !self.output.is_empty()
     }
 
     /// What was done since the last call of this.

@@ -230,8 +230,8 @@ impl<S: Letters> Running<S> {
                 agent.carry(now, shared, batch);
                 Fate::Runs
             }),
-            Order::Idle { lease } => self.with_lease(lease, |agent, _| {
-                agent.idle(now);
+            Order::Idle { lease } => self.with_lease(lease, |agent, shared| {
+                agent.idle(now, shared);
                 Fate::Waits
             }),
             Order::Close { lease } => self.with_lease(lease, |agent, shared| agent.close(now, shared)),

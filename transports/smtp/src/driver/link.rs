@@ -9,10 +9,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use mio::net::TcpStream;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use zrelay_clock::Timestamp;
 use zrelay_tls::{Progress, Session, TlsError};
 
+use super::pipe::{Limits, Load, Pipe, Room, Sample};
 use crate::conversation::Conversation;
 use crate::letter::Letter;
 
@@ -118,11 +119,20 @@ pub(crate) struct Link<L> {
     sealed_done: usize,
     pub(crate) readable: bool,
     pub(crate) writable: bool,
+    pub(crate) pipe: Pipe,
+    /// What the socket takes beyond what it has sent, octets.
+    unsent: u64,
 }
 
 impl<L: Letter> Link<L> {
-    pub(crate) fn new(stream: TcpStream, address: SocketAddr, name: Arc<str>, conversation: Conversation<L>) -> Self {
-        Self {
+    pub(crate) fn new(
+        stream: TcpStream,
+        address: SocketAddr,
+        name: Arc<str>,
+        conversation: Conversation<L>,
+        pipe: Pipe,
+    ) -> Self {
+        let mut link = Self {
             stream,
             conversation,
             address,
@@ -134,7 +144,57 @@ impl<L: Letter> Link<L> {
             // Both may have happened while the connection was set up, and the edge is gone.
             readable: true,
             writable: true,
+            pipe,
+            unsent: 0,
+        };
+        link.bound_unsent(link.pipe.room().unsent);
+        link
+    }
+
+    /// Looks at the path now and then, and sizes what may be under way by it.
+    pub(crate) fn measure(&mut self, now: Timestamp) -> Room {
+        if !self.conversation.is_ready() || self.conversation.is_idle() || !self.pipe.is_due(now) {
+            return self.pipe.room();
         }
+        // A socket that does not tell has ended, which reading it finds out.
+        if let Ok(info) = zrelay_sys::tcp_info(&self.stream) {
+            let finished = self.conversation.finished();
+            self.pipe.sample(Sample {
+                at: now,
+                rtt: if info.min_rtt.is_zero() { info.rtt } else { info.min_rtt },
+                congestion: u64::from(info.cwnd).saturating_mul(u64::from(info.mss)),
+                rate: info.delivery_rate,
+                messages: finished.messages,
+                octets: finished.octets,
+                load: if self.conversation.has_work() { Load::Full } else { Load::Slack },
+            });
+        }
+        self.fit(now)
+    }
+
+    /// Another clause bounds what may be under way.
+    pub(crate) fn limit(&mut self, now: Timestamp, limits: Limits) -> Room {
+        self.pipe.limit(limits);
+        self.fit(now)
+    }
+
+    fn fit(&mut self, now: Timestamp) -> Room {
+        let room = self.pipe.room();
+        self.conversation.set_room(now, room.messages, room.octets, room.unsent);
+        self.bound_unsent(room.unsent);
+        room
+    }
+
+    /// Keeps what waits in the kernel small (`TCP_NOTSENT_LOWAT`): what is not sent can still be taken back. The send
+    /// buffer itself is left alone, because a size that is set switches the kernel's own tuning off.
+    fn bound_unsent(&mut self, octets: u64) {
+        // Half and double are near enough to save the call.
+        if octets < self.unsent * 2 && octets > self.unsent / 2 {
+            return;
+        }
+        self.unsent = octets;
+        // Without it the kernel queues more, and everything works.
+        let _ = SockRef::from(&self.stream).set_tcp_notsent_lowat(u32::try_from(octets).unwrap_or(u32::MAX));
     }
 
     /// Begins the handshake.

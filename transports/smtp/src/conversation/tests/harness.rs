@@ -10,7 +10,7 @@ use zrelay_config::Pipelining;
 use zrelay_spool::{BatchId, MessageId};
 
 use super::far::Far;
-use crate::conversation::{BACKLOG_OCTETS_MAX, Conversation, End, Event, Protocol, Security, Settings};
+use crate::conversation::{BACKLOG_OCTETS, Conversation, End, Event, Protocol, Security, Settings};
 use crate::letter::Letter;
 use crate::testing::Parcel;
 
@@ -155,7 +155,7 @@ impl Run {
     fn write(&mut self) -> bool {
         let largest = self.letters.iter().map(|letter| letter.size()).max().unwrap_or(0);
         let backlog = self.conversation.output.backlog();
-        assert!(backlog <= BACKLOG_OCTETS_MAX + largest + 4096, "{backlog} octets are queued");
+        assert!(backlog <= BACKLOG_OCTETS + largest + 4096, "{backlog} octets are queued");
         let mut octets = Vec::new();
         self.conversation.gather(|slice| {
             octets.extend_from_slice(slice);
