@@ -81,6 +81,10 @@ pub const UNACKNOWLEDGED_BYTES: u64 = 4 * 1024 * 1024;
 pub const PIPELINING: Pipelining = Pipelining::Stream;
 /// How long an agent without work keeps its connection.
 pub const IDLE: Duration = Duration::from_secs(30);
+/// Messages on one connection: no limit of ours; hosts that have one say so or close in good order.
+pub const CONNECTION_MESSAGES: u32 = 1_000_000;
+/// Age of a connection, as Postfix's `smtp_connection_reuse_time_limit`, but longer: closing costs a round trip or three.
+pub const CONNECTION_AGE: Duration = Duration::from_secs(3600);
 /// Connecting, per address, as Postfix.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 /// Waiting for a reply, RFC 5321 §4.5.3.2.

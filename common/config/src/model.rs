@@ -169,6 +169,10 @@ pub struct Clause {
     pub pipelining: Pipelining,
     /// How long an agent without work keeps its connection. Default 30 s.
     pub idle: Duration,
+    /// Messages after which a connection is closed. Default 1,000,000.
+    pub connection_messages: u32,
+    /// Age at which a connection is closed behind the message under way. Default 1 h.
+    pub connection_age: Duration,
     /// Connecting, per address (RFC 5321 gives no figure). Default 30 s.
     pub connect_timeout: Duration,
     /// Waiting for a reply or for room to write, RFC 5321 §4.5.3.2: 5 min; 10 min for the final reply. Default 5 min,

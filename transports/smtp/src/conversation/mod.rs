@@ -61,6 +61,10 @@ pub struct Settings {
     pub highest: Pipelining,
     /// Recipients in one transaction.
     pub recipients: u32,
+    /// Transactions on this connection.
+    pub messages: u32,
+    /// Age of the connection, from [`Settings::begun`], at which no more transactions are begun.
+    pub age: Duration,
     /// Transactions sent whose final reply is not there yet, to begin with; see [`Conversation::set_room`].
     pub unacknowledged_messages: u32,
     /// The same in octets; one message may overdraw it.
@@ -145,7 +149,9 @@ pub struct Finished {
 enum Stop {
     /// We were asked to end.
     Asked,
-    /// The far side takes no more: its limit is reached, or it said so.
+    /// The connection has served as many messages, or as long, as it may.
+    Worn(Arc<Diagnostic>),
+    /// The far side said that it takes no more.
     Refused(Arc<Diagnostic>),
 }
 
@@ -197,6 +203,8 @@ pub struct Conversation<L> {
     finished: Finished,
     /// Recipients per transaction, as configured, announced or learned.
     recipients_max: u32,
+    /// The far side took so many recipients and refused one more for want of room; not told yet.
+    lesson: Option<u32>,
     /// Refusals since the last message was accepted.
     refusals: u32,
     /// Senders put off in a row.
@@ -246,6 +254,7 @@ impl<L: Letter> Conversation<L> {
             backlog_max: BACKLOG_OCTETS,
             finished: Finished::default(),
             recipients_max,
+            lesson: None,
             refusals: 0,
             put_off: 0,
             carried: 0,
@@ -361,6 +370,22 @@ impl<L: Letter> Conversation<L> {
     /// A lower level to meet this host with from now on, because it mishandled the one in use.
     pub fn advice(&self) -> Option<Pipelining> {
         self.advice
+    }
+
+    /// How many recipients the far side takes in a transaction, when it has shown that since the last call of this.
+    pub fn take_lesson(&mut self) -> Option<u32> {
+        self.lesson.take()
+    }
+
+    /// Whether the connection is too old for another transaction.
+    pub fn is_worn(&self, now: Timestamp) -> bool {
+        now.since(self.settings.begun) >= self.settings.age || self.carried >= self.messages_max()
+    }
+
+    /// Transactions that the settings and the far side (RFC 9422) allow on this connection.
+    fn messages_max(&self) -> u32 {
+        let announced = self.capabilities.limits.mailmax.filter(|&limit| limit > 0).unwrap_or(u64::MAX);
+        self.settings.messages.min(u32::try_from(announced).unwrap_or(u32::MAX)).max(1)
     }
 
     /// What the far side offers.

@@ -80,10 +80,27 @@ impl<L: Letter> Conversation<L> {
             self.activity = now;
         }
         while self.state == State::Ready && self.step(now) {}
-        let through = self.flights.is_empty() && self.awaited.is_empty();
-        if self.state == State::Ready && self.stop.is_some() && through {
+        if self.state == State::Ready && self.may_quit() {
             self.state = State::Quitting;
             self.command(What::Quit, |out| out.extend_from_slice(b"QUIT\r\n"));
+        }
+    }
+
+    /// Whether QUIT may be queued: when all is through, or behind the last message where pipelining allows. Not to a host
+    /// that has said it will take no more; it is read to the end.
+    fn may_quit(&self) -> bool {
+        let through = self.flights.is_empty() && self.awaited.is_empty();
+        match &self.stop {
+            None => false,
+            Some(Stop::Refused(_)) => through,
+            Some(Stop::Asked | Stop::Worn(_)) => {
+                let pipelines = self.level >= Pipelining::Pipelined && self.stage.is_none();
+                // An LMTP server that refuses a message as a whole may give fewer replies than are awaited.
+                let one_reply = self.settings.protocol == Protocol::Smtp;
+                // What found no room goes into another transaction, and so does what waits for its turn.
+                let last = self.flights.iter().all(|flight| flight.sent && !flight.is_full());
+                through || (pipelines && one_reply && last && !self.flights.is_empty())
+            }
         }
     }
 
@@ -107,6 +124,12 @@ impl<L: Letter> Conversation<L> {
         let Some(&key) = self.queue.front() else {
             return false;
         };
+        if self.is_worn(now) {
+            let what = if self.carried >= self.messages_max() { "limit of messages per" } else { "age of the" };
+            let text = format!("{what} connection with {} reached", self.settings.peer);
+            self.stop(Stop::Worn(self.reason(status::NO_MORE, &text)));
+            return false;
+        }
         let Some(batch) = self.batches.get(key) else {
             self.queue.pop_front();
             return true;
@@ -121,11 +144,6 @@ impl<L: Letter> Conversation<L> {
         }
         let alone = self.level == Pipelining::Stream && self.is_large(size);
         if !self.may_begin(alone) {
-            return false;
-        }
-        if self.capabilities.limits.mailmax.is_some_and(|limit| limit > 0 && u64::from(self.carried) >= limit) {
-            let text = format!("limit of messages per connection of {} reached", self.settings.peer);
-            self.stop(Stop::Refused(self.reason(status::NO_MORE, &text)));
             return false;
         }
         self.open_transaction(now, key, alone)

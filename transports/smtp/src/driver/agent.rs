@@ -190,7 +190,7 @@ impl<L: Letter> Agent<L> {
     }
 
     /// Whether its connection can serve another lease for a thread of `channel`.
-    pub(crate) fn is_free_for(&self, channel: &str) -> bool {
+    pub(crate) fn is_free_for(&self, now: Timestamp, channel: &str) -> bool {
         let Stage::Talking(link) = &self.stage else {
             return false;
         };
@@ -199,6 +199,7 @@ impl<L: Letter> Agent<L> {
             && conversation.is_ready()
             && conversation.is_idle()
             && !conversation.is_ending()
+            && !conversation.is_worn(now)
     }
 
     /// Says nothing more: another lease has taken over, and this connection was not fit for it.
@@ -259,6 +260,12 @@ impl<L: Letter> Agent<L> {
                 Event::Closed(end) => return self.ended(now, shared, end),
             }
         }
+        if let Stage::Talking(link) = &mut self.stage
+            && let Some(most) = link.conversation.take_lesson()
+        {
+            log::info!("{}: {} takes {most} recipients at a time", self.thread, link.address);
+            shared.memory.remember_recipients(now, link.address, most);
+        }
         if let Some(error) = failure {
             return self.tls_failed(now, shared, &error.to_string());
         }
@@ -299,6 +306,9 @@ impl<L: Letter> Agent<L> {
             return Fate::Waits;
         };
         self.count(link.conversation.take_statistics());
+        if let Some(most) = link.conversation.take_lesson() {
+            shared.memory.remember_recipients(now, link.address, most);
+        }
         if let Some(level) = link.conversation.advice() {
             log::warn!("{}: meeting {} at level {} for a day", self.thread, link.address, level_name(level));
             shared.memory.remember_level(now, link.address, level);

@@ -38,6 +38,8 @@ pub(super) fn settings() -> Settings {
         security: Security::Clear,
         highest: Pipelining::Stream,
         recipients: 1000,
+        messages: u32::MAX,
+        age: Duration::from_secs(3600),
         unacknowledged_messages: 64,
         unacknowledged_bytes: 1 << 20,
         timeout: Duration::from_secs(300),
