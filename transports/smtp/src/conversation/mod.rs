@@ -142,6 +142,8 @@ pub struct Finished {
     pub messages: u64,
     /// Octets of their messages.
     pub octets: u64,
+    /// The shortest time from queuing a transaction to its final reply.
+    pub quickest: Option<Duration>,
 }
 
 /// Why no new transaction is begun.

@@ -383,6 +383,8 @@ impl<L: Letter> Conversation<L> {
         self.finished.octets = self.finished.octets.saturating_add(transaction.size);
         for verdict in &transaction.verdicts {
             if is_delivered(verdict.judgement) {
+                let quickest = self.finished.quickest.get_or_insert(verdict.timing.sent);
+                *quickest = verdict.timing.sent.min(*quickest);
                 self.statistics.delivered += verdict.recipients.len() as u64;
             }
         }

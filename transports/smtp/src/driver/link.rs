@@ -7,6 +7,7 @@
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use mio::net::TcpStream;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
@@ -34,6 +35,9 @@ const WRITE_OCTETS: usize = 256 * 1024;
 
 /// Ciphertext waiting for the socket above which nothing more is encrypted.
 const SEALED_OCTETS_MAX: usize = 64 * 1024;
+
+/// A reply to a message that takes longer than this says more of the message than of the path.
+const REPLY_TIME_MAX: Duration = Duration::from_secs(2);
 
 /// Buffers shared by all links of a loop.
 #[derive(Debug)]
@@ -159,9 +163,11 @@ impl<L: Letter> Link<L> {
         // A socket that does not tell has ended, which reading it finds out.
         if let Ok(info) = zrelay_sys::tcp_info(&self.stream) {
             let finished = self.conversation.finished();
+            let rtt = if info.min_rtt.is_zero() { info.rtt } else { info.min_rtt };
             self.pipe.sample(Sample {
                 at: now,
-                rtt: if info.min_rtt.is_zero() { info.rtt } else { info.min_rtt },
+                // Behind a proxy the path goes on where the kernel's knowledge ends, but the replies come from its end.
+                rtt: rtt.max(finished.quickest.unwrap_or_default().min(REPLY_TIME_MAX)),
                 congestion: u64::from(info.cwnd).saturating_mul(u64::from(info.mss)),
                 rate: info.delivery_rate,
                 messages: finished.messages,
