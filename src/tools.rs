@@ -102,6 +102,9 @@ impl Hub {
                 lease.in_flight.to_string(),
                 lease.replies.to_string(),
                 octets(lease.bytes_in_flight),
+                format!("{} {}", lease.window_messages, octets(lease.window_bytes)),
+                format!("{}/s", octets(lease.delivery_rate)),
+                format!("{:.1}", lease.recipient_rate),
                 lease.delivered.to_string(),
                 octets(lease.bytes),
             ]
@@ -222,7 +225,7 @@ fn ring(row: RingRow) -> Vec<String> {
     ]
 }
 
-const THREADS: [Column; 10] = [
+const THREADS: [Column; 12] = [
     words("thread"),
     words("state"),
     numbers("batches"),
@@ -230,6 +233,8 @@ const THREADS: [Column; 10] = [
     numbers("oldest"),
     numbers("agents"),
     numbers("rtt"),
+    numbers("in flight"),
+    numbers("rcpt/s"),
     words("level"),
     numbers("next"),
     words("reason"),
@@ -244,13 +249,15 @@ fn thread(row: ThreadRow) -> Vec<String> {
         row.oldest.map_or_else(|| "-".to_owned(), |age| seconds(age as f64)),
         format!("{}/{}", row.agents, row.agents_max),
         milliseconds(row.rtt),
+        octets(row.bytes_in_flight),
+        format!("{:.1}", row.recipient_rate),
         row.level,
         row.next_attempt_in.map_or_else(|| "-".to_owned(), |wait| seconds(wait as f64)),
         row.reason,
     ]
 }
 
-const AGENTS: [Column; 13] = [
+const AGENTS: [Column; 16] = [
     numbers("lease"),
     words("state"),
     numbers("age"),
@@ -262,6 +269,9 @@ const AGENTS: [Column; 13] = [
     numbers("in flight"),
     numbers("replies"),
     numbers("bytes in flight"),
+    numbers("window"),
+    numbers("delivery rate"),
+    numbers("rcpt/s"),
     numbers("delivered"),
     numbers("sent"),
 ];

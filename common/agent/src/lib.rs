@@ -226,7 +226,7 @@ pub struct Statistics {
 }
 
 /// How a connection does.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Debug, Default)]
 pub struct Link {
     /// `name[address]:port`; empty while resolving.
     pub peer: String,
@@ -242,6 +242,14 @@ pub struct Link {
     pub replies: u32,
     /// Octets of messages that are sent and not answered.
     pub bytes_in_flight: u64,
+    /// Messages that may be sent and not answered, as measured.
+    pub window_messages: u32,
+    /// The same in octets.
+    pub window_bytes: u64,
+    /// Delivery rate from `TCP_INFO`, octets per second.
+    pub delivery_rate: u64,
+    /// Recipients delivered per second of late.
+    pub recipient_rate: f64,
     /// Recipients delivered by this lease.
     pub delivered: u64,
     /// Octets written by this lease.

@@ -360,6 +360,18 @@ impl Check<'_> {
             ),
             pipelining: self.choice("pipelining", given.pipelining.as_ref(), defaults.pipelining, &levels),
             idle: self.span("idle", given.idle.as_ref(), defaults.idle, value::ZERO..=value::DAY),
+            connection_messages: self.number(
+                "connection_messages",
+                given.connection_messages.as_ref(),
+                defaults.connection_messages,
+                1..=1_000_000_000,
+            ),
+            connection_age: self.span(
+                "connection_age",
+                given.connection_age.as_ref(),
+                defaults.connection_age,
+                patience.clone(),
+            ),
             connect_timeout: self.span(
                 "connect_timeout",
                 given.connect_timeout.as_ref(),
@@ -432,6 +444,8 @@ impl Default for Clause {
             unacknowledged_bytes: defaults::UNACKNOWLEDGED_BYTES,
             pipelining: defaults::PIPELINING,
             idle: defaults::IDLE,
+            connection_messages: defaults::CONNECTION_MESSAGES,
+            connection_age: defaults::CONNECTION_AGE,
             connect_timeout: defaults::CONNECT_TIMEOUT,
             timeout: defaults::TIMEOUT,
         }

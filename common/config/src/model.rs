@@ -160,14 +160,19 @@ pub struct Clause {
     pub source: Option<IpAddr>,
     /// Recipients in one transaction. Default 1000 (the limit common among receivers).
     pub recipients: u32,
-    /// Messages sent whose final reply is not there yet: what may be doubled when a connection dies. Default 64.
+    /// Messages sent whose final reply is not there yet: what may be doubled when a connection dies. How many it is
+    /// below this limit is measured. Default 512.
     pub unacknowledged_messages: u32,
-    /// The same in octets. Default 1 MiB.
+    /// The same in octets. Default 4 MiB.
     pub unacknowledged_bytes: u64,
     /// Highest conversation level to use. Default streaming.
     pub pipelining: Pipelining,
     /// How long an agent without work keeps its connection. Default 30 s.
     pub idle: Duration,
+    /// Messages after which a connection is closed. Default 1,000,000.
+    pub connection_messages: u32,
+    /// Age at which a connection is closed behind the message under way. Default 1 h.
+    pub connection_age: Duration,
     /// Connecting, per address (RFC 5321 gives no figure). Default 30 s.
     pub connect_timeout: Duration,
     /// Waiting for a reply or for room to write, RFC 5321 §4.5.3.2: 5 min; 10 min for the final reply. Default 5 min,

@@ -108,6 +108,8 @@ pub(crate) struct Thread {
     pub(crate) unacknowledged_bytes: Key<Size>,
     pub(crate) pipelining: Key<String>,
     pub(crate) idle: Key<String>,
+    pub(crate) connection_messages: Key<i64>,
+    pub(crate) connection_age: Key<String>,
     pub(crate) connect_timeout: Key<String>,
     pub(crate) timeout: Key<String>,
 }

@@ -87,6 +87,14 @@ pub struct ThreadRow {
     pub in_flight: u32,
     /// Round trip time of the first agent's connection, seconds with fractions.
     pub rtt: Option<f64>,
+    /// Replies that it awaits.
+    pub replies: u32,
+    /// Octets of messages that it has sent and that are not answered.
+    pub bytes_in_flight: u64,
+    /// Its delivery rate as the kernel measures it, octets per second.
+    pub delivery_rate: u64,
+    /// Recipients that it delivered per second of late.
+    pub recipient_rate: f64,
     /// Conversation level of that connection: `lockstep`, `transaction`, `pipelined`, `stream`; empty when there is none.
     pub level: String,
     /// The next hop of that connection, `name[address]:port`; empty when there is none.
@@ -146,6 +154,14 @@ pub struct LeaseRow {
     pub replies: u32,
     /// Octets sent and not answered.
     pub bytes_in_flight: u64,
+    /// Messages that may be sent and not answered, as measured.
+    pub window_messages: u32,
+    /// The same in octets.
+    pub window_bytes: u64,
+    /// Delivery rate as the kernel measures it, octets per second.
+    pub delivery_rate: u64,
+    /// Recipients delivered per second of late.
+    pub recipient_rate: f64,
     /// Recipients delivered.
     pub delivered: u64,
     /// Octets written.
@@ -264,6 +280,10 @@ impl ThreadView {
             credit: self.credit,
             in_flight: self.in_flight,
             rtt: link.and_then(|link| link.rtt).map(|rtt| rtt.as_secs_f64()),
+            replies: link.map_or(0, |link| link.replies),
+            bytes_in_flight: link.map_or(0, |link| link.bytes_in_flight),
+            delivery_rate: link.map_or(0, |link| link.delivery_rate),
+            recipient_rate: link.map_or(0.0, |link| link.recipient_rate),
             level: link.map(|link| link.level.to_owned()).unwrap_or_default(),
             peer: link.map(|link| link.peer.clone()).unwrap_or_default(),
             next_attempt: self.next_attempt.map(Timestamp::rfc3339),
@@ -331,6 +351,10 @@ impl LeaseView {
             rtt: link.rtt.map(|rtt| rtt.as_secs_f64()),
             replies: link.replies,
             bytes_in_flight: link.bytes_in_flight,
+            window_messages: link.window_messages,
+            window_bytes: link.window_bytes,
+            delivery_rate: link.delivery_rate,
+            recipient_rate: link.recipient_rate,
             delivered: link.delivered,
             bytes: link.bytes,
         }

@@ -132,6 +132,8 @@ impl Driver {
             recipients: 1 + u32::from(kind >> 4 & 3),
             unacknowledged_messages: 1 + u32::from(window & 15),
             unacknowledged_bytes: 1 + u64::from(window >> 4) * 300,
+            messages: u32::MAX,
+            age: Duration::from_secs(3600),
             timeout: Duration::from_secs(300),
             begun: START,
         };

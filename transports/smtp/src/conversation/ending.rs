@@ -44,7 +44,7 @@ impl<L: Letter> Conversation<L> {
     pub(super) fn timed_out(&mut self, now: Timestamp) {
         let stalled = self.stalling.is_some_and(|since| since + super::writing::STALL_TIME <= now);
         let peer = &self.settings.peer;
-        if self.state == State::Quitting {
+        if self.state == State::Quitting && self.flights.is_empty() {
             return self.end_as_stopped(End::Done);
         }
         if stalled && self.awaited_since() > now {
@@ -122,6 +122,7 @@ impl<L: Letter> Conversation<L> {
         let end = match &self.stop {
             None => otherwise,
             Some(Stop::Asked) => End::Done,
+            Some(Stop::Worn(why)) => End::Ended(Arc::clone(why)),
             Some(Stop::Refused(said)) if self.worked > 0 => End::Ended(Arc::clone(said)),
             Some(Stop::Refused(said)) => End::Failed(Arc::clone(said)),
         };
@@ -136,7 +137,7 @@ impl<L: Letter> Conversation<L> {
     pub(super) fn stop(&mut self, why: Stop) {
         match (&self.stop, &why) {
             // What the far side says is more to the point than what we wanted.
-            (None, _) | (Some(Stop::Asked), Stop::Refused(_)) => self.stop = Some(why),
+            (None, _) | (Some(Stop::Asked | Stop::Worn(_)), Stop::Refused(_)) => self.stop = Some(why),
             (Some(_), _) => {}
         }
         self.queue.clear();

@@ -61,7 +61,11 @@ pub struct Settings {
     pub highest: Pipelining,
     /// Recipients in one transaction.
     pub recipients: u32,
-    /// Transactions sent whose final reply is not there yet.
+    /// Transactions on this connection.
+    pub messages: u32,
+    /// Age of the connection, from [`Settings::begun`], at which no more transactions are begun.
+    pub age: Duration,
+    /// Transactions sent whose final reply is not there yet, to begin with; see [`Conversation::set_room`].
     pub unacknowledged_messages: u32,
     /// The same in octets; one message may overdraw it.
     pub unacknowledged_bytes: u64,
@@ -131,12 +135,25 @@ pub enum End {
     ClearOnly(Arc<Diagnostic>),
 }
 
+/// Transactions that are over since the connection began.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Finished {
+    /// How many.
+    pub messages: u64,
+    /// Octets of their messages.
+    pub octets: u64,
+    /// The shortest time from queuing a transaction to its final reply.
+    pub quickest: Option<Duration>,
+}
+
 /// Why no new transaction is begun.
 #[derive(Clone, Debug)]
 enum Stop {
     /// We were asked to end.
     Asked,
-    /// The far side takes no more: its limit is reached, or it said so.
+    /// The connection has served as many messages, or as long, as it may.
+    Worn(Arc<Diagnostic>),
+    /// The far side said that it takes no more.
     Refused(Arc<Diagnostic>),
 }
 
@@ -183,8 +200,13 @@ pub struct Conversation<L> {
     footing: Footing,
     /// Octets of messages under way.
     bytes_in_flight: u64,
+    /// Octets queued and not written above which nothing more is queued.
+    backlog_max: u64,
+    finished: Finished,
     /// Recipients per transaction, as configured, announced or learned.
     recipients_max: u32,
+    /// The far side took so many recipients and refused one more for want of room; not told yet.
+    lesson: Option<u32>,
     /// Refusals since the last message was accepted.
     refusals: u32,
     /// Senders put off in a row.
@@ -202,9 +224,10 @@ pub struct Conversation<L> {
     statistics: Statistics,
 }
 
-/// Octets queued and not written above which nothing more is queued: enough to keep a socket's buffer full between two
-/// turns of the loop, little enough that a dying connection takes few transactions with it that it never sent.
-const BACKLOG_OCTETS_MAX: u64 = 128 * 1024;
+/// Octets queued and not written above which nothing more is queued, until the driver knows better: enough to keep a
+/// socket's buffer full between two turns of the loop, little enough that a dying connection takes few transactions with
+/// it that it never sent.
+const BACKLOG_OCTETS: u64 = 128 * 1024;
 
 impl<L: Letter> Conversation<L> {
     /// A conversation whose connection stands, and whose greeting is awaited.
@@ -230,7 +253,10 @@ impl<L: Letter> Conversation<L> {
             stage: None,
             footing: Footing::Clean,
             bytes_in_flight: 0,
+            backlog_max: BACKLOG_OCTETS,
+            finished: Finished::default(),
             recipients_max,
+            lesson: None,
             refusals: 0,
             put_off: 0,
             carried: 0,
@@ -348,6 +374,22 @@ impl<L: Letter> Conversation<L> {
         self.advice
     }
 
+    /// How many recipients the far side takes in a transaction, when it has shown that since the last call of this.
+    pub fn take_lesson(&mut self) -> Option<u32> {
+        self.lesson.take()
+    }
+
+    /// Whether the connection is too old for another transaction.
+    pub fn is_worn(&self, now: Timestamp) -> bool {
+        now.since(self.settings.begun) >= self.settings.age || self.carried >= self.messages_max()
+    }
+
+    /// Transactions that the settings and the far side (RFC 9422) allow on this connection.
+    fn messages_max(&self) -> u32 {
+        let announced = self.capabilities.limits.mailmax.filter(|&limit| limit > 0).unwrap_or(u64::MAX);
+        self.settings.messages.min(u32::try_from(announced).unwrap_or(u32::MAX)).max(1)
+    }
+
     /// What the far side offers.
     pub fn capabilities(&self) -> &Capabilities {
         &self.capabilities
@@ -381,6 +423,25 @@ impl<L: Letter> Conversation<L> {
     /// Octets of messages that are under way and not answered.
     pub fn bytes_in_flight(&self) -> u64 {
         self.bytes_in_flight
+    }
+
+    /// What may be under way from here on: transactions without a final reply, octets of their messages (one message may
+    /// overdraw that), and octets queued and not written.
+    pub fn set_room(&mut self, now: Timestamp, messages: u32, octets: u64, backlog: u64) {
+        self.settings.unacknowledged_messages = messages.max(1);
+        self.settings.unacknowledged_bytes = octets;
+        self.backlog_max = backlog.max(1);
+        self.pump(now);
+    }
+
+    /// Transactions that are over.
+    pub fn finished(&self) -> Finished {
+        self.finished
+    }
+
+    /// Whether there is work that waits for room.
+    pub fn has_work(&self) -> bool {
+        !self.queue.is_empty() || !self.output.is_empty()
     }
 
     /// What was done since the last call of this.

@@ -196,6 +196,7 @@ impl<L: Letter> Conversation<L> {
         }
         if let Some(accepted) = too_many {
             self.recipients_max = self.recipients_max.min(accepted);
+            self.lesson = Some(self.recipients_max);
         }
         self.answered(number);
     }

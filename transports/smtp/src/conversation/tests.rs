@@ -1,6 +1,7 @@
 //! The engine against a strict far side in memory.
 
 mod far;
+mod flights;
 mod harness;
 mod levels;
 mod random;

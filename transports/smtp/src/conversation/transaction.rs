@@ -382,8 +382,12 @@ impl<L: Letter> Conversation<L> {
     pub(super) fn finish(&mut self, mut transaction: Transaction) {
         self.settle_refused(&mut transaction);
         self.bytes_in_flight = self.bytes_in_flight.saturating_sub(transaction.size);
+        self.finished.messages += 1;
+        self.finished.octets = self.finished.octets.saturating_add(transaction.size);
         for verdict in &transaction.verdicts {
             if is_delivered(verdict.judgement) {
+                let quickest = self.finished.quickest.get_or_insert(verdict.timing.sent);
+                *quickest = verdict.timing.sent.min(*quickest);
                 self.statistics.delivered += verdict.recipients.len() as u64;
             }
         }

@@ -27,7 +27,7 @@ use zrelay_wire as wire;
 use super::diagnostic::status;
 use super::replies::What;
 use super::transaction::{Form, Go, LocalVerdict, Plan, Transaction, Unfit};
-use super::{BACKLOG_OCTETS_MAX, Batch, BatchKey, Conversation, Protocol, State, Stop};
+use super::{Batch, BatchKey, Conversation, Protocol, State, Stop};
 use crate::letter::{Letter, has_eight_bit_header, has_eight_bit_octets};
 
 /// What is written of the newest transaction.
@@ -60,7 +60,8 @@ pub(super) const REFUSALS_CAUTIOUS: u32 = 8;
 /// round trip, short against the timeout.
 pub(super) const STALL_TIME: Duration = Duration::from_secs(10);
 
-/// RCPTs of one transaction that are under way at a time: a server is known that runs out of stack at 437.
+/// RCPTs of one transaction that are under way at a time to a host without CHUNKING: a server is known that runs out of
+/// stack at 437, and it has none. Others get as many as the path holds.
 const RCPT_BURST: usize = 320;
 
 /// Replies that may be owed to us at a time: bounds what is remembered of them.
@@ -79,16 +80,33 @@ impl<L: Letter> Conversation<L> {
             self.activity = now;
         }
         while self.state == State::Ready && self.step(now) {}
-        let through = self.flights.is_empty() && self.awaited.is_empty();
-        if self.state == State::Ready && self.stop.is_some() && through {
+        if self.state == State::Ready && self.may_quit() {
             self.state = State::Quitting;
             self.command(What::Quit, |out| out.extend_from_slice(b"QUIT\r\n"));
         }
     }
 
+    /// Whether QUIT may be queued: when all is through, or behind the last message where pipelining allows. Not to a host
+    /// that has said it will take no more; it is read to the end.
+    fn may_quit(&self) -> bool {
+        let through = self.flights.is_empty() && self.awaited.is_empty();
+        match &self.stop {
+            None => false,
+            Some(Stop::Refused(_)) => through,
+            Some(Stop::Asked | Stop::Worn(_)) => {
+                let pipelines = self.level >= Pipelining::Pipelined && self.stage.is_none();
+                // An LMTP server that refuses a message as a whole may give fewer replies than are awaited.
+                let one_reply = self.settings.protocol == Protocol::Smtp;
+                // What found no room goes into another transaction, and so does what waits for its turn.
+                let last = self.flights.iter().all(|flight| flight.sent && !flight.is_full());
+                through || (pipelines && one_reply && last && !self.flights.is_empty())
+            }
+        }
+    }
+
     /// Queues one thing. Returns whether it is worth trying again.
     fn step(&mut self, now: Timestamp) -> bool {
-        if self.output.backlog() >= BACKLOG_OCTETS_MAX || self.awaited.len() >= REPLIES_OWED_MAX {
+        if self.output.backlog() >= self.backlog_max || self.awaited.len() >= REPLIES_OWED_MAX {
             return false;
         }
         match self.stage {
@@ -106,6 +124,12 @@ impl<L: Letter> Conversation<L> {
         let Some(&key) = self.queue.front() else {
             return false;
         };
+        if self.is_worn(now) {
+            let what = if self.carried >= self.messages_max() { "limit of messages per" } else { "age of the" };
+            let text = format!("{what} connection with {} reached", self.settings.peer);
+            self.stop(Stop::Worn(self.reason(status::NO_MORE, &text)));
+            return false;
+        }
         let Some(batch) = self.batches.get(key) else {
             self.queue.pop_front();
             return true;
@@ -119,12 +143,7 @@ impl<L: Letter> Conversation<L> {
             batch.fit = true;
         }
         let alone = self.level == Pipelining::Stream && self.is_large(size);
-        if !self.may_begin(size, alone) {
-            return false;
-        }
-        if self.capabilities.limits.mailmax.is_some_and(|limit| limit > 0 && u64::from(self.carried) >= limit) {
-            let text = format!("limit of messages per connection of {} reached", self.settings.peer);
-            self.stop(Stop::Refused(self.reason(status::NO_MORE, &text)));
+        if !self.may_begin(alone) {
             return false;
         }
         self.open_transaction(now, key, alone)
@@ -180,8 +199,8 @@ impl<L: Letter> Conversation<L> {
         self.footing = Footing::Unknown;
     }
 
-    /// Whether a transaction with a message of `size` may begin now.
-    fn may_begin(&self, size: u64, alone: bool) -> bool {
+    /// Whether a transaction may begin now.
+    fn may_begin(&self, alone: bool) -> bool {
         let Some(newest) = self.flights.back() else {
             return true;
         };
@@ -199,8 +218,7 @@ impl<L: Letter> Conversation<L> {
             Pipelining::Pipelined | Pipelining::Stream => {}
         }
         let messages_max = usize::try_from(self.settings.unacknowledged_messages).unwrap_or(usize::MAX);
-        let bytes = self.bytes_in_flight.saturating_add(size);
-        self.flights.len() < messages_max && bytes <= self.settings.unacknowledged_bytes
+        self.flights.len() < messages_max && self.bytes_in_flight < self.settings.unacknowledged_bytes
     }
 
     /// Whether a message must not be streamed.
@@ -250,6 +268,7 @@ impl<L: Letter> Conversation<L> {
             return false;
         }
         let dsn = self.capabilities.dsn;
+        let burst = if self.capabilities.chunking { usize::MAX } else { RCPT_BURST };
         let (number, Some(transaction)) = self.newest() else {
             return false;
         };
@@ -262,7 +281,7 @@ impl<L: Letter> Conversation<L> {
         let Some(&index) = transaction.recipients.get(transaction.asked) else {
             return self.write_message();
         };
-        if transaction.asked - transaction.told >= RCPT_BURST {
+        if transaction.asked - transaction.told >= burst {
             return false;
         }
         transaction.asked += 1;

@@ -25,6 +25,7 @@ use zrelay_tls::{ClientTls, Policy};
 use super::agent_loop::Letters;
 use super::link::{Link, Scratch, Turn};
 use super::memory::Memory;
+use super::pipe::{Limits, Pipe};
 use super::resolve::{Candidate, Shuffle};
 use super::timers::Armed;
 use super::window::Window;
@@ -89,6 +90,8 @@ pub(crate) struct Agent<L> {
     begun: Timestamp,
     idle_since: Option<Timestamp>,
     link_due: Timestamp,
+    /// When the tools were told a rate, of how many recipients delivered until then, and which.
+    told: (Timestamp, u64, f64),
     statistics: Statistics,
     pub(crate) armed: Armed,
     /// Whether it stands in the loop's list of those that want a turn.
@@ -98,7 +101,7 @@ pub(crate) struct Agent<L> {
 impl<L: Letter> Agent<L> {
     /// A new agent; [`Agent::begin`] comes next.
     pub(crate) fn new(now: Timestamp, token: Token, lease: LeaseId, thread: ThreadKey, clause: Arc<Clause>) -> Self {
-        let window = Window::new(clause.unacknowledged_messages, clause.unacknowledged_bytes);
+        let window = Window::new(Pipe::new(limits(&clause)).room());
         Self {
             lease,
             token,
@@ -114,6 +117,7 @@ impl<L: Letter> Agent<L> {
             begun: now,
             idle_since: None,
             link_due: now,
+            told: (now, 0, 0.0),
             statistics: Statistics::default(),
             armed: Armed::default(),
             listed: false,
@@ -169,8 +173,9 @@ impl<L: Letter> Agent<L> {
     }
 
     /// Nothing to carry for now.
-    pub(crate) fn idle(&mut self, now: Timestamp) {
+    pub(crate) fn idle<S>(&mut self, now: Timestamp, shared: &mut Shared<S>) {
         self.idle_since = Some(now);
+        self.report_link(now, shared);
     }
 
     /// The lease is to end.
@@ -185,7 +190,7 @@ impl<L: Letter> Agent<L> {
     }
 
     /// Whether its connection can serve another lease for a thread of `channel`.
-    pub(crate) fn is_free_for(&self, channel: &str) -> bool {
+    pub(crate) fn is_free_for(&self, now: Timestamp, channel: &str) -> bool {
         let Stage::Talking(link) = &self.stage else {
             return false;
         };
@@ -194,6 +199,7 @@ impl<L: Letter> Agent<L> {
             && conversation.is_ready()
             && conversation.is_idle()
             && !conversation.is_ending()
+            && !conversation.is_worn(now)
     }
 
     /// Says nothing more: another lease has taken over, and this connection was not fit for it.
@@ -212,13 +218,15 @@ impl<L: Letter> Agent<L> {
     ) {
         self.lease = lease;
         self.thread = thread;
-        self.window = Window::new(clause.unacknowledged_messages, clause.unacknowledged_bytes);
         self.clause = clause;
         self.begun = now;
         self.idle_since = None;
         self.statistics = Statistics::default();
+        self.told = (now, 0, 0.0);
         if let Stage::Talking(link) = &mut self.stage {
             let _ = link.conversation.take_statistics();
+            // The scheduler's account of the old lease's credit went with it.
+            self.window = Window::new(link.limit(now, limits(&self.clause)));
         }
         self.ask_for_more(shared);
         self.report_link(now, shared);
@@ -229,6 +237,7 @@ impl<L: Letter> Agent<L> {
         let Stage::Talking(link) = &mut self.stage else {
             return Fate::Waits;
         };
+        self.window.resize(link.measure(now));
         let turn = link.turn(now, &mut shared.scratch);
         let failure = link.tls_failure.take();
         let mut fate = if turn == Turn::Again { Fate::Runs } else { Fate::Waits };
@@ -250,6 +259,12 @@ impl<L: Letter> Agent<L> {
                 Event::Returned { batch } => self.returned(shared, batch),
                 Event::Closed(end) => return self.ended(now, shared, end),
             }
+        }
+        if let Stage::Talking(link) = &mut self.stage
+            && let Some(most) = link.conversation.take_lesson()
+        {
+            log::info!("{}: {} takes {most} recipients at a time", self.thread, link.address);
+            shared.memory.remember_recipients(now, link.address, most);
         }
         if let Some(error) = failure {
             return self.tls_failed(now, shared, &error.to_string());
@@ -291,6 +306,9 @@ impl<L: Letter> Agent<L> {
             return Fate::Waits;
         };
         self.count(link.conversation.take_statistics());
+        if let Some(most) = link.conversation.take_lesson() {
+            shared.memory.remember_recipients(now, link.address, most);
+        }
         if let Some(level) = link.conversation.advice() {
             log::warn!("{}: meeting {} at level {} for a day", self.thread, link.address, level_name(level));
             shared.memory.remember_level(now, link.address, level);
@@ -367,4 +385,9 @@ impl<L: Letter> Agent<L> {
             }
         }
     }
+}
+
+/// What the clause allows in flight.
+fn limits(clause: &Clause) -> Limits {
+    Limits { messages: clause.unacknowledged_messages, octets: clause.unacknowledged_bytes }
 }

@@ -230,8 +230,8 @@ impl<S: Letters> Running<S> {
                 agent.carry(now, shared, batch);
                 Fate::Runs
             }),
-            Order::Idle { lease } => self.with_lease(lease, |agent, _| {
-                agent.idle(now);
+            Order::Idle { lease } => self.with_lease(lease, |agent, shared| {
+                agent.idle(now, shared);
                 Fate::Waits
             }),
             Order::Close { lease } => self.with_lease(lease, |agent, shared| agent.close(now, shared)),
@@ -247,7 +247,7 @@ impl<S: Letters> Running<S> {
         takes_over: Option<LeaseId>,
     ) {
         if let Some(old) = takes_over.and_then(|old| self.by_lease.remove(&old)) {
-            let free = self.agents.get(old).is_some_and(|agent| agent.is_free_for(&thread.channel));
+            let free = self.agents.get(old).is_some_and(|agent| agent.is_free_for(now, &thread.channel));
             if free {
                 self.by_lease.insert(lease, old);
                 return self.with(old, |agent, shared| {

@@ -7,12 +7,14 @@
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use mio::net::TcpStream;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use zrelay_clock::Timestamp;
 use zrelay_tls::{Progress, Session, TlsError};
 
+use super::pipe::{Limits, Load, Pipe, Room, Sample};
 use crate::conversation::Conversation;
 use crate::letter::Letter;
 
@@ -33,6 +35,9 @@ const WRITE_OCTETS: usize = 256 * 1024;
 
 /// Ciphertext waiting for the socket above which nothing more is encrypted.
 const SEALED_OCTETS_MAX: usize = 64 * 1024;
+
+/// A reply to a message that takes longer than this says more of the message than of the path.
+const REPLY_TIME_MAX: Duration = Duration::from_secs(2);
 
 /// Buffers shared by all links of a loop.
 #[derive(Debug)]
@@ -118,11 +123,20 @@ pub(crate) struct Link<L> {
     sealed_done: usize,
     pub(crate) readable: bool,
     pub(crate) writable: bool,
+    pub(crate) pipe: Pipe,
+    /// What the socket takes beyond what it has sent, octets.
+    unsent: u64,
 }
 
 impl<L: Letter> Link<L> {
-    pub(crate) fn new(stream: TcpStream, address: SocketAddr, name: Arc<str>, conversation: Conversation<L>) -> Self {
-        Self {
+    pub(crate) fn new(
+        stream: TcpStream,
+        address: SocketAddr,
+        name: Arc<str>,
+        conversation: Conversation<L>,
+        pipe: Pipe,
+    ) -> Self {
+        let mut link = Self {
             stream,
             conversation,
             address,
@@ -134,7 +148,59 @@ impl<L: Letter> Link<L> {
             // Both may have happened while the connection was set up, and the edge is gone.
             readable: true,
             writable: true,
+            pipe,
+            unsent: 0,
+        };
+        link.bound_unsent(link.pipe.room().unsent);
+        link
+    }
+
+    /// Looks at the path now and then, and sizes what may be under way by it.
+    pub(crate) fn measure(&mut self, now: Timestamp) -> Room {
+        if !self.conversation.is_ready() || self.conversation.is_idle() || !self.pipe.is_due(now) {
+            return self.pipe.room();
         }
+        // A socket that does not tell has ended, which reading it finds out.
+        if let Ok(info) = zrelay_sys::tcp_info(&self.stream) {
+            let finished = self.conversation.finished();
+            let rtt = if info.min_rtt.is_zero() { info.rtt } else { info.min_rtt };
+            self.pipe.sample(Sample {
+                at: now,
+                // Behind a proxy the path goes on where the kernel's knowledge ends, but the replies come from its end.
+                rtt: rtt.max(finished.quickest.unwrap_or_default().min(REPLY_TIME_MAX)),
+                congestion: u64::from(info.cwnd).saturating_mul(u64::from(info.mss)),
+                rate: info.delivery_rate,
+                messages: finished.messages,
+                octets: finished.octets,
+                load: if self.conversation.has_work() { Load::Full } else { Load::Slack },
+            });
+        }
+        self.fit(now)
+    }
+
+    /// Another clause bounds what may be under way.
+    pub(crate) fn limit(&mut self, now: Timestamp, limits: Limits) -> Room {
+        self.pipe.limit(limits);
+        self.fit(now)
+    }
+
+    fn fit(&mut self, now: Timestamp) -> Room {
+        let room = self.pipe.room();
+        self.conversation.set_room(now, room.messages, room.octets, room.unsent);
+        self.bound_unsent(room.unsent);
+        room
+    }
+
+    /// Keeps what waits in the kernel small (`TCP_NOTSENT_LOWAT`): what is not sent can still be taken back. The send
+    /// buffer itself is left alone, because a size that is set switches the kernel's own tuning off.
+    fn bound_unsent(&mut self, octets: u64) {
+        // Half and double are near enough to save the call.
+        if octets < self.unsent * 2 && octets > self.unsent / 2 {
+            return;
+        }
+        self.unsent = octets;
+        // Without it the kernel queues more, and everything works.
+        let _ = SockRef::from(&self.stream).set_tcp_notsent_lowat(u32::try_from(octets).unwrap_or(u32::MAX));
     }
 
     /// Begins the handshake.

@@ -2,13 +2,15 @@
 //!
 //! [`AgentLoop`] owns one `mio::Poll`. Orders come in through a mailbox that wakes it, reports go out through an outbox
 //! that never blocks. Every lease is an [`agent`](agent): it resolves, connects, and then drives a
-//! [`Conversation`](crate::Conversation) over a [`link`](link). What hosts taught is kept in [`memory`](memory).
+//! [`Conversation`](crate::Conversation) over a [`link`](link). What may be in flight is
+//! measured in [`pipe`](pipe); what hosts taught is kept in [`memory`](memory).
 
 mod agent;
 mod agent_loop;
 mod hop;
 mod link;
 mod memory;
+mod pipe;
 mod resolve;
 mod timers;
 mod window;

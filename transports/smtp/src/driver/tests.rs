@@ -11,7 +11,7 @@ use zrelay_config::TlsPolicy;
 use zrelay_dns::testing::FakeServer;
 
 use harness::{Hub, clause, letter};
-use server::{Behaviour, Server};
+use server::{Behaviour, Parting, Server};
 
 const DELIVERED: Judgement = Judgement::Delivered { dsn_relayed: false };
 
@@ -195,6 +195,95 @@ fn an_idle_connection_serves_the_next_lease_of_its_ring() {
     hub.finish();
     assert_eq!(server.connections(), 1);
     assert!(server.log().ends_with(&["QUIT".to_owned()]));
+}
+
+#[test]
+fn a_connection_that_ended_while_idle_is_told_and_cannot_be_taken_over() {
+    for (parting, said) in [(Parting::SaysSo, 421), (Parting::HalfClosed, 0)] {
+        let server = Server::start(Behaviour { parting: Some(parting), ..Behaviour::plain() });
+        let mut hub = Hub::start(vec![letter(0, &["a@dst"]), letter(1, &["b@dst"])]);
+        let first = hub.lease("smtp", &server.host(), clause());
+        hub.until_hungry(first);
+        hub.carry(first, 0);
+        let Report::Settled { verdicts, .. } = hub.until(|report| matches!(report, Report::Settled { .. })) else {
+            unreachable!()
+        };
+        assert_eq!(verdicts[0].judgement, DELIVERED);
+        hub.send(Order::Idle { lease: first });
+        let Report::Released { lease, reason: Release::Ended(why), .. } = hub.until(released) else {
+            panic!("{parting:?} is no failure")
+        };
+        assert_eq!((lease, why.code), (first, said));
+        // The order to take it over has crossed its end: the new lease gets a connection of its own.
+        let second = hub.lease_over("smtp", &server.host(), clause(), Some(first));
+        hub.until_hungry(second);
+        hub.carry(second, 1);
+        let Report::Settled { lease, verdicts, .. } = hub.until(|report| matches!(report, Report::Settled { .. }))
+        else {
+            unreachable!()
+        };
+        assert_eq!((lease, verdicts[0].judgement, verdicts[0].timing.reused), (second, DELIVERED, 0));
+        hub.finish();
+        assert_eq!(server.connections(), 2);
+    }
+}
+
+#[test]
+fn a_connection_that_has_served_its_time_is_not_taken_over() {
+    let server = Server::start(Behaviour::plain());
+    let mut hub = Hub::start(vec![letter(0, &["a@dst"]), letter(1, &["b@dst"])]);
+    let mut once = clause();
+    once.connection_messages = 1;
+    let first = hub.lease("smtp", &server.host(), once.clone());
+    hub.until_hungry(first);
+    hub.carry(first, 0);
+    hub.until_settled(1);
+    hub.send(Order::Idle { lease: first });
+    let second = hub.lease_over("smtp", &server.host(), once, Some(first));
+    hub.until_hungry(second);
+    hub.carry(second, 1);
+    let done = hub.until_settled(1);
+    assert_eq!(done[0].timing.reused, 0);
+    hub.finish();
+    assert_eq!(server.connections(), 2);
+    assert_eq!(server.log().iter().filter(|verb| *verb == "QUIT").count(), 2, "both leave in good order");
+}
+
+#[test]
+fn an_idle_connection_expires_and_its_thread_connects_again() {
+    let server = Server::start(Behaviour::plain());
+    let mut hub = Hub::start(vec![letter(0, &["a@dst"]), letter(1, &["b@dst"])]);
+    let mut short = clause();
+    short.idle = Duration::from_millis(20);
+    for number in 0..2 {
+        let lease = hub.lease("smtp", &server.host(), short.clone());
+        hub.until_hungry(lease);
+        hub.carry(lease, number);
+        hub.until_settled(1);
+        hub.send(Order::Idle { lease });
+        assert!(matches!(hub.until(released), Report::Released { reason: Release::Done, .. }));
+    }
+    hub.finish();
+    assert_eq!(server.connections(), 2);
+}
+
+#[test]
+fn a_limit_of_recipients_is_learned_for_the_next_connection() {
+    let server = Server::start(Behaviour { recipients_max: 2, keywords: &["PIPELINING"], ..Behaviour::plain() });
+    let four = ["a@dst", "b@dst", "c@dst", "d@dst"];
+    let mut hub = Hub::start(vec![letter(0, &four), letter(1, &four)]);
+    for number in 0..2 {
+        let lease = hub.lease("smtp", &server.host(), clause());
+        hub.until_hungry(lease);
+        hub.carry(lease, number);
+        let done = hub.until_settled(1);
+        assert!(done.iter().all(|verdict| verdict.judgement == DELIVERED), "{done:?}");
+        hub.send(Order::Close { lease });
+        hub.until(released);
+    }
+    hub.finish();
+    let asked = server.log().iter().filter(|verb| *verb == "RCPT").count();
+    assert_eq!(asked, 4 + 2 + 4, "two too many the first time, none the second");
 }
 
 #[test]

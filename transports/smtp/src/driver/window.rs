@@ -1,12 +1,14 @@
 //! Credit: how much work an agent asks for ahead of the replies.
 //!
-//! The window is a fixed multiple of what may be unacknowledged, so that the next batches are here before the pipe runs
-//! dry. A window measured from the path (`TCP_INFO`) would replace [`Window::new`]'s arguments and nothing else.
+//! The window is what may be in flight (see [`pipe`](super::pipe)) and half as much again, so that the next batches are
+//! here before the pipe runs dry. It slides: it is opened further when an eighth of it is free.
 
 use zrelay_agent::Credit;
 
-/// How many times what may be unacknowledged is asked for.
-const AHEAD: u32 = 2;
+use super::pipe::Room;
+
+/// Batches asked for ahead of those in flight, at the least: more than the scheduler's mailbox holds back.
+const AHEAD_BATCHES_MIN: u32 = 16;
 
 /// A sliding window over batches and octets.
 #[derive(Debug)]
@@ -21,17 +23,25 @@ pub(crate) struct Window {
 }
 
 impl Window {
-    /// A closed window of this size.
-    pub(crate) fn new(unacknowledged_messages: u32, unacknowledged_bytes: u64) -> Self {
-        let bytes = i64::try_from(unacknowledged_bytes).unwrap_or(i64::MAX / 4);
-        Self {
-            batches_max: unacknowledged_messages.max(1).saturating_mul(AHEAD),
-            bytes_max: bytes.clamp(1, i64::MAX / 4).saturating_mul(i64::from(AHEAD)),
-            held_batches: 0,
-            held_bytes: 0,
-            granted_batches: 0,
-            granted_bytes: 0,
-        }
+    /// A closed window for this much in flight.
+    pub(crate) fn new(room: Room) -> Self {
+        let mut window =
+            Self { batches_max: 1, bytes_max: 1, held_batches: 0, held_bytes: 0, granted_batches: 0, granted_bytes: 0 };
+        window.resize(room);
+        window
+    }
+
+    /// Something else may be in flight. What was granted stays so.
+    pub(crate) fn resize(&mut self, room: Room) {
+        let ahead = (room.messages / 2).max(AHEAD_BATCHES_MIN);
+        self.batches_max = room.messages.saturating_add(ahead);
+        self.bytes_max = i64::try_from(room.octets.saturating_add(room.octets / 2)).unwrap_or(i64::MAX).max(1);
+        self.bytes_max = self.bytes_max.min(i64::MAX / 4);
+    }
+
+    /// Batches held or granted.
+    pub(crate) fn extent(&self) -> u32 {
+        self.held_batches.saturating_add(self.granted_batches)
     }
 
     /// A batch of `size` octets came.
@@ -50,12 +60,12 @@ impl Window {
         self.held_bytes = self.held_bytes.saturating_sub(size);
     }
 
-    /// Credit to ask for now: when a quarter of the window is free, or what was granted is used up.
+    /// Credit to ask for now: when an eighth of the window is free, or what was granted is used up.
     pub(crate) fn open(&mut self) -> Option<Credit> {
-        let batches = self.batches_max.saturating_sub(self.held_batches.saturating_add(self.granted_batches));
+        let batches = self.batches_max.saturating_sub(self.extent());
         let bytes = self.bytes_max.saturating_sub(self.held_bytes.saturating_add(self.granted_bytes)).max(0);
-        let many = batches >= self.batches_max.div_ceil(4) || (self.granted_batches == 0 && batches > 0);
-        let much = bytes >= self.bytes_max / 4 || (self.granted_bytes <= 0 && bytes > 0);
+        let many = batches >= self.batches_max.div_ceil(8) || (self.granted_batches == 0 && batches > 0);
+        let much = bytes >= self.bytes_max / 8 || (self.granted_bytes <= 0 && bytes > 0);
         if !many && !much {
             return None;
         }
@@ -69,21 +79,41 @@ impl Window {
 mod tests {
     use super::*;
 
+    fn room(messages: u32, octets: u64) -> Room {
+        Room { messages, octets, unsent: 1 << 16 }
+    }
+
     #[test]
     fn the_window_opens_again_before_it_is_used_up() {
-        let mut window = Window::new(4, 1000);
-        assert_eq!(window.open(), Some(Credit { batches: 8, bytes: 2000 }));
+        let mut window = Window::new(room(32, 10_000));
+        assert_eq!(window.open(), Some(Credit { batches: 48, bytes: 15_000 }));
         assert_eq!(window.open(), None);
-        (0..8).for_each(|_| window.take(10));
+        (0..40).for_each(|_| window.take(100));
+        (0..5).for_each(|_| window.release(100));
+        assert_eq!(window.open(), None, "8 are left, and less than an eighth is free");
+        window.release(100);
+        assert_eq!(window.open(), Some(Credit { batches: 6, bytes: 600 }), "an eighth is free");
+        (0..14).for_each(|_| window.take(100));
         window.release(10);
-        assert_eq!(window.open(), Some(Credit { batches: 1, bytes: 10 }), "nothing is left");
-        (0..2).for_each(|_| window.release(10));
-        assert_eq!(window.open().map(|credit| credit.batches), Some(2), "a quarter is free");
+        assert_eq!(window.open().map(|credit| credit.batches), Some(1), "nothing is left");
+    }
+
+    #[test]
+    fn a_window_that_shrinks_asks_for_nothing_until_it_is_down() {
+        let mut window = Window::new(room(100, 1000));
+        window.open();
+        (0..150).for_each(|_| window.take(1));
+        window.resize(room(32, 1000));
+        (0..110).for_each(|_| {
+            window.release(1);
+            assert!(window.open().is_none_or(|credit| credit.batches <= 8));
+        });
+        assert!(window.extent() <= 48, "{}", window.extent());
     }
 
     #[test]
     fn a_large_batch_overdraws_and_the_books_are_right_afterwards() {
-        let mut window = Window::new(4, 1000);
+        let mut window = Window::new(room(32, 1000));
         window.open();
         window.take(1_000_000);
         assert_eq!(window.open(), None, "it is held");
@@ -94,7 +124,7 @@ mod tests {
 
     #[test]
     fn an_empty_agent_always_has_credit() {
-        let mut window = Window::new(1, 1);
+        let mut window = Window::new(room(1, 1));
         for size in [0, 1, 5, 1 << 40, 3] {
             window.open();
             assert!(window.granted_batches > 0 && window.granted_bytes > 0);

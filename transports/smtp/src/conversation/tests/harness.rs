@@ -10,7 +10,7 @@ use zrelay_config::Pipelining;
 use zrelay_spool::{BatchId, MessageId};
 
 use super::far::Far;
-use crate::conversation::{BACKLOG_OCTETS_MAX, Conversation, End, Event, Protocol, Security, Settings};
+use crate::conversation::{BACKLOG_OCTETS, Conversation, End, Event, Protocol, Security, Settings};
 use crate::letter::Letter;
 use crate::testing::Parcel;
 
@@ -38,6 +38,8 @@ pub(super) fn settings() -> Settings {
         security: Security::Clear,
         highest: Pipelining::Stream,
         recipients: 1000,
+        messages: u32::MAX,
+        age: Duration::from_secs(3600),
         unacknowledged_messages: 64,
         unacknowledged_bytes: 1 << 20,
         timeout: Duration::from_secs(300),
@@ -155,7 +157,7 @@ impl Run {
     fn write(&mut self) -> bool {
         let largest = self.letters.iter().map(|letter| letter.size()).max().unwrap_or(0);
         let backlog = self.conversation.output.backlog();
-        assert!(backlog <= BACKLOG_OCTETS_MAX + largest + 4096, "{backlog} octets are queued");
+        assert!(backlog <= BACKLOG_OCTETS + largest + 4096, "{backlog} octets are queued");
         let mut octets = Vec::new();
         self.conversation.gather(|slice| {
             octets.extend_from_slice(slice);

@@ -399,6 +399,43 @@ fn a_limit_of_messages_is_kept() {
     assert!(run.books[2].returned && run.books[3].returned);
     assert!(matches!(run.end, Some(End::Ended(_))));
     assert!(run.far.verbs().ends_with("QUIT"));
+    let own = Settings { messages: 3, ..settings() };
+    let run = four_with(own, Offers::everything().with(&["LIMITS MAILMAX=9"]), |_| None);
+    assert!(run.verdict(2, 0).0 == DELIVERED && run.books[3].returned);
+    let Some(End::Ended(why)) = &run.end else { panic!("{:?}", run.end) };
+    assert!(why.text.starts_with("limit of messages"), "{}", why.text);
+}
+
+#[test]
+fn an_old_connection_begins_nothing_more() {
+    let mut run =
+        Run::new(Settings { age: Duration::from_secs(60), ..settings() }, Far::new(Offers::everything(), |_| None), 1);
+    run.settle_down();
+    run.carry(letter(0, &["a@dst"]));
+    run.settle_down();
+    run.now = run.now + Duration::from_secs(60);
+    assert!(run.conversation.is_worn(run.now));
+    run.carry(letter(1, &["a@dst"]));
+    run.finish();
+    assert!(run.verdict(0, 0).0 == DELIVERED && run.books[1].returned);
+    assert!(matches!(run.end, Some(End::Ended(_))), "{:?}", run.end);
+}
+
+#[test]
+fn the_room_for_recipients_is_learned_once_it_has_shown() {
+    let far = Far::new(Offers::everything(), |_| None);
+    let mut run = Run::new(settings(), far, 1);
+    run.far.recipients_max = 2;
+    run.settle_down();
+    assert_eq!(run.conversation.take_lesson(), None);
+    run.carry(letter(0, &["a@dst", "b@dst", "c@dst", "d@dst", "e@dst"]));
+    run.settle_down();
+    assert_eq!(run.conversation.take_lesson(), Some(2));
+    assert_eq!(run.conversation.take_lesson(), None);
+    run.carry(letter(1, &["a@dst", "b@dst", "c@dst"]));
+    run.finish();
+    run.assert_all_delivered();
+    assert_eq!(run.conversation.take_lesson(), None, "known by then");
 }
 
 #[test]

@@ -16,6 +16,7 @@ use crate::conversation::{Conversation, Protocol, Security, Settings};
 use crate::driver::agent_loop::Letters;
 use crate::driver::hop::Hop;
 use crate::driver::link::{self, Link};
+use crate::driver::pipe::Pipe;
 use crate::driver::resolve::{self, Candidate};
 use crate::letter::Letter;
 
@@ -137,6 +138,8 @@ impl<L: Letter> Agent<L> {
     ) -> Fate {
         let clause = &self.clause;
         let host = candidate.address;
+        let pipe = Pipe::new(super::limits(clause));
+        let room = pipe.room();
         let settings = Settings {
             protocol: if &*self.thread.channel == "lmtp" { Protocol::Lmtp } else { Protocol::Smtp },
             hostname: Arc::clone(&shared.hostname),
@@ -148,14 +151,16 @@ impl<L: Letter> Agent<L> {
                 TlsPolicy::Encrypt | TlsPolicy::Verify => Security::Required,
             },
             highest: shared.memory.level(now, host, clause.pipelining),
-            recipients: clause.recipients,
-            unacknowledged_messages: clause.unacknowledged_messages.max(1),
-            unacknowledged_bytes: clause.unacknowledged_bytes,
+            recipients: shared.memory.recipients(now, host, clause.recipients),
+            messages: clause.connection_messages,
+            age: clause.connection_age,
+            unacknowledged_messages: room.messages,
+            unacknowledged_bytes: room.octets,
             timeout: clause.timeout,
             begun: self.begun,
         };
         let conversation = Conversation::new(settings, now);
-        self.stage = Stage::Talking(Box::new(Link::new(stream, host, candidate.name, conversation)));
+        self.stage = Stage::Talking(Box::new(Link::new(stream, host, candidate.name, conversation, pipe)));
         for ticket in std::mem::take(&mut self.waiting) {
             self.carry(now, shared, ticket);
         }

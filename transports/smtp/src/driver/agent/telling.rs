@@ -13,6 +13,9 @@ use crate::letter::Letter;
 /// How often the tools are told how a connection does while it works.
 const LINK_REPORT_TIME: Duration = Duration::from_secs(1);
 
+/// Shortest time over which a rate is counted.
+const RATE_TIME: Duration = Duration::from_millis(100);
+
 impl<L: Letter> Agent<L> {
     pub(super) fn settled<S>(&mut self, shared: &mut Shared<S>, batch: BatchId, verdicts: Vec<Verdict>, rest: Rest) {
         if rest == Rest::Done {
@@ -84,12 +87,29 @@ impl<L: Letter> Agent<L> {
                 report.replies = u32::try_from(conversation.replies_awaited()).unwrap_or(u32::MAX);
                 report.bytes_in_flight = conversation.bytes_in_flight();
                 report.rtt = zrelay_sys::tcp_info(&link.stream).ok().map(|info| info.rtt);
+                let room = link.pipe.room();
+                report.window_messages = room.messages;
+                report.window_bytes = room.octets;
+                report.delivery_rate = link.pipe.delivery_rate();
                 self.count(statistics);
             }
         }
         report.delivered = self.statistics.delivered;
+        report.recipient_rate = self.recipient_rate(now);
         report.bytes = self.statistics.bytes;
         self.say(shared, |lease| Report::Link { lease, link: Box::new(report) });
+    }
+
+    /// Recipients delivered per second since this was last told; between two reports at one moment, as then.
+    fn recipient_rate(&mut self, now: Timestamp) -> f64 {
+        let (before, delivered, rate) = self.told;
+        let elapsed = now.since(before).as_secs_f64();
+        if elapsed < RATE_TIME.as_secs_f64() {
+            return rate;
+        }
+        let rate = self.statistics.delivered.saturating_sub(delivered) as f64 / elapsed;
+        self.told = (now, self.statistics.delivered, rate);
+        rate
     }
 
     pub(super) fn count(&mut self, more: Statistics) {

@@ -17,6 +17,10 @@ pub(super) struct Behaviour {
     pub(super) injection: &'static str,
     /// Answers the handshake with rubbish.
     pub(super) broken_tls: bool,
+    /// Said behind the reply to the first message, and then nothing more is read.
+    pub(super) parting: Option<Parting>,
+    /// RCPT commands taken in one transaction.
+    pub(super) recipients_max: usize,
     /// The recipient whom LMTP refuses after the data.
     pub(super) refuse: &'static str,
 }
@@ -30,6 +34,8 @@ impl Behaviour {
             tls: None,
             injection: "",
             broken_tls: false,
+            parting: None,
+            recipients_max: usize::MAX,
             refuse: "nobody",
         }
     }
@@ -42,6 +48,15 @@ impl Behaviour {
         std::fs::write(&key, issued.signing_key.serialize_pem()).unwrap();
         Self { tls: Some(Arc::new(ServerTls::from_pem(&certificate, &key).unwrap())), ..Self::plain() }
     }
+}
+
+/// How a server leaves a connection that has worked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Parting {
+    /// With 421.
+    SaysSo,
+    /// By closing its half and listening on.
+    HalfClosed,
 }
 
 #[derive(Default)]
@@ -189,6 +204,7 @@ fn serve(mut peer: Peer, behaviour: &Behaviour, record: &Mutex<Record>) -> io::R
                 }
                 peer.tls = Some(behaviour.tls.as_ref().unwrap().session().unwrap());
             }
+            "RCPT" if recipients.len() >= behaviour.recipients_max => peer.say("452 4.5.3 Too many recipients")?,
             "RCPT" => {
                 recipients.push(line.split(['<', '>']).nth(1).unwrap_or_default().to_owned());
                 peer.say("250 2.1.5 Ok")?;
@@ -197,6 +213,9 @@ fn serve(mut peer: Peer, behaviour: &Behaviour, record: &Mutex<Record>) -> io::R
                 peer.say("354 Go ahead")?;
                 let octets = peer.data()?;
                 message(&mut peer, behaviour, record, &mut recipients, octets)?;
+                if part(&mut peer, behaviour)? {
+                    return Ok(());
+                }
             }
             "BDAT" => {
                 let size = line.split(' ').nth(1).unwrap().parse().unwrap();
@@ -207,6 +226,18 @@ fn serve(mut peer: Peer, behaviour: &Behaviour, record: &Mutex<Record>) -> io::R
             _ => peer.say("250 2.0.0 Ok")?,
         }
     }
+}
+
+/// Leaves as the behaviour says. Returns whether that is the end.
+fn part(peer: &mut Peer, behaviour: &Behaviour) -> io::Result<bool> {
+    match behaviour.parting {
+        None => return Ok(false),
+        Some(Parting::SaysSo) => peer.say("421 4.4.2 Bored")?,
+        Some(Parting::HalfClosed) => peer.stream.shutdown(std::net::Shutdown::Write)?,
+    }
+    // Until the client has gone too.
+    while peer.fill().is_ok() {}
+    Ok(true)
 }
 
 fn message(
