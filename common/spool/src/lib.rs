@@ -50,8 +50,10 @@ mod envelope;
 mod format;
 mod handle;
 mod id;
+mod import;
 mod ledger;
 mod message;
+mod offline;
 mod outcome;
 mod record;
 mod recovery;
@@ -69,9 +71,12 @@ mod simulated;
 pub use envelope::{Content, Envelope, Notify, Origin, Recipient, Ret};
 pub use handle::{Health, SpoolHandle, Statistics};
 pub use id::{BatchId, MessageId, ThreadKey, ThreadKeyError};
+pub use import::Importer;
+pub use offline::{Check, Fate, Figures, Offline};
 pub use outcome::{
     BatchState, Diagnostic, Disposition, Outcome, Owed, QueuedBatch, RoutedBatch, Status, ThreadState, Timing,
 };
+pub use recovery::Damage;
 pub use request::{Arrived, CommitReply, Committed, Fact, Queue, Recorded, Refused, Request};
 pub use spool::{Holder, OpenError, Options, Outlets, Recovered, Spool};
 pub use stored::{ReadError, Reader, Stored, StoredRecipient};

@@ -21,8 +21,8 @@ use crate::shared::{Place, Shared};
 use crate::storage::{Storage, View};
 use crate::threads::Threads;
 use crate::{
-    BatchId, Diagnostic, Disposition, Fact, MessageId, Notify, Outcome, Owed, QueuedBatch, Reader, RoutedBatch, Stored,
-    ThreadState,
+    BatchId, Diagnostic, Disposition, Fact, MessageId, Notify, Outcome, Owed, QueuedBatch, ReadError, Reader,
+    RoutedBatch, Stored, ThreadState,
 };
 
 /// Why the log cannot be read.
@@ -34,6 +34,43 @@ pub(crate) enum RecoveryError {
     Io(#[from] io::Error),
 }
 
+/// Something in the log that is not what was written.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Damage {
+    /// Its first record cannot be read: what was in it is believed, but not where older segments end.
+    #[error("the head of segment {segment} is damaged")]
+    Head {
+        /// The segment's number.
+        segment: u32,
+    },
+    /// No record can be made out.
+    #[error("segment {segment} is damaged from octet {from} to {to}; what was there is lost")]
+    Gap {
+        /// The segment's number.
+        segment: u32,
+        /// Offset of the first octet.
+        from: u32,
+        /// Offset behind the last one.
+        to: u32,
+    },
+    /// A record is not what was written.
+    #[error("the {kind} record at octet {at} of segment {segment} is damaged; it is lost")]
+    Record {
+        /// The segment's number.
+        segment: u32,
+        /// Offset of its header.
+        at: u32,
+        /// What it was, as in `format.rs`.
+        kind: String,
+    },
+    /// A message cannot be read at all.
+    #[error("{0}")]
+    Unreadable(ReadError),
+    /// A piece of a message's content is not what was written.
+    #[error("the content of message {0} is damaged; the message is lost")]
+    Content(MessageId),
+}
+
 /// What the log held.
 pub(crate) struct Recovery {
     pub(crate) ledger: Ledger,
@@ -42,6 +79,7 @@ pub(crate) struct Recovery {
     pub(crate) next_number: u32,
     pub(crate) finishing: Vec<Mark>,
     pub(crate) work: Work,
+    pub(crate) damage: Vec<Damage>,
 }
 
 /// What is to be done for the messages in the queue.
@@ -53,12 +91,27 @@ pub(crate) struct Work {
     pub(crate) facts: Vec<Fact>,
 }
 
-/// Reads the log.
+/// Reads the log, reports what is damaged, and removes the segments that are no part of it.
 ///
 /// # Errors
 /// [`RecoveryError`], when it was written by a later version or cannot be read at all.
 pub(crate) fn recover(storage: &mut dyn Storage, shared: &Arc<Shared>) -> Result<Recovery, RecoveryError> {
     let segments = Segments::open(storage)?;
+    segments.remove_dead(storage)?;
+    let recovery = replay(segments, shared);
+    recovery.damage.iter().for_each(|damage| log::error!("spool: {damage}"));
+    Ok(recovery)
+}
+
+/// Reads the log and changes nothing; the damage is for the caller to report.
+///
+/// # Errors
+/// As [`recover`].
+pub(crate) fn inspect(storage: &mut dyn Storage, shared: &Arc<Shared>) -> Result<Recovery, RecoveryError> {
+    Ok(replay(Segments::open(storage)?, shared))
+}
+
+fn replay(segments: Segments, shared: &Arc<Shared>) -> Recovery {
     for (number, segment) in &segments.live {
         shared.insert_view(*number, segment.view.clone());
         shared.counters.live_bytes.fetch_add(segment.end.into(), Ordering::Relaxed);
@@ -70,31 +123,36 @@ pub(crate) fn recover(storage: &mut dyn Storage, shared: &Arc<Shared>) -> Result
         ledger: Ledger::default(),
         threads: Threads::default(),
         details: HashMap::new(),
+        damage: segments.damage,
     };
     for (number, segment) in &segments.live {
         replay.read(*number, &*segment.view, segment.end);
     }
     let damaged = replay.lost(&segments.live);
     for message in damaged {
-        log::error!("spool: the content of message {message} is damaged; the message is lost");
+        replay.damage.push(Damage::Content(message));
         shared.remove(message);
         replay.ledger.forget(message);
         replay.details.remove(&message);
     }
     let (work, finishing) = replay.work();
-    Ok(Recovery {
+    Recovery {
         ledger: replay.ledger,
         threads: replay.threads,
         sealed: segments.live.iter().map(|(number, segment)| (*number, segment.end)).collect(),
         next_number: segments.next_number,
         finishing,
         work,
-    })
+        damage: replay.damage,
+    }
 }
 
 /// The segments that are believed.
 struct Segments {
     live: BTreeMap<u32, Segment>,
+    /// Reclaimed, but the removal did not last; or never finished being created.
+    dead: Vec<u32>,
+    damage: Vec<Damage>,
     highest: u64,
     next_number: u32,
 }
@@ -121,7 +179,7 @@ impl Segments {
             list.map_or((0, 0, Vec::new()), |(number, (highest, older))| (number, highest, older));
         let fences: HashMap<u32, u32> = fences.iter().map(|fence: &Fence| (fence.segment, fence.end)).collect();
         let mut live = BTreeMap::new();
-        let mut dead = Vec::new();
+        let (mut dead, mut damage) = (Vec::new(), Vec::new());
         for (number, view) in views {
             let end = match fences.get(&number) {
                 Some(end) => Some(*end),
@@ -129,21 +187,21 @@ impl Segments {
                 None => Some(torn_end(&*view, number)).filter(|end| number == newest || *end > SEGMENT_HEADER),
             };
             if number > newest && end.is_some() {
-                log::error!("spool: the head of segment {number} is damaged");
+                damage.push(Damage::Head { segment: number });
             }
             match end {
                 Some(end) => drop(live.insert(number, Segment { view, end })),
-                // Reclaimed, but the removal did not last; or never finished being created.
                 None => dead.push(number),
             }
         }
-        for number in &dead {
+        Ok(Self { live, dead, damage, highest, next_number })
+    }
+
+    fn remove_dead(&self, storage: &mut dyn Storage) -> io::Result<()> {
+        for number in &self.dead {
             storage.remove(*number)?;
         }
-        if !dead.is_empty() {
-            storage.sync_directory()?;
-        }
-        Ok(Self { live, highest, next_number })
+        if self.dead.is_empty() { Ok(()) } else { storage.sync_directory() }
     }
 }
 
@@ -165,6 +223,7 @@ struct Replay {
     ledger: Ledger,
     threads: Threads,
     details: HashMap<MessageId, Detail>,
+    damage: Vec<Damage>,
 }
 
 /// What is to be told of a message and is not in the books.
@@ -187,9 +246,7 @@ impl Replay {
         for step in Scan::new(view, number, end) {
             match step {
                 Step::Record(found) => self.record(number, view, &found),
-                Step::Gap(from, to) => {
-                    log::error!("spool: segment {number} is damaged from octet {from} to {to}; what was there is lost");
-                }
+                Step::Gap(from, to) => self.damage.push(Damage::Gap { segment: number, from, to }),
             }
         }
     }
@@ -205,8 +262,8 @@ impl Replay {
             kind => Record::decode(kind, body).ok().map(|record| self.apply(record, place)),
         });
         if applied.is_none() {
-            let at = found.at;
-            log::error!("spool: the {:?} record at octet {at} of segment {number} is damaged; it is lost", found.kind);
+            let kind = format!("{:?}", found.kind);
+            self.damage.push(Damage::Record { segment: number, at: found.at, kind });
         }
     }
 
@@ -291,14 +348,15 @@ impl Replay {
     }
 
     /// The messages whose content is not what was written.
-    fn lost(&self, segments: &BTreeMap<u32, Segment>) -> Vec<MessageId> {
+    fn lost(&mut self, segments: &BTreeMap<u32, Segment>) -> Vec<MessageId> {
         // Equal bodies are stored once and checked once.
         let mut sound = HashSet::new();
         let mut check = |extent: Extent| sound.contains(&extent) || is_sound(extent, segments) && sound.insert(extent);
-        let mut is_lost = |message: &MessageId| match self.reader.message(*message) {
+        let (reader, damage) = (&self.reader, &mut self.damage);
+        let mut is_lost = |message: &MessageId| match reader.message(*message) {
             Ok(stored) => !stored.extents().all(&mut check),
             Err(error) => {
-                log::error!("spool: {error}");
+                damage.push(Damage::Unreadable(error));
                 true
             }
         };

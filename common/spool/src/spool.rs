@@ -137,11 +137,11 @@ impl fmt::Display for Holder {
 
 /// The spool, ready to run.
 pub struct Spool {
-    appender: Appender,
+    pub(crate) appender: Appender,
     intake: Receiver<Request>,
     requests: Receiver<Request>,
     /// Locked as long as it is open.
-    lock: File,
+    pub(crate) lock: File,
 }
 
 impl fmt::Debug for Spool {
@@ -196,13 +196,8 @@ impl Spool {
         let mut storage = Disk::new(&directory);
         let shared = Arc::new(Shared::new());
         shared.raise_id(now.as_micros());
-        let recovery = recover(&mut storage, &shared).map_err(|error| match error {
-            RecoveryError::Io(source) => OpenError::Read { path: directory.clone(), source },
-            RecoveryError::Newer { segment, found } => {
-                OpenError::Newer { path: directory.clone(), segment, found, known: VERSION }
-            }
-        })?;
-        let Recovery { ledger, threads, sealed, next_number, finishing, work } = recovery;
+        let recovery = recover(&mut storage, &shared).map_err(|error| unreadable(&directory, error))?;
+        let Recovery { ledger, threads, sealed, next_number, finishing, work, damage: _ } = recovery;
         let recovered = Recovered { messages: ledger.live(), work };
         let log = Log::new(Box::new(storage), shared.clone(), segment_bytes, sealed, next_number);
         let appender = Appender::new(shared.clone(), log, ledger, threads, finishing);
@@ -218,6 +213,14 @@ impl Spool {
         let Self { appender, intake, requests, lock } = self;
         Driver::new(appender, intake, requests, outlets, recovered.work).run();
         drop(lock);
+    }
+}
+
+pub(crate) fn unreadable(directory: &Path, error: RecoveryError) -> OpenError {
+    let path = directory.to_owned();
+    match error {
+        RecoveryError::Io(source) => OpenError::Read { path, source },
+        RecoveryError::Newer { segment, found } => OpenError::Newer { path, segment, found, known: VERSION },
     }
 }
 
@@ -244,17 +247,30 @@ fn lock(directory: &Path) -> Result<File, OpenError> {
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => {}
         Err(Errno::WOULDBLOCK) => {
-            let mut text = String::new();
-            // What cannot be read stays unknown.
-            let _ = file.read_to_string(&mut text);
-            let holder = text.trim().parse().map_or(Holder::Unknown, Holder::Process);
-            return Err(OpenError::Locked { path: directory.to_owned(), holder });
+            return Err(OpenError::Locked { path: directory.to_owned(), holder: read_holder(&mut file) });
         }
         Err(error) => return Err(refused(error.into())),
     }
     // For people only; a full disk must not keep the hub from starting.
     let _ = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
     Ok(file)
+}
+
+fn read_holder(file: &mut File) -> Holder {
+    let mut text = String::new();
+    // What cannot be read stays unknown.
+    let _ = file.read_to_string(&mut text);
+    text.trim().parse().map_or(Holder::Unknown, Holder::Process)
+}
+
+/// Who has the spool in `directory` just now, if anybody.
+pub(crate) fn holder(directory: &Path) -> Option<Holder> {
+    let mut file = File::open(directory.join("lock")).ok()?;
+    // Held for no longer than this call: it must not keep a hub from starting.
+    match flock(&file, FlockOperation::NonBlockingLockShared) {
+        Err(Errno::WOULDBLOCK) => Some(read_holder(&mut file)),
+        _ => None,
+    }
 }
 
 fn warn_if_others_may_enter(directory: &Path) {
