@@ -17,6 +17,9 @@ const BACKLOG_MAX: usize = 100_000;
 const GROUP_MAX: usize = 1024;
 /// How long a thread without work waits before it makes durable what nobody is in a hurry for.
 const SETTLE_AFTER: Duration = Duration::from_millis(100);
+/// Octets that compaction may read and write in a second: little beside what a disk does, and a full segment in a few
+/// seconds.
+const COMPACTION_RATE: u64 = 16 << 20;
 /// How often a disk in trouble is tried again.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// How long to wait for room in somebody's mailbox: those who make room there do not wake this thread.
@@ -37,6 +40,8 @@ pub(crate) struct Driver {
     answers: VecDeque<(Sender<Committed>, Committed)>,
     recovered: Recovered,
     retry_at: Option<Instant>,
+    /// Up to when compaction has been paid for.
+    granted_at: Instant,
 }
 
 struct Inbox {
@@ -88,6 +93,7 @@ impl Driver {
             answers: VecDeque::new(),
             recovered,
             retry_at: None,
+            granted_at: Instant::now(),
         }
     }
 
@@ -96,6 +102,7 @@ impl Driver {
         self.appender.start();
         loop {
             let next = self.take();
+            self.grant();
             self.appender.turn();
             if next == Next::Stop {
                 break;
@@ -142,6 +149,15 @@ impl Driver {
         self.routing.len().max(self.scheduler.len()).max(self.facts.len()) < OUTBOX_MAX
     }
 
+    fn grant(&mut self) {
+        let now = Instant::now();
+        let millis = u64::try_from((now - self.granted_at).as_millis()).unwrap_or(u64::MAX);
+        if millis > 0 {
+            self.appender.grant(millis.saturating_mul(COMPACTION_RATE / 1000));
+            self.granted_at = now;
+        }
+    }
+
     fn retry(&mut self) {
         if !self.appender.is_in_trouble() {
             self.retry_at = None;
@@ -186,7 +202,7 @@ impl Driver {
     }
 
     fn wait(&mut self) {
-        let settled = self.appender.is_settled();
+        let settled = self.appender.is_settled() && !self.appender.is_compacting();
         let mut patience = if settled { IDLE } else { SETTLE_AFTER };
         if self.is_backed_up() {
             patience = patience.min(ROOM_AFTER);

@@ -35,6 +35,8 @@ pub struct Statistics {
     pub open_messages: u64,
     /// Octets recorded in the segments on disk, finished messages included until their segment is reclaimed.
     pub live_bytes: u64,
+    /// Messages since the start that were copied forward, so that a segment could go.
+    pub moved_messages: u64,
 }
 
 /// A handle on the running spool; clone it freely.

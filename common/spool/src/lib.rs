@@ -22,6 +22,7 @@
 //! | [`Request::Batch`], [`Request::Thread`] | Batch, Thread | at the end of its group | lost before that: the state before |
 //! | a notification ([`Envelope::origin`]) | its Message | before [`Committed`] | stored and settled, or neither |
 //! | [`Request::Settled`] | Settled | at the end of its group | lost before that: the report is owed, and told again |
+//! | a message is copied forward | Pieces, Moved | with the next group, or 100 ms later | lost before that: it is where it was, and its old segment stays until it is durable |
 //! | the last recipient done, nothing owed | Finished | with the next group, or 100 ms later | lost before that: it follows from the outcomes, which stay until it is durable |
 //! | [`Request::Flush`] | none | all before it, before [`Committed`] | |
 //!
@@ -29,6 +30,11 @@
 //! segment that nothing pins is removed. Before that, what else in it is still wanted is recorded again: that messages
 //! are finished which have records in older segments, so that recovery does not bring them back; and the states of
 //! threads.
+//!
+//! **Compaction.** A full segment that a few messages keep, half of which or more is free, is emptied: what is known of
+//! each of these messages is read back from the log, as recovery would, and recorded again at the end of the log, in one
+//! record (Moved), with the pieces of its content in front of it. When that is durable, the message needs its new
+//! segments only. It happens between groups, a little at a time; see `appender/compact.rs`.
 //!
 //! **Equal bodies** that come one after another (VERP) are stored once.
 //!
@@ -53,6 +59,7 @@ mod id;
 mod import;
 mod ledger;
 mod message;
+mod moved;
 mod offline;
 mod outcome;
 mod record;

@@ -181,12 +181,28 @@ fn a_later_format_is_refused() {
     start(directory.path(), 1).stop();
     let path = directory.path().join("spool/00000001.seg");
     let mut octets = fs::read(&path).unwrap();
-    octets[8] = 2;
+    octets[8] = 3;
     let checksum = crc32fast::hash(&octets[..60]);
     octets[60..64].copy_from_slice(&checksum.to_le_bytes());
     fs::write(&path, octets).unwrap();
     let text = Spool::open(options(directory.path()), NOW).unwrap_err().to_string();
-    assert!(text.contains("format 2") && text.contains("up to 1"), "{text}");
+    assert!(text.contains("format 3") && text.contains("up to 2"), "{text}");
+}
+
+#[test]
+fn the_first_format_is_still_read() {
+    let directory = tempfile::tempdir().unwrap();
+    let hub = start(directory.path(), 16);
+    let message = hub.store(b"kept");
+    hub.stop();
+    let path = directory.path().join("spool/00000001.seg");
+    let mut octets = fs::read(&path).unwrap();
+    octets[8] = 1;
+    let checksum = crc32fast::hash(&octets[..60]);
+    octets[60..64].copy_from_slice(&checksum.to_le_bytes());
+    fs::write(&path, octets).unwrap();
+    let (_spool, _, recovered) = Spool::open(options(directory.path()), NOW).unwrap();
+    assert_eq!(recovered.unrouted(), [message]);
 }
 
 #[test]
