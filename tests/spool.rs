@@ -79,3 +79,13 @@ fn a_check_says_what_is_damaged_and_which_message_it_costs() {
     let text = String::from_utf8(damaged.stdout).unwrap();
     assert!(text.contains(&format!("the content of message {id} is damaged")), "{text}");
 }
+
+#[test]
+fn mail_is_refused_while_less_is_free_than_is_kept_for_delivery() {
+    let down = Port::free();
+    let hub = Hub::towards(ZRELAY, &format!("[127.0.0.1]:{}", down.number()));
+    let hub = hub.table("[intake]\nreserve = 1125899906842624").start();
+    let reply = hub.client().mail("sender@a.test", &["one@b.test"], MAIL);
+    assert_eq!((reply.code, reply.text().contains("4.3.1")), (452, true), "{reply:?}");
+    assert_eq!(hub.json(&["spool", "stat"])["hub"]["health"], "full");
+}

@@ -71,7 +71,8 @@ impl Hub {
             .map(|tls| ServerTls::from_pem(&tls.certificate, &tls.key))
             .transpose()
             .map_err(Failure::new)?;
-        let options = zrelay_spool::Options::new(&config.spool);
+        let options =
+            zrelay_spool::Options { reserve_bytes: config.intake.reserve, ..zrelay_spool::Options::new(&config.spool) };
         let (spool, handle, recovered) = Spool::open(options, clock.now()).map_err(Failure::new)?;
         let options = zrelay_smtpserver::Options { storage: handle.clone(), tls, clock };
         let intake = Intake::bind(config, options).map_err(Failure::new)?;

@@ -13,6 +13,7 @@
 mod apply;
 mod compact;
 mod reclaim;
+mod space;
 mod trouble;
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -24,6 +25,7 @@ use zrelay_mailbox::Sender;
 
 pub(crate) use apply::queued_batch;
 use compact::Compaction;
+use space::Space;
 use trouble::{Trouble, refusal};
 
 use crate::bodies::Bodies;
@@ -110,6 +112,7 @@ pub(crate) struct Appender {
     /// Whether a segment may have become superfluous.
     reclaim: Reclaim,
     compaction: Compaction,
+    space: Space,
     body: Vec<u8>,
 }
 
@@ -143,6 +146,7 @@ impl Appender {
             trouble: None,
             reclaim: Reclaim::Look,
             compaction: Compaction::default(),
+            space: Space::default(),
             body: Vec::new(),
         };
         appender.count_open();

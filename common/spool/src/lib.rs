@@ -38,6 +38,9 @@
 //!
 //! **Equal bodies** that come one after another (VERP) are stored once.
 //!
+//! **A reserve** of the file system is kept for delivery: while less is free, no new mail is taken in
+//! ([`Health::Full`]), and outcomes and reports go on being recorded.
+//!
 //! **When the disk is full or fails**, mail is refused ([`Refused`]), the scheduler is told to pause, and the disk is
 //! tried every second. Outcomes that arrive meanwhile are kept in memory and are the first thing recorded afterwards,
 //! in a new segment: after a failed `fdatasync` nobody knows what of the old one is on the disk. The new segment says

@@ -40,6 +40,7 @@ pub(crate) struct Counters {
     pub(crate) open_messages: AtomicU64,
     pub(crate) live_bytes: AtomicU64,
     pub(crate) moved_messages: AtomicU64,
+    pub(crate) free_bytes: AtomicU64,
 }
 
 /// See the module's head.
@@ -149,6 +150,7 @@ impl Shared {
             open_messages: read(&counters.open_messages),
             live_bytes: read(&counters.live_bytes),
             moved_messages: read(&counters.moved_messages),
+            free_bytes: read(&counters.free_bytes),
         }
     }
 }

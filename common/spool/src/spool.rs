@@ -33,6 +33,9 @@ pub struct Options {
     pub directory: PathBuf,
     /// Octets of a segment; one of [`Options::SEGMENT_BYTES_MIN`]..=[`Options::SEGMENT_BYTES_MAX`].
     pub segment_bytes: u32,
+    /// Octets of the file system that are kept for delivery: with less than that free, no new mail is taken
+    /// ([`Health::Full`](crate::Health::Full)); with less than half of it, none at all.
+    pub reserve_bytes: u64,
 }
 
 impl Options {
@@ -43,9 +46,16 @@ impl Options {
     /// 1 GiB: offsets in a segment are 32 bits wide.
     pub const SEGMENT_BYTES_MAX: u32 = 1 << 30;
 
+    /// 256 MiB: a few segments for the outcomes of what is in the queue.
+    pub const RESERVE_BYTES_DEFAULT: u64 = 256 << 20;
+
     /// The defaults for a spool in `directory`.
     pub fn new(directory: impl Into<PathBuf>) -> Self {
-        Self { directory: directory.into(), segment_bytes: Self::SEGMENT_BYTES_DEFAULT }
+        Self {
+            directory: directory.into(),
+            segment_bytes: Self::SEGMENT_BYTES_DEFAULT,
+            reserve_bytes: Self::RESERVE_BYTES_DEFAULT,
+        }
     }
 }
 
@@ -186,7 +196,7 @@ impl Spool {
     /// # Errors
     /// [`OpenError`], in sentences for the operator.
     pub fn open(options: Options, now: Timestamp) -> Result<(Self, SpoolHandle, Recovered), OpenError> {
-        let Options { directory, segment_bytes } = options;
+        let Options { directory, segment_bytes, reserve_bytes } = options;
         if !(Options::SEGMENT_BYTES_MIN..=Options::SEGMENT_BYTES_MAX).contains(&segment_bytes) {
             return Err(OpenError::SegmentBytes(segment_bytes));
         }
@@ -200,7 +210,8 @@ impl Spool {
         let Recovery { ledger, threads, sealed, next_number, finishing, work, damage: _ } = recovery;
         let recovered = Recovered { messages: ledger.live(), work };
         let log = Log::new(Box::new(storage), shared.clone(), segment_bytes, sealed, next_number);
-        let appender = Appender::new(shared.clone(), log, ledger, threads, finishing);
+        let mut appender = Appender::new(shared.clone(), log, ledger, threads, finishing);
+        appender.set_reserve(reserve_bytes);
         let (to_intake, intake) = mailbox(INTAKE_CAPACITY);
         let (to_requests, requests) = mailbox(REQUESTS_CAPACITY);
         let handle = SpoolHandle { shared, intake: to_intake, requests: to_requests };

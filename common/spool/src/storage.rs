@@ -41,6 +41,8 @@ pub(crate) trait Storage: Send {
     fn remove(&mut self, number: u32) -> io::Result<()>;
     /// Makes creations and removals durable.
     fn sync_directory(&mut self) -> io::Result<()>;
+    /// Octets that can still be used.
+    fn free(&mut self) -> io::Result<u64>;
 }
 
 /// The real thing.
@@ -87,6 +89,11 @@ impl Storage for Disk {
     fn sync_directory(&mut self) -> io::Result<()> {
         fs::File::open(&self.directory)?.sync_all()
     }
+
+    fn free(&mut self) -> io::Result<u64> {
+        let figures = rustix::fs::statvfs(&self.directory)?;
+        Ok(figures.f_bavail.saturating_mul(figures.f_frsize))
+    }
 }
 
 /// A directory that is looked at and not touched, even while a hub writes to it.
@@ -126,6 +133,10 @@ impl Storage for Frozen {
 
     fn sync_directory(&mut self) -> io::Result<()> {
         Err(io::ErrorKind::ReadOnlyFilesystem.into())
+    }
+
+    fn free(&mut self) -> io::Result<u64> {
+        self.disk.free()
     }
 }
 

@@ -183,6 +183,14 @@ impl Log {
         sealed.filter(move |(segment, _)| Some(*segment) != current)
     }
 
+    /// Octets left on the file system.
+    ///
+    /// # Errors
+    /// Whatever the file system reports.
+    pub(crate) fn free(&mut self) -> io::Result<u64> {
+        self.storage.free()
+    }
+
     /// Where what is durable of a segment ends, if it is there.
     pub(crate) fn end(&self, segment: u32) -> Option<u32> {
         let current = self.current.as_ref().filter(|current| current.number == segment);

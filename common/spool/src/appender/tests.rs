@@ -131,7 +131,7 @@ pub(super) fn route(message: MessageId, recipients: &[u32]) -> Request {
 pub(super) const DELIVERED: Disposition = Disposition::Delivered { dsn_relayed: false };
 const ONE: &[Notify] = &[Notify::Default];
 
-fn names(outputs: &[Output]) -> Vec<&'static str> {
+pub(super) fn names(outputs: &[Output]) -> Vec<&'static str> {
     let name = |output: &Output| match output {
         Output::Answer(_, Committed { result: Ok(()), .. }) => "stored",
         Output::Answer(_, Committed { result: Err(Refused::Full), .. }) => "full",

@@ -45,7 +45,7 @@ impl Appender {
         match result {
             Ok(()) => {
                 log::info!("spool: recording again");
-                self.shared.set_health(Health::Good);
+                self.tell_health();
                 self.outputs.push_back(Output::Queue(Queue::Resumed));
                 self.settle();
             }

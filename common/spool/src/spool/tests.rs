@@ -24,7 +24,7 @@ struct Hub {
 }
 
 fn options(directory: &Path) -> Options {
-    Options { directory: directory.join("spool"), segment_bytes: 1 << 20 }
+    Options { segment_bytes: 1 << 20, ..Options::new(directory.join("spool")) }
 }
 
 fn start(directory: &Path, capacity: usize) -> Hub {
@@ -171,7 +171,7 @@ fn what_is_in_the_way_is_named() {
     let text = Spool::open(options(directory.path()), NOW).unwrap_err().to_string();
     assert!(text.contains(&file.display().to_string()) && text.contains("set `spool`"), "{text}");
 
-    let tiny = Options { directory: directory.path().join("other"), segment_bytes: 100 };
+    let tiny = Options { segment_bytes: 100, ..Options::new(directory.path().join("other")) };
     assert!(matches!(Spool::open(tiny, NOW), Err(OpenError::SegmentBytes(100))));
 }
 
