@@ -259,3 +259,26 @@ fn an_earlier_runs_work_is_handed_out_first_threads_before_batches() {
     assert_eq!(next(&hub.routing), Arrived(unrouted));
     hub.stop();
 }
+
+#[test]
+fn space_follows_the_queue_while_mail_comes_and_goes() {
+    let directory = tempfile::tempdir().unwrap();
+    let hub = start(directory.path(), 4096);
+    let body = |n: u32| [n.to_string().into_bytes(), vec![b'x'; 8000]].concat();
+    let ids: Vec<MessageId> = (0..400).map(|n| hub.store(&body(n))).collect();
+    ids.iter().enumerate().filter(|(n, _)| n % 50 != 0).for_each(|(_, id)| hub.deliver(*id));
+    // As long as it takes; each round is mail that comes and goes meanwhile.
+    let until = std::time::Instant::now() + PATIENCE;
+    while hub.handle.statistics().live_bytes > 1 << 20 {
+        assert!(std::time::Instant::now() < until, "{:?}", hub.handle.statistics());
+        let message = hub.store(b"short");
+        hub.deliver(message);
+    }
+    assert!(hub.handle.statistics().moved_messages > 0);
+    for (n, id) in ids.iter().enumerate().step_by(50) {
+        assert_eq!(hub.handle.reader().message(*id).unwrap().body().collect::<Vec<_>>().concat(), body(n as u32));
+    }
+    hub.stop();
+    let (_spool, _, recovered) = Spool::open(options(directory.path()), NOW).unwrap();
+    assert_eq!(recovered.unrouted(), ids.into_iter().step_by(50).collect::<Vec<_>>());
+}
