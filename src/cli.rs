@@ -64,6 +64,60 @@ pub(crate) enum Command {
     Retry(SelectArgs),
     /// Take recipients out of the queue for good, on record, without a report to the sender
     Drop(SelectArgs),
+    /// Look into the spool on disk, get mail out of it and into it
+    #[command(subcommand)]
+    Spool(SpoolCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SpoolCommand {
+    /// Verify every record on disk and every message in the queue; changes nothing
+    ///
+    /// Exit status: 0 all is as it was written, 1 something is damaged.
+    Check(SpoolArgs),
+    /// How much is in the spool; beside a running hub, also how the hub is doing
+    Stat(SpoolArgs),
+    /// Write the messages in the queue to files, for another hub or for keeping; changes nothing in the spool
+    ///
+    /// For each message DIR/ID.eml, byte for byte as it would be sent, and DIR/ID.json, its envelope with the state of
+    /// each recipient. Stop the hub first when the mail is to move: a running one goes on delivering it.
+    Export(ExportArgs),
+    /// Put exported messages into the spool of a hub that is stopped
+    ///
+    /// Takes each DIR/ID.json with its DIR/ID.eml. The recipients that were open are queued, under a new queue id and
+    /// with the original time of arrival; the hub routes them at its next start. What was imported is renamed to
+    /// DIR/ID.json.imported, so that an import that was interrupted can be repeated.
+    Import(ImportArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SpoolArgs {
+    /// The spool's directory, when it is not the configured one
+    #[arg(long, value_name = "DIR")]
+    pub(crate) directory: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExportArgs {
+    /// Where to write; made when it is not there
+    #[arg(value_name = "DIR")]
+    pub(crate) to: PathBuf,
+    /// Only these messages
+    #[arg(long = "message", value_name = "ID")]
+    pub(crate) messages: Vec<String>,
+    #[command(flatten)]
+    pub(crate) spool: SpoolArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ImportArgs {
+    /// Where the exported files are
+    #[arg(value_name = "DIR")]
+    pub(crate) from: PathBuf,
+    #[command(flatten)]
+    pub(crate) spool: SpoolArgs,
 }
 
 /// How to print.
@@ -125,6 +179,9 @@ pub(crate) struct MessagesArgs {
 pub(crate) struct MessageArgs {
     /// The queue id
     pub(crate) id: String,
+    /// Print the message itself, byte for byte, read from the spool of this machine
+    #[arg(long, conflicts_with = "json")]
+    pub(crate) content: bool,
     #[command(flatten)]
     pub(crate) output: Output,
 }

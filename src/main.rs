@@ -2,7 +2,8 @@
 //!
 //! `zrelay serve` wires the rooms into a daemon ([`serve`]): intake loops, the spool's appender, router workers, the
 //! scheduler with its control socket, transport loops, and the notary. Every other command is a client of the control
-//! socket ([`tools`]) or a reader of the configuration ([`check`], [`route`]) and holds no other power.
+//! socket ([`tools`]), a reader of the configuration ([`check`], [`route`]) or a look into the spool's files ([`spool`])
+//! and holds no other power.
 #![forbid(unsafe_code)]
 
 mod check;
@@ -11,6 +12,7 @@ mod message;
 mod print;
 mod route;
 mod serve;
+mod spool;
 mod tools;
 
 use std::process::ExitCode;
@@ -44,6 +46,8 @@ fn main() -> ExitCode {
         Command::Serve => serve::serve(&hub),
         Command::Check => check::check(&hub),
         Command::Route(args) => route::route(&hub, &args),
+        Command::Spool(command) => spool::run(&hub, command),
+        Command::Message(args) if args.content => spool::content(&hub, &args.id),
         command => tools::run(&hub, command),
     };
     match done {

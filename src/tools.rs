@@ -29,7 +29,9 @@ pub(crate) fn run(hub: &HubOptions, command: Command) -> Result<Done, Failure> {
         Command::Release(args) => hub.change("release", &args.selector, args.output),
         Command::Retry(args) => hub.change("retry", &args.selector, args.output),
         Command::Drop(args) => hub.change("drop", &args.selector, args.output),
-        Command::Serve | Command::Check | Command::Route(_) => Err(Failure::new("this command does not ask a hub")),
+        Command::Serve | Command::Check | Command::Route(_) | Command::Spool(_) => {
+            Err(Failure::new("this command does not ask a hub"))
+        }
     }
 }
 
@@ -140,6 +142,12 @@ impl Hub {
     }
 }
 
+/// The figures of the spool that a running hub gives, if one runs.
+pub(crate) fn spool_figures(options: &HubOptions) -> Option<Value> {
+    let mut status = Hub::connect(options).ok()?.ask("status", json!({})).ok()?;
+    Some(status["spool"].take())
+}
+
 /// The answer as the type that this version knows.
 pub(crate) fn understood<T: DeserializeOwned>(answer: Value) -> Result<T, Failure> {
     serde_json::from_value(answer)
@@ -147,7 +155,7 @@ pub(crate) fn understood<T: DeserializeOwned>(answer: Value) -> Result<T, Failur
 }
 
 /// An object as rows of dotted names and values.
-fn flattened(prefix: &str, value: &Value) -> Vec<Vec<String>> {
+pub(crate) fn flattened(prefix: &str, value: &Value) -> Vec<Vec<String>> {
     match value {
         Value::Object(fields) => fields
             .iter()

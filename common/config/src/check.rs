@@ -221,6 +221,7 @@ impl Check<'_> {
             ),
             data_rate: self.number("data_rate", given.data_rate.as_ref(), defaults::DATA_RATE, 0..=1_000_000_000),
             memory: self.size("memory", given.memory.as_ref(), defaults::MEMORY, (16 << 20)..=1 << 40),
+            reserve: self.size("reserve", given.reserve.as_ref(), defaults::RESERVE, 0..=1 << 50),
         }
     }
 

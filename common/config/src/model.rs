@@ -108,6 +108,9 @@ pub struct Intake {
     /// Memory for sessions' buffers and content under way, all together, octets. Default 256 MiB; above it new
     /// messages get `452 4.3.1` at MAIL.
     pub memory: u64,
+    /// Space on the spool's file system that is kept for delivery: below it new messages get `452 4.3.1` at MAIL, below
+    /// half of it also those under way. Default 256 MiB, four segments of the spool.
+    pub reserve: u64,
 }
 
 /// What to do with a CR or LF of DATA that is not part of a CRLF. BDAT content is judged alike, since it may have to

@@ -77,6 +77,7 @@ pub(crate) struct Intake {
     pub(crate) data_timeout: Key<String>,
     pub(crate) data_rate: Key<i64>,
     pub(crate) memory: Key<Size>,
+    pub(crate) reserve: Key<Size>,
 }
 
 #[derive(serde::Deserialize)]

@@ -26,6 +26,7 @@ starttls = false
 [intake]
 message_size = "10MB"
 memory = 67108864
+reserve = "1GiB"
 
 [[route]]
 recipient = "*.example.net"
@@ -65,7 +66,8 @@ fn a_full_file_becomes_a_configuration() {
     assert!(config.listen[0].starttls && !config.listen[1].starttls);
     assert_eq!(config.listen[1].protocol, Protocol::Lmtp);
     assert_eq!((config.intake.message_size, config.intake.memory), (10_000_000, 64 << 20));
-    assert_eq!(config.routes[0].line, 24);
+    assert_eq!(config.intake.reserve, 1 << 30);
+    assert_eq!(config.routes[0].line, 25);
     assert_eq!(config.routes[0].host.as_deref(), Some("[10.0.0.9]:2526"));
     assert_eq!(config.routes[1].host.as_deref(), Some("5.7.1 no bounces here"));
     assert_eq!(config.channel_agents, [("smtp".to_owned(), 100)]);

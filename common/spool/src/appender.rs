@@ -11,7 +11,9 @@
 //! the scheduler is told to hand nothing out, so the backlog is bounded by what was under way.
 
 mod apply;
+mod compact;
 mod reclaim;
+mod space;
 mod trouble;
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -22,6 +24,8 @@ use std::sync::atomic::Ordering;
 use zrelay_mailbox::Sender;
 
 pub(crate) use apply::queued_batch;
+use compact::Compaction;
+use space::Space;
 use trouble::{Trouble, refusal};
 
 use crate::bodies::Bodies;
@@ -53,6 +57,7 @@ enum Staged {
     Flush(CommitReply),
     /// A segment is to go when all before this is durable.
     Delete(u32),
+    Move(Move),
 }
 
 struct StagedCommit {
@@ -62,6 +67,16 @@ struct StagedCommit {
     extents: Arc<[Extent]>,
     origin: Option<Origin>,
     reply: CommitReply,
+}
+
+/// A message is at a new place.
+struct Move {
+    message: MessageId,
+    /// Of the message's own record.
+    place: Place,
+    /// From where on older segments may hold records of it.
+    oldest: u32,
+    extents: Vec<Extent>,
 }
 
 /// A message of which pieces have come and the commit has not.
@@ -96,6 +111,8 @@ pub(crate) struct Appender {
     trouble: Option<Trouble>,
     /// Whether a segment may have become superfluous.
     reclaim: Reclaim,
+    compaction: Compaction,
+    space: Space,
     body: Vec<u8>,
 }
 
@@ -128,6 +145,8 @@ impl Appender {
             outputs: VecDeque::new(),
             trouble: None,
             reclaim: Reclaim::Look,
+            compaction: Compaction::default(),
+            space: Space::default(),
             body: Vec::new(),
         };
         appender.count_open();
@@ -393,6 +412,7 @@ impl Appender {
             self.apply(staged);
         }
         self.reclaim();
+        self.compact();
         if !self.finishing.is_empty() && self.trouble.is_none() {
             let marks = std::mem::take(&mut self.finishing);
             self.record_quietly(Record::Finished(marks));

@@ -17,6 +17,11 @@ const BACKLOG_MAX: usize = 100_000;
 const GROUP_MAX: usize = 1024;
 /// How long a thread without work waits before it makes durable what nobody is in a hurry for.
 const SETTLE_AFTER: Duration = Duration::from_millis(100);
+/// How often the space left on the file system is looked at.
+const MEASURE_EVERY: Duration = Duration::from_secs(1);
+/// Octets that compaction may read and write in a second: little beside what a disk does, and a full segment in a few
+/// seconds.
+const COMPACTION_RATE: u64 = 16 << 20;
 /// How often a disk in trouble is tried again.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// How long to wait for room in somebody's mailbox: those who make room there do not wake this thread.
@@ -37,6 +42,10 @@ pub(crate) struct Driver {
     answers: VecDeque<(Sender<Committed>, Committed)>,
     recovered: Recovered,
     retry_at: Option<Instant>,
+    /// Up to when compaction has been paid for.
+    granted_at: Instant,
+    /// When the space was looked at last.
+    measured_at: Option<Instant>,
 }
 
 struct Inbox {
@@ -88,6 +97,8 @@ impl Driver {
             answers: VecDeque::new(),
             recovered,
             retry_at: None,
+            granted_at: Instant::now(),
+            measured_at: None,
         }
     }
 
@@ -96,6 +107,8 @@ impl Driver {
         self.appender.start();
         loop {
             let next = self.take();
+            self.grant();
+            self.measure();
             self.appender.turn();
             if next == Next::Stop {
                 break;
@@ -125,9 +138,9 @@ impl Driver {
     fn take(&mut self) -> Next {
         let mut next = Next::GoOn;
         if self.takes_requests() {
-            next = self.requests.take(&mut self.appender);
+            next = self.requests.take(&mut self.appender, Appender::take);
         }
-        if self.takes_intake() && self.intake.take(&mut self.appender) == Next::Stop {
+        if self.takes_intake() && self.intake.take(&mut self.appender, Appender::take_from_client) == Next::Stop {
             next = Next::Stop;
         }
         let closed = self.requests.state == InboxState::Closed && self.intake.state == InboxState::Closed;
@@ -140,6 +153,22 @@ impl Driver {
 
     fn takes_intake(&self) -> bool {
         self.routing.len().max(self.scheduler.len()).max(self.facts.len()) < OUTBOX_MAX
+    }
+
+    fn grant(&mut self) {
+        let now = Instant::now();
+        let millis = u64::try_from((now - self.granted_at).as_millis()).unwrap_or(u64::MAX);
+        if millis > 0 {
+            self.appender.grant(millis.saturating_mul(COMPACTION_RATE / 1000));
+            self.granted_at = now;
+        }
+    }
+
+    fn measure(&mut self) {
+        if self.measured_at.is_none_or(|at| at.elapsed() >= MEASURE_EVERY) {
+            self.appender.measure();
+            self.measured_at = Some(Instant::now());
+        }
     }
 
     fn retry(&mut self) {
@@ -186,13 +215,17 @@ impl Driver {
     }
 
     fn wait(&mut self) {
-        let settled = self.appender.is_settled();
+        let settled = self.appender.is_settled() && !self.appender.is_compacting();
         let mut patience = if settled { IDLE } else { SETTLE_AFTER };
         if self.is_backed_up() {
             patience = patience.min(ROOM_AFTER);
         }
         if let Some(at) = self.retry_at {
             patience = patience.min(at.saturating_duration_since(Instant::now()));
+        }
+        if self.appender.is_short_of_space() {
+            // Nothing may come that would make it look again.
+            patience = patience.min(MEASURE_EVERY);
         }
         let requests = self.requests.watched(self.takes_requests());
         let intake = self.intake.watched(self.takes_intake());
@@ -212,11 +245,11 @@ fn feed<T>(from: &mut VecDeque<T>, to: &mut Outbox<T>) {
 }
 
 impl Inbox {
-    fn take(&mut self, appender: &mut Appender) -> Next {
+    fn take(&mut self, appender: &mut Appender, hand_over: fn(&mut Appender, Request)) -> Next {
         for _ in 0..GROUP_MAX {
             match self.receiver.try_recv() {
                 Received::Item(Request::Shutdown) => return Next::Stop,
-                Received::Item(request) => appender.take(request),
+                Received::Item(request) => hand_over(appender, request),
                 Received::Nothing => break,
                 Received::Closed => {
                     self.state = InboxState::Closed;

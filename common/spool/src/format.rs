@@ -47,8 +47,8 @@ use crate::storage::View;
 
 /// What every segment begins with.
 const MAGIC: &[u8; 8] = b"ZRELAYSG";
-/// The format written here.
-pub(crate) const VERSION: u32 = 1;
+/// The format written here. Version 1 had no [`Kind::Moved`]; it is read as well.
+pub(crate) const VERSION: u32 = 2;
 /// Octets of a segment's header.
 pub(crate) const SEGMENT_HEADER: u32 = 64;
 /// Octets of a record's header.
@@ -76,11 +76,13 @@ pub(crate) enum Kind {
     Thread = 7,
     Settled = 8,
     Finished = 9,
+    /// Since version 2.
+    Moved = 10,
 }
 
 impl Kind {
     fn from_octet(octet: u8) -> Option<Self> {
-        const KINDS: [Kind; 9] = [
+        const KINDS: [Kind; 10] = [
             Kind::Segments,
             Kind::Piece,
             Kind::Message,
@@ -90,6 +92,7 @@ impl Kind {
             Kind::Thread,
             Kind::Settled,
             Kind::Finished,
+            Kind::Moved,
         ];
         KINDS.into_iter().find(|kind| *kind as u8 == octet)
     }
@@ -129,7 +132,7 @@ pub(crate) fn heading(view: &dyn View, number: u32) -> Heading {
     let Some(header) = view.get(0, SEGMENT_HEADER) else { return Heading::Damaged };
     let sound = header.starts_with(MAGIC) && u32_at(header, 60) == Some(crc32fast::hash(&header[..60]));
     match (sound, u32_at(header, 8)) {
-        (true, Some(VERSION)) if u32_at(header, 12) == Some(number) => Heading::Good,
+        (true, Some(1..=VERSION)) if u32_at(header, 12) == Some(number) => Heading::Good,
         (true, Some(version)) if version > VERSION => Heading::Newer(version),
         _ => Heading::Damaged,
     }
@@ -236,7 +239,17 @@ impl<'a> Scan<'a> {
 
     /// From the first record to `end`.
     pub(crate) fn new(view: &'a dyn View, segment: u32, end: u32) -> Self {
-        Self { view, segment, at: SEGMENT_HEADER, end: end.min(view.len()) }
+        Self::resume(view, segment, SEGMENT_HEADER, end)
+    }
+
+    /// From the record at `at` to `end`.
+    pub(crate) fn resume(view: &'a dyn View, segment: u32, at: u32, end: u32) -> Self {
+        Self { view, segment, at, end: end.min(view.len()) }
+    }
+
+    /// Where the next record is.
+    pub(crate) fn position(&self) -> u32 {
+        self.at
     }
 }
 

@@ -12,7 +12,7 @@ use crate::{MessageId, Reader, Request};
 pub enum Health {
     /// It records.
     Good,
-    /// No space is left: refuse mail with `452 4.3.1`. Tried again every second.
+    /// No space is left, or less than is kept for delivery: refuse mail with `452 4.3.1`. Looked at every second.
     Full,
     /// The disk fails: refuse mail with `451 4.3.0`. Tried again every second.
     Broken,
@@ -35,6 +35,10 @@ pub struct Statistics {
     pub open_messages: u64,
     /// Octets recorded in the segments on disk, finished messages included until their segment is reclaimed.
     pub live_bytes: u64,
+    /// Messages since the start that were copied forward, so that a segment could go.
+    pub moved_messages: u64,
+    /// Octets left on the file system, as of the last second.
+    pub free_bytes: u64,
 }
 
 /// A handle on the running spool; clone it freely.

@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 
 use crate::bits::{Bits, Pins};
+use crate::moved::{Moved, Stage};
 use crate::record::Mark;
 use crate::shared::Place;
 use crate::{Disposition, MessageId, Notify, Outcome, RoutedBatch};
@@ -26,6 +27,8 @@ struct Entry {
     open: Bits,
     owed: Bits,
     pins: Pins,
+    /// The first segment that may hold an older record of it, when it was moved.
+    moved_from: u32,
     state: State,
 }
 
@@ -42,6 +45,10 @@ enum State {
 struct Segment {
     /// Messages with records in it, those still under way included.
     pins: u32,
+    /// The most there were.
+    pins_peak: u32,
+    /// How many there were when it was last found not worth compacting, or compacted in vain.
+    pins_judged: Option<u32>,
     /// Where its [`Finished`](crate::format::Kind::Finished) records are.
     marks: Vec<Place>,
 }
@@ -90,6 +97,12 @@ impl Entry {
     }
 }
 
+impl Entry {
+    fn oldest(&self) -> u32 {
+        self.pins.oldest().unwrap_or(u32::MAX).min(self.moved_from)
+    }
+}
+
 impl Ledger {
     /// A message with `recipients`, and records in `segments`.
     pub(crate) fn admit(&mut self, message: MessageId, recipients: u32, segments: impl Iterator<Item = u32>) {
@@ -100,6 +113,7 @@ impl Ledger {
             open: Bits::all(recipients),
             owed: Bits::none(recipients),
             pins: Pins::NONE,
+            moved_from: u32::MAX,
             state: State::Unrouted,
         };
         self.live += 1;
@@ -107,11 +121,52 @@ impl Ledger {
         segments.for_each(|segment| self.touch(message, segment));
     }
 
+    /// The message was moved: it needs `segments` and no others. What older ones hold of it, from `oldest` on, is void.
+    pub(crate) fn moved(&mut self, message: MessageId, oldest: u32, segments: impl Iterator<Item = u32>) {
+        let Some(entry) = self.messages.get_mut(&message) else { return };
+        entry.moved_from = oldest;
+        let before = std::mem::replace(&mut entry.pins, Pins::NONE);
+        segments.for_each(|segment| self.touch(message, segment));
+        before.iter().for_each(|segment| self.unpin(segment));
+    }
+
+    /// The message is as this record says, whatever was known before.
+    pub(crate) fn restore(&mut self, moved: &Moved, recipients: u32, segments: impl Iterator<Item = u32>) {
+        self.forget(moved.message);
+        self.admit(moved.message, recipients, segments);
+        let Some(entry) = self.messages.get_mut(&moved.message) else { return };
+        entry.moved_from = moved.oldest;
+        if moved.stage == Stage::Routed {
+            entry.state = State::Routed;
+        }
+        entry.open = Bits::none(recipients);
+        entry.open_count = moved.open.iter().map(|recipient| u32::from(entry.open.insert(*recipient))).sum();
+        let owed = moved.owed.iter().flat_map(|owed| &owed.recipients);
+        entry.owed_count = owed.map(|recipient| u32::from(entry.owed.insert(*recipient))).sum();
+    }
+
+    /// What a record of the message's move says of its state: the first segment with a record of it, how far it is, and
+    /// which recipients are open.
+    pub(crate) fn moving(&self, message: MessageId) -> Option<(u32, Stage, Vec<u32>)> {
+        let entry = self.messages.get(&message).filter(|entry| entry.state != State::Finishing)?;
+        let stage = if entry.state == State::Unrouted { Stage::Unrouted } else { Stage::Routed };
+        let open = (0..entry.recipients).filter(|recipient| entry.open.contains(*recipient)).collect();
+        Some((entry.oldest(), stage, open))
+    }
+
+    /// Whether the other books say the same of a message.
+    pub(crate) fn agrees(&self, other: &Self, message: MessageId) -> bool {
+        let state = |ledger: &Self| {
+            ledger.messages.get(&message).map(|entry| (entry.state, entry.open.clone(), entry.owed.clone()))
+        };
+        state(self) == state(other)
+    }
+
     /// The message has a record in `segment`.
     pub(crate) fn touch(&mut self, message: MessageId, segment: u32) {
         let Some(entry) = self.messages.get_mut(&message) else { return };
         if entry.pins.insert(segment) {
-            self.segments.entry(segment).or_default().pins += 1;
+            self.pin(segment);
         }
     }
 
@@ -213,7 +268,7 @@ impl Ledger {
         }
         entry.state = State::Finishing;
         self.live -= 1;
-        Some(Mark { message, oldest: entry.pins.oldest().unwrap_or(u32::MAX) })
+        Some(Mark { message, oldest: entry.oldest() })
     }
 
     /// The message is gone from the books.
@@ -231,7 +286,9 @@ impl Ledger {
 
     /// Keeps a segment for a message that is still under way.
     pub(crate) fn pin(&mut self, segment: u32) {
-        self.segments.entry(segment).or_default().pins += 1;
+        let segment = self.segments.entry(segment).or_default();
+        segment.pins += 1;
+        segment.pins_peak = segment.pins_peak.max(segment.pins);
     }
 
     /// Takes a pin back.
@@ -246,6 +303,34 @@ impl Ledger {
     /// Whether a message needs the segment.
     pub(crate) fn is_pinned(&self, segment: u32) -> bool {
         self.segments.get(&segment).is_some_and(|segment| segment.pins > 0)
+    }
+
+    /// Whether so many of the messages in the segment have left it since the last judgement that another look pays.
+    pub(crate) fn may_be_sparse(&self, segment: u32) -> bool {
+        self.segments.get(&segment).is_some_and(|segment| {
+            let before = segment.pins_judged.unwrap_or(segment.pins_peak);
+            segment.pins > 0 && segment.pins <= before / 2
+        })
+    }
+
+    /// The segment was looked at, or compacted.
+    pub(crate) fn judged(&mut self, segment: u32) {
+        if let Some(segment) = self.segments.get_mut(&segment) {
+            segment.pins_judged = Some(segment.pins);
+        }
+    }
+
+    /// The messages in the queue that need any of `segments`, with those that they need.
+    pub(crate) fn needing(&self, segments: &[u32]) -> Vec<(MessageId, Vec<u32>)> {
+        let needed = |entry: &Entry| entry.pins.iter().filter(|pin| segments.contains(pin)).collect::<Vec<_>>();
+        let live = self.messages.iter().filter(|(_, entry)| entry.state != State::Finishing);
+        let needing = live.map(|(message, entry)| (*message, needed(entry)));
+        needing.filter(|(_, needed)| !needed.is_empty()).collect()
+    }
+
+    /// The first segment with a record of any of `messages`.
+    pub(crate) fn oldest(&self, messages: impl Iterator<Item = MessageId>) -> Option<u32> {
+        messages.filter_map(|message| self.messages.get(&message)?.pins.oldest()).min()
     }
 
     /// Where the segment's records of finished messages are.

@@ -22,6 +22,7 @@
 //! | [`Request::Batch`], [`Request::Thread`] | Batch, Thread | at the end of its group | lost before that: the state before |
 //! | a notification ([`Envelope::origin`]) | its Message | before [`Committed`] | stored and settled, or neither |
 //! | [`Request::Settled`] | Settled | at the end of its group | lost before that: the report is owed, and told again |
+//! | a message is copied forward | Pieces, Moved | with the next group, or 100 ms later | lost before that: it is where it was, and its old segment stays until it is durable |
 //! | the last recipient done, nothing owed | Finished | with the next group, or 100 ms later | lost before that: it follows from the outcomes, which stay until it is durable |
 //! | [`Request::Flush`] | none | all before it, before [`Committed`] | |
 //!
@@ -30,7 +31,15 @@
 //! are finished which have records in older segments, so that recovery does not bring them back; and the states of
 //! threads.
 //!
+//! **Compaction.** A full segment that a few messages keep, half of which or more is free, is emptied: what is known of
+//! each of these messages is read back from the log, as recovery would, and recorded again at the end of the log, in one
+//! record (Moved), with the pieces of its content in front of it. When that is durable, the message needs its new
+//! segments only. It happens between groups, a little at a time; see `appender/compact.rs`.
+//!
 //! **Equal bodies** that come one after another (VERP) are stored once.
+//!
+//! **A reserve** of the file system is kept for delivery: while less is free, no new mail is taken in
+//! ([`Health::Full`]), and outcomes and reports go on being recorded.
 //!
 //! **When the disk is full or fails**, mail is refused ([`Refused`]), the scheduler is told to pause, and the disk is
 //! tried every second. Outcomes that arrive meanwhile are kept in memory and are the first thing recorded afterwards,
@@ -50,8 +59,11 @@ mod envelope;
 mod format;
 mod handle;
 mod id;
+mod import;
 mod ledger;
 mod message;
+mod moved;
+mod offline;
 mod outcome;
 mod record;
 mod recovery;
@@ -69,9 +81,12 @@ mod simulated;
 pub use envelope::{Content, Envelope, Notify, Origin, Recipient, Ret};
 pub use handle::{Health, SpoolHandle, Statistics};
 pub use id::{BatchId, MessageId, ThreadKey, ThreadKeyError};
+pub use import::Importer;
+pub use offline::{Check, Fate, Figures, Offline};
 pub use outcome::{
     BatchState, Diagnostic, Disposition, Outcome, Owed, QueuedBatch, RoutedBatch, Status, ThreadState, Timing,
 };
+pub use recovery::Damage;
 pub use request::{Arrived, CommitReply, Committed, Fact, Queue, Recorded, Refused, Request};
 pub use spool::{Holder, OpenError, Options, Outlets, Recovered, Spool};
 pub use stored::{ReadError, Reader, Stored, StoredRecipient};

@@ -132,6 +132,18 @@ pub(crate) fn encode(
     Ok(())
 }
 
+/// Brings the extents in a message's record up to date.
+pub(crate) fn replace_extents(body: &mut [u8], layout: &Layout, new: impl Fn(Extent) -> Extent) {
+    for index in 0..layout.extents {
+        let Some(extent) = layout.extent(body, index).map(&new) else { continue };
+        let at = FIXED + index as usize * EXTENT;
+        let Some(entry) = body.get_mut(at..at + EXTENT) else { continue };
+        entry[..4].copy_from_slice(&extent.segment.to_le_bytes());
+        entry[4..8].copy_from_slice(&extent.offset.to_le_bytes());
+        entry[8..].copy_from_slice(&extent.length.to_le_bytes());
+    }
+}
+
 fn flags(envelope: &Envelope) -> u32 {
     let when = |set: bool, flag: u32| if set { flag } else { 0 };
     when(envelope.content.eight_bit, EIGHT_BIT)

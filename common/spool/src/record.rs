@@ -12,6 +12,7 @@
 //! | Thread | channel text · host text · failures u32 · due u64 · held u8 · 0, or 1 and a diagnostic |
 //! | Settled | message u64 · recipients indices |
 //! | Finished | count var · (message u64 · oldest segment with records of it u32)* |
+//! | Moved | see [`crate::moved`] |
 //!
 //! A diagnostic is 0 when it is the same as the one before it in the record, else 1 · code u16 · status u8 u16 u16 ·
 //! text · peer text · command text. Dispositions: 0 delivered, 1 delivered with the DSN parameters passed on,
@@ -23,6 +24,7 @@ use zrelay_clock::Timestamp;
 
 use crate::codec::{Decoder, Encoder, Malformed};
 use crate::format::Kind;
+use crate::moved::Moved;
 use crate::{
     BatchId, BatchState, Diagnostic, Disposition, MessageId, Outcome, RoutedBatch, Status, ThreadKey, ThreadState,
     Timing,
@@ -53,6 +55,7 @@ pub(crate) enum Record {
     Thread(ThreadState),
     Settled { message: MessageId, recipients: Vec<u32> },
     Finished(Vec<Mark>),
+    Moved(Box<Moved>),
 }
 
 impl Record {
@@ -65,6 +68,7 @@ impl Record {
             Self::Thread(_) => Kind::Thread,
             Self::Settled { .. } => Kind::Settled,
             Self::Finished(_) => Kind::Finished,
+            Self::Moved(_) => Kind::Moved,
         }
     }
 
@@ -109,6 +113,7 @@ impl Record {
                 out.u64(message.0);
                 out.indices(recipients);
             }
+            Self::Moved(moved) => moved.encode(&mut out),
             Self::Finished(marks) => {
                 out.var(marks.len() as u32);
                 for mark in marks {
@@ -150,6 +155,7 @@ impl Record {
                 last: if from.u8()? == 0 { None } else { Some(decode_diagnostic(&mut from, None)?) },
             }),
             Kind::Settled => Self::Settled { message: MessageId(from.u64()?), recipients: from.indices()? },
+            Kind::Moved => Self::Moved(Box::new(Moved::decode(&mut from)?)),
             Kind::Finished => {
                 let count = from.count(12)?;
                 let mark = |_| Ok(Mark { message: MessageId(from.u64()?), oldest: from.u32()? });
@@ -160,16 +166,16 @@ impl Record {
     }
 }
 
-fn encode_key(out: &mut Encoder<'_>, key: &ThreadKey) {
+pub(crate) fn encode_key(out: &mut Encoder<'_>, key: &ThreadKey) {
     out.text(&key.channel);
     out.text(&key.host);
 }
 
-fn decode_key(from: &mut Decoder<'_>) -> Result<ThreadKey, Malformed> {
+pub(crate) fn decode_key(from: &mut Decoder<'_>) -> Result<ThreadKey, Malformed> {
     Ok(ThreadKey::new(from.text()?, from.text()?))
 }
 
-fn encode_diagnostic(out: &mut Encoder<'_>, diagnostic: &Diagnostic) {
+pub(crate) fn encode_diagnostic(out: &mut Encoder<'_>, diagnostic: &Diagnostic) {
     out.u8(1);
     out.u16(diagnostic.code);
     out.u8(diagnostic.status.0);
@@ -180,7 +186,10 @@ fn encode_diagnostic(out: &mut Encoder<'_>, diagnostic: &Diagnostic) {
     out.text(&diagnostic.command);
 }
 
-fn decode_diagnostic(from: &mut Decoder<'_>, last: Option<&Arc<Diagnostic>>) -> Result<Arc<Diagnostic>, Malformed> {
+pub(crate) fn decode_diagnostic(
+    from: &mut Decoder<'_>,
+    last: Option<&Arc<Diagnostic>>,
+) -> Result<Arc<Diagnostic>, Malformed> {
     if from.u8()? == 0 {
         return last.cloned().ok_or(Malformed);
     }
@@ -193,19 +202,35 @@ fn decode_diagnostic(from: &mut Decoder<'_>, last: Option<&Arc<Diagnostic>>) -> 
     }))
 }
 
+pub(crate) fn disposition_octet(disposition: Disposition) -> u8 {
+    match disposition {
+        Disposition::Delivered { dsn_relayed } => dsn_relayed.into(),
+        Disposition::Deferred => 2,
+        Disposition::Failed => 3,
+        Disposition::Expired => 4,
+        Disposition::Dropped => 5,
+    }
+}
+
+pub(crate) fn decode_disposition(octet: u8) -> Result<Disposition, Malformed> {
+    Ok(match octet {
+        0 => Disposition::Delivered { dsn_relayed: false },
+        1 => Disposition::Delivered { dsn_relayed: true },
+        2 => Disposition::Deferred,
+        3 => Disposition::Failed,
+        4 => Disposition::Expired,
+        5 => Disposition::Dropped,
+        _ => return Err(Malformed),
+    })
+}
+
 fn encode_outcomes(out: &mut Encoder<'_>, outcomes: &[Outcome]) {
     out.var(outcomes.len() as u32);
     let mut last: Option<&Arc<Diagnostic>> = None;
     for outcome in outcomes {
         out.u64(outcome.batch.message.0);
         out.u32(outcome.batch.number);
-        out.u8(match outcome.disposition {
-            Disposition::Delivered { dsn_relayed } => dsn_relayed.into(),
-            Disposition::Deferred => 2,
-            Disposition::Failed => 3,
-            Disposition::Expired => 4,
-            Disposition::Dropped => 5,
-        });
+        out.u8(disposition_octet(outcome.disposition));
         out.u32(outcome.attempts);
         out.u64(outcome.at.as_micros());
         out.u64(outcome.due.as_micros());
@@ -225,15 +250,7 @@ fn decode_outcomes(from: &mut Decoder<'_>) -> Result<Vec<Outcome>, Malformed> {
     let mut outcomes: Vec<Outcome> = Vec::with_capacity(count);
     for _ in 0..count {
         let batch = BatchId { message: MessageId(from.u64()?), number: from.u32()? };
-        let disposition = match from.u8()? {
-            0 => Disposition::Delivered { dsn_relayed: false },
-            1 => Disposition::Delivered { dsn_relayed: true },
-            2 => Disposition::Deferred,
-            3 => Disposition::Failed,
-            4 => Disposition::Expired,
-            5 => Disposition::Dropped,
-            _ => return Err(Malformed),
-        };
+        let disposition = decode_disposition(from.u8()?)?;
         let attempts = from.u32()?;
         let at = Timestamp::from_micros(from.u64()?);
         let due = Timestamp::from_micros(from.u64()?);
@@ -250,6 +267,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::Owed;
+    use crate::moved::{BatchDetail, Stage};
 
     fn outcome(disposition: Disposition, text: &str) -> Outcome {
         Outcome {
@@ -268,6 +287,31 @@ mod tests {
             due: Timestamp::NEVER,
             timing: Timing::default(),
             channel: None,
+        }
+    }
+
+    fn moved() -> Moved {
+        let diagnostic = Arc::new(Diagnostic::local(Status(5, 1, 1), "no such user"));
+        let routed = |recipients| RoutedBatch { thread: ThreadKey::new("smtp", "a"), recipients };
+        let due = Some(Timestamp::from_secs(8));
+        let last = Some(diagnostic.clone());
+        Moved {
+            message: MessageId(77),
+            oldest: 3,
+            stage: Stage::Routed,
+            open: vec![1, 2],
+            batches: vec![
+                BatchDetail { routed: routed(vec![1, 2]), attempts: 4, due, held: true, last },
+                BatchDetail { routed: routed(vec![]), attempts: 0, due: None, held: false, last: None },
+            ],
+            owed: vec![Owed {
+                message: MessageId(77),
+                recipients: vec![0],
+                disposition: Disposition::Failed,
+                diagnostic,
+                at: Timestamp::from_secs(9),
+            }],
+            record: vec![1, 2, 3],
         }
     }
 
@@ -294,6 +338,7 @@ mod tests {
             Record::Thread(ThreadState { key, failures: 2, due: Timestamp::from_secs(1), held: true, last }),
             Record::Settled { message: MessageId(77), recipients: vec![5] },
             Record::Finished(vec![Mark { message: MessageId(3), oldest: 2 }]),
+            Record::Moved(Box::new(moved())),
         ]
     }
 
@@ -312,6 +357,10 @@ mod tests {
         for record in samples() {
             let mut body = Vec::new();
             record.encode(&mut body);
+            if let Record::Moved(moved) = &record {
+                // The message's record at its end has a length of its own.
+                body.truncate(body.len() - moved.record.len());
+            }
             for length in 0..body.len() {
                 assert!(Record::decode(record.kind(), &body[..length]).is_err(), "{record:?} at {length}");
             }

@@ -22,6 +22,13 @@ pub(crate) struct Place {
     pub(crate) length: u32,
 }
 
+impl Place {
+    /// The last `length` octets of it.
+    pub(crate) fn tail(self, length: u32) -> Self {
+        Self { offset: self.offset + self.length.saturating_sub(length), length: length.min(self.length), ..self }
+    }
+}
+
 /// Counters; see [`Statistics`].
 #[derive(Default, Debug)]
 pub(crate) struct Counters {
@@ -32,6 +39,8 @@ pub(crate) struct Counters {
     pub(crate) segments: AtomicU64,
     pub(crate) open_messages: AtomicU64,
     pub(crate) live_bytes: AtomicU64,
+    pub(crate) moved_messages: AtomicU64,
+    pub(crate) free_bytes: AtomicU64,
 }
 
 /// See the module's head.
@@ -140,6 +149,8 @@ impl Shared {
             segments: read(&counters.segments),
             open_messages: read(&counters.open_messages),
             live_bytes: read(&counters.live_bytes),
+            moved_messages: read(&counters.moved_messages),
+            free_bytes: read(&counters.free_bytes),
         }
     }
 }

@@ -34,6 +34,7 @@ struct Disk {
     /// Removed, but the directory does not know it yet.
     removed: BTreeMap<u32, File>,
     fault: Option<(u32, io::ErrorKind)>,
+    free: u64,
 }
 
 #[derive(Clone, Default)]
@@ -112,6 +113,11 @@ impl Simulated {
 
     pub(crate) fn heal(&self) {
         self.disk(|disk| disk.fault = None);
+    }
+
+    /// So much space is left, as far as anybody asks for it.
+    pub(crate) fn set_free(&self, octets: u64) {
+        self.disk(|disk| disk.free = octets);
     }
 
     pub(crate) fn segments(&self) -> Vec<u32> {
@@ -223,6 +229,10 @@ impl Storage for Simulated {
             disk.removed.clear();
             Ok(())
         })
+    }
+
+    fn free(&mut self) -> io::Result<u64> {
+        self.disk(|disk| Ok(disk.free))
     }
 }
 

@@ -33,6 +33,9 @@ pub struct Options {
     pub directory: PathBuf,
     /// Octets of a segment; one of [`Options::SEGMENT_BYTES_MIN`]..=[`Options::SEGMENT_BYTES_MAX`].
     pub segment_bytes: u32,
+    /// Octets of the file system that are kept for delivery: with less than that free, no new mail is taken
+    /// ([`Health::Full`](crate::Health::Full)); with less than half of it, none at all.
+    pub reserve_bytes: u64,
 }
 
 impl Options {
@@ -43,9 +46,16 @@ impl Options {
     /// 1 GiB: offsets in a segment are 32 bits wide.
     pub const SEGMENT_BYTES_MAX: u32 = 1 << 30;
 
+    /// 256 MiB: a few segments for the outcomes of what is in the queue.
+    pub const RESERVE_BYTES_DEFAULT: u64 = 256 << 20;
+
     /// The defaults for a spool in `directory`.
     pub fn new(directory: impl Into<PathBuf>) -> Self {
-        Self { directory: directory.into(), segment_bytes: Self::SEGMENT_BYTES_DEFAULT }
+        Self {
+            directory: directory.into(),
+            segment_bytes: Self::SEGMENT_BYTES_DEFAULT,
+            reserve_bytes: Self::RESERVE_BYTES_DEFAULT,
+        }
     }
 }
 
@@ -137,11 +147,11 @@ impl fmt::Display for Holder {
 
 /// The spool, ready to run.
 pub struct Spool {
-    appender: Appender,
+    pub(crate) appender: Appender,
     intake: Receiver<Request>,
     requests: Receiver<Request>,
     /// Locked as long as it is open.
-    lock: File,
+    pub(crate) lock: File,
 }
 
 impl fmt::Debug for Spool {
@@ -186,7 +196,7 @@ impl Spool {
     /// # Errors
     /// [`OpenError`], in sentences for the operator.
     pub fn open(options: Options, now: Timestamp) -> Result<(Self, SpoolHandle, Recovered), OpenError> {
-        let Options { directory, segment_bytes } = options;
+        let Options { directory, segment_bytes, reserve_bytes } = options;
         if !(Options::SEGMENT_BYTES_MIN..=Options::SEGMENT_BYTES_MAX).contains(&segment_bytes) {
             return Err(OpenError::SegmentBytes(segment_bytes));
         }
@@ -196,16 +206,12 @@ impl Spool {
         let mut storage = Disk::new(&directory);
         let shared = Arc::new(Shared::new());
         shared.raise_id(now.as_micros());
-        let recovery = recover(&mut storage, &shared).map_err(|error| match error {
-            RecoveryError::Io(source) => OpenError::Read { path: directory.clone(), source },
-            RecoveryError::Newer { segment, found } => {
-                OpenError::Newer { path: directory.clone(), segment, found, known: VERSION }
-            }
-        })?;
-        let Recovery { ledger, threads, sealed, next_number, finishing, work } = recovery;
+        let recovery = recover(&mut storage, &shared).map_err(|error| unreadable(&directory, error))?;
+        let Recovery { ledger, threads, sealed, next_number, finishing, work, damage: _ } = recovery;
         let recovered = Recovered { messages: ledger.live(), work };
         let log = Log::new(Box::new(storage), shared.clone(), segment_bytes, sealed, next_number);
-        let appender = Appender::new(shared.clone(), log, ledger, threads, finishing);
+        let mut appender = Appender::new(shared.clone(), log, ledger, threads, finishing);
+        appender.set_reserve(reserve_bytes);
         let (to_intake, intake) = mailbox(INTAKE_CAPACITY);
         let (to_requests, requests) = mailbox(REQUESTS_CAPACITY);
         let handle = SpoolHandle { shared, intake: to_intake, requests: to_requests };
@@ -218,6 +224,14 @@ impl Spool {
         let Self { appender, intake, requests, lock } = self;
         Driver::new(appender, intake, requests, outlets, recovered.work).run();
         drop(lock);
+    }
+}
+
+pub(crate) fn unreadable(directory: &Path, error: RecoveryError) -> OpenError {
+    let path = directory.to_owned();
+    match error {
+        RecoveryError::Io(source) => OpenError::Read { path, source },
+        RecoveryError::Newer { segment, found } => OpenError::Newer { path, segment, found, known: VERSION },
     }
 }
 
@@ -244,17 +258,30 @@ fn lock(directory: &Path) -> Result<File, OpenError> {
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => {}
         Err(Errno::WOULDBLOCK) => {
-            let mut text = String::new();
-            // What cannot be read stays unknown.
-            let _ = file.read_to_string(&mut text);
-            let holder = text.trim().parse().map_or(Holder::Unknown, Holder::Process);
-            return Err(OpenError::Locked { path: directory.to_owned(), holder });
+            return Err(OpenError::Locked { path: directory.to_owned(), holder: read_holder(&mut file) });
         }
         Err(error) => return Err(refused(error.into())),
     }
     // For people only; a full disk must not keep the hub from starting.
     let _ = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
     Ok(file)
+}
+
+fn read_holder(file: &mut File) -> Holder {
+    let mut text = String::new();
+    // What cannot be read stays unknown.
+    let _ = file.read_to_string(&mut text);
+    text.trim().parse().map_or(Holder::Unknown, Holder::Process)
+}
+
+/// Who has the spool in `directory` just now, if anybody.
+pub(crate) fn holder(directory: &Path) -> Option<Holder> {
+    let mut file = File::open(directory.join("lock")).ok()?;
+    // Held for no longer than this call: it must not keep a hub from starting.
+    match flock(&file, FlockOperation::NonBlockingLockShared) {
+        Err(Errno::WOULDBLOCK) => Some(read_holder(&mut file)),
+        _ => None,
+    }
 }
 
 fn warn_if_others_may_enter(directory: &Path) {

@@ -41,6 +41,8 @@ pub(crate) trait Storage: Send {
     fn remove(&mut self, number: u32) -> io::Result<()>;
     /// Makes creations and removals durable.
     fn sync_directory(&mut self) -> io::Result<()>;
+    /// Octets that can still be used.
+    fn free(&mut self) -> io::Result<u64>;
 }
 
 /// The real thing.
@@ -86,6 +88,68 @@ impl Storage for Disk {
 
     fn sync_directory(&mut self) -> io::Result<()> {
         fs::File::open(&self.directory)?.sync_all()
+    }
+
+    fn free(&mut self) -> io::Result<u64> {
+        let figures = rustix::fs::statvfs(&self.directory)?;
+        Ok(figures.f_bavail.saturating_mul(figures.f_frsize))
+    }
+}
+
+/// A directory that is looked at and not touched, even while a hub writes to it.
+///
+/// The newest segment may still be filled, so it is read as it is now; all others never change below their ends.
+#[derive(Debug)]
+pub(crate) struct Frozen {
+    disk: Disk,
+    newest: u32,
+}
+
+impl Frozen {
+    pub(crate) fn new(directory: &Path) -> Self {
+        Self { disk: Disk::new(directory), newest: 0 }
+    }
+}
+
+impl Storage for Frozen {
+    fn list(&mut self) -> io::Result<Vec<u32>> {
+        let numbers = self.disk.list()?;
+        self.newest = numbers.iter().copied().max().unwrap_or(0);
+        Ok(numbers)
+    }
+
+    fn create(&mut self, _: u32, _: u32) -> io::Result<Box<dyn SegmentFile>> {
+        Err(io::ErrorKind::ReadOnlyFilesystem.into())
+    }
+
+    fn open(&mut self, number: u32) -> io::Result<Arc<dyn View>> {
+        let path = self.disk.path(number);
+        Ok(if number == self.newest { Arc::new(Octets(fs::read(path)?)) } else { Arc::new(Map::open(&path)?) })
+    }
+
+    fn remove(&mut self, _: u32) -> io::Result<()> {
+        Err(io::ErrorKind::ReadOnlyFilesystem.into())
+    }
+
+    fn sync_directory(&mut self) -> io::Result<()> {
+        Err(io::ErrorKind::ReadOnlyFilesystem.into())
+    }
+
+    fn free(&mut self) -> io::Result<u64> {
+        self.disk.free()
+    }
+}
+
+/// A segment that was read into memory.
+struct Octets(Vec<u8>);
+
+impl View for Octets {
+    fn get(&self, offset: u32, length: u32) -> Option<&[u8]> {
+        self.0.get(offset as usize..(offset as usize).checked_add(length as usize)?)
+    }
+
+    fn len(&self) -> u32 {
+        u32::try_from(self.0.len()).unwrap_or(u32::MAX)
     }
 }
 

@@ -45,10 +45,16 @@ impl Reader {
     /// # Errors
     /// [`ReadError`].
     pub fn message(&self, id: MessageId) -> Result<Stored, ReadError> {
-        let place = self.shared.place(id).ok_or(ReadError::Unknown(id))?;
-        let found = self.read(id, place);
-        // It may have left the queue, and its segment the disk, between one look-up and the next.
-        found.map_err(|error| if self.shared.place(id).is_none() { ReadError::Unknown(id) } else { error })
+        let mut place = self.shared.place(id).ok_or(ReadError::Unknown(id))?;
+        loop {
+            let found = self.read(id, place);
+            // It may have left the queue or moved, and its segment the disk, between one look-up and the next.
+            match self.shared.place(id) {
+                Some(now) if now != place && found.is_err() => place = now,
+                None if found.is_err() => return Err(ReadError::Unknown(id)),
+                _ => return found,
+            }
+        }
     }
 
     fn read(&self, id: MessageId, place: Place) -> Result<Stored, ReadError> {
@@ -64,7 +70,8 @@ impl Reader {
         let mut maps: Vec<(u32, Arc<dyn View>)> = Vec::with_capacity(1);
         for index in 0..layout.extents {
             let extent = layout.extent(bytes, index).ok_or_else(damaged)?;
-            // Extents of one message rise, so that a new segment is always behind the last one.
+            // Extents of one message mostly rise, so that a new segment is behind the last one. Where they do not, as
+            // when a part of it was moved, it may be in here twice.
             if maps.last().is_none_or(|(segment, _)| *segment != extent.segment) {
                 maps.push((extent.segment, view(extent.segment)?));
             }
@@ -117,6 +124,11 @@ impl Stored {
     fn stretch(&self, extent: Extent) -> Option<&[u8]> {
         let (_, map) = self.maps.iter().find(|(segment, _)| *segment == extent.segment)?;
         map.get(extent.offset, extent.length)
+    }
+
+    /// The octets of its record.
+    pub(crate) fn record(&self) -> &[u8] {
+        self.bytes()
     }
 
     pub(crate) fn extents(&self) -> impl Iterator<Item = Extent> {

@@ -183,6 +183,26 @@ impl Log {
         sealed.filter(move |(segment, _)| Some(*segment) != current)
     }
 
+    /// Octets left on the file system.
+    ///
+    /// # Errors
+    /// Whatever the file system reports.
+    pub(crate) fn free(&mut self) -> io::Result<u64> {
+        self.storage.free()
+    }
+
+    /// Where what is durable of a segment ends, if it is there.
+    pub(crate) fn end(&self, segment: u32) -> Option<u32> {
+        let current = self.current.as_ref().filter(|current| current.number == segment);
+        current.map(|current| current.synced).or_else(|| self.sealed.get(&segment).copied())
+    }
+
+    /// The first segment from `from` on.
+    pub(crate) fn first_from(&self, from: u32) -> Option<u32> {
+        let current = self.current.as_ref().map(|current| current.number).filter(|number| *number >= from);
+        self.sealed.range(from..).next().map(|(segment, _)| *segment).into_iter().chain(current).min()
+    }
+
     /// The oldest existing segment that is not below `from`, and below `to`.
     pub(crate) fn first_between(&self, from: u32, to: u32) -> Option<u32> {
         if from >= to {

@@ -18,6 +18,7 @@ impl Appender {
             Staged::Commit(commit) => self.apply_commit(*commit),
             Staged::Flush(reply) => self.answer(&reply, Ok(())),
             Staged::Delete(segment) => self.delete(segment),
+            Staged::Move(moved) => self.apply_move(moved),
             Staged::Record(record, place) => self.apply_record(record, place),
         }
     }
@@ -56,8 +57,9 @@ impl Appender {
             Record::Finished(marks) => {
                 self.ledger.finished(&marks, place);
                 self.reclaim = Reclaim::Look;
+                self.look_for_sparse();
             }
-            Record::Segments { .. } => {}
+            Record::Segments { .. } | Record::Moved(_) => {}
         }
     }
 

@@ -31,6 +31,7 @@ enum Op {
     Report { message: u8 },
     Turn,
     Idle,
+    Compact { octets: u16 },
     Break { after: u8, full: bool },
     Heal,
     PowerCut { seed: u64 },
@@ -42,22 +43,24 @@ fn octets() -> impl Strategy<Value = u16> {
     prop_oneof![Just(0), Just(64), Just(700), Just(1500)]
 }
 
-fn ops() -> impl Strategy<Value = Op> {
+/// Crashes and faults are `calm` times rarer than the rest is told to be.
+fn ops(calm: u32) -> impl Strategy<Value = Op> {
     prop_oneof![
-        6 => (1u8..5, octets(), 0u8..2).prop_map(|(recipients, octets, body)| Op::Commit { recipients, octets, body }),
-        1 => (1u16..3000).prop_map(|octets| Op::Append { octets }),
-        1 => (0u16..900).prop_map(|octets| Op::CommitStreamed { octets }),
-        1 => Just(Op::Abort),
-        6 => any::<(u8, u8)>().prop_map(|(message, split)| Op::Route { message, split }),
-        12 => any::<(u8, u8, u8, u8)>().prop_map(|(message, recipients, disposition, attempts)| Op::Outcome {
+        6 * calm => (1u8..5, octets(), 0u8..2).prop_map(|(recipients, octets, body)| Op::Commit { recipients, octets, body }),
+        calm => (1u16..3000).prop_map(|octets| Op::Append { octets }),
+        calm => (0u16..900).prop_map(|octets| Op::CommitStreamed { octets }),
+        calm => Just(Op::Abort),
+        6 * calm => any::<(u8, u8)>().prop_map(|(message, split)| Op::Route { message, split }),
+        12 * calm => any::<(u8, u8, u8, u8)>().prop_map(|(message, recipients, disposition, attempts)| Op::Outcome {
             message, recipients, disposition, attempts
         }),
-        3 => any::<(u8, bool, u8)>().prop_map(|(message, held, due)| Op::Hold { message, held, due }),
-        1 => (0u8..3, 0u8..2, any::<bool>()).prop_map(|(host, failures, held)| Op::Thread { host, failures, held }),
-        2 => any::<u8>().prop_map(|message| Op::Settle { message }),
-        2 => any::<u8>().prop_map(|message| Op::Report { message }),
-        10 => Just(Op::Turn),
-        4 => Just(Op::Idle),
+        3 * calm => any::<(u8, bool, u8)>().prop_map(|(message, held, due)| Op::Hold { message, held, due }),
+        calm => (0u8..3, 0u8..2, any::<bool>()).prop_map(|(host, failures, held)| Op::Thread { host, failures, held }),
+        2 * calm => any::<u8>().prop_map(|message| Op::Settle { message }),
+        2 * calm => any::<u8>().prop_map(|message| Op::Report { message }),
+        10 * calm => Just(Op::Turn),
+        4 * calm => Just(Op::Idle),
+        6 * calm => prop_oneof![0u16..300, 0u16..20_000].prop_map(|octets| Op::Compact { octets }),
         1 => (0u8..9, any::<bool>()).prop_map(|(after, full)| Op::Break { after, full }),
         2 => Just(Op::Heal),
         2 => any::<u64>().prop_map(|seed| Op::PowerCut { seed }),
@@ -344,6 +347,11 @@ impl Scenario {
                 self.bench.appender.settle();
                 self.turned();
             }
+            Op::Compact { octets } => {
+                self.bench.appender.grant(octets.into());
+                self.bench.appender.settle();
+                self.turned();
+            }
             Op::Break { after, full } => {
                 let kind = if full { ErrorKind::StorageFull } else { ErrorKind::Other };
                 self.bench.disk.break_after(after.into(), kind);
@@ -534,12 +542,29 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn nothing_is_lost_brought_back_or_invented(ops in proptest::collection::vec(ops(), 1..120)) {
+    fn nothing_is_lost_brought_back_or_invented(ops in proptest::collection::vec(ops(1), 1..120)) {
         let mut scenario = Scenario::new();
         for op in &ops {
             scenario.run(op);
         }
         scenario.run(&Op::PowerCut { seed: 3 });
+        scenario.finish();
+        scenario.run(&Op::Kill);
+        prop_assert!(scenario.certain.messages.is_empty());
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 150, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Long enough between crashes that segments fill up and become sparse.
+    #[test]
+    fn what_compaction_moves_stays_what_it_was(ops in proptest::collection::vec(ops(20), 300..900)) {
+        let mut scenario = Scenario::new();
+        for op in &ops {
+            scenario.run(op);
+        }
+        scenario.run(&Op::PowerCut { seed: 5 });
         scenario.finish();
         scenario.run(&Op::Kill);
         prop_assert!(scenario.certain.messages.is_empty());

@@ -53,12 +53,12 @@ impl Bench {
         std::iter::from_fn(|| self.appender.poll_output()).collect()
     }
 
-    fn turn(&mut self) -> Vec<Output> {
+    pub(super) fn turn(&mut self) -> Vec<Output> {
         self.appender.turn();
         self.outputs()
     }
 
-    fn body(&self, message: MessageId) -> Vec<u8> {
+    pub(super) fn body(&self, message: MessageId) -> Vec<u8> {
         Reader::new(self.shared.clone()).message(message).unwrap().body().collect::<Vec<_>>().concat()
     }
 
@@ -67,6 +67,20 @@ impl Bench {
             self.appender.settle();
         }
         self.outputs()
+    }
+}
+
+impl Bench {
+    /// Lets compaction do all that it finds to do.
+    pub(super) fn compact(&mut self) {
+        for _ in 0..1000 {
+            self.appender.grant(1 << 20);
+            self.appender.settle();
+            if !self.appender.is_compacting() && self.appender.is_settled() {
+                return;
+            }
+        }
+        panic!("it never ends");
     }
 }
 
@@ -109,15 +123,15 @@ pub(super) fn outcome(message: MessageId, number: u32, recipients: &[u32], dispo
     }
 }
 
-fn route(message: MessageId, recipients: &[u32]) -> Request {
+pub(super) fn route(message: MessageId, recipients: &[u32]) -> Request {
     let batches = vec![RoutedBatch { thread: ThreadKey::new("smtp", "example.net"), recipients: recipients.to_vec() }];
     Request::Routed { message, batches }
 }
 
-const DELIVERED: Disposition = Disposition::Delivered { dsn_relayed: false };
+pub(super) const DELIVERED: Disposition = Disposition::Delivered { dsn_relayed: false };
 const ONE: &[Notify] = &[Notify::Default];
 
-fn names(outputs: &[Output]) -> Vec<&'static str> {
+pub(super) fn names(outputs: &[Output]) -> Vec<&'static str> {
     let name = |output: &Output| match output {
         Output::Answer(_, Committed { result: Ok(()), .. }) => "stored",
         Output::Answer(_, Committed { result: Err(Refused::Full), .. }) => "full",

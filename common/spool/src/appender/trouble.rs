@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::io;
 
-use super::{Appender, Fate, Output, Reclaim, Staged, Urgency};
+use super::{Appender, Fate, Move, Output, Reclaim, Staged, Urgency};
 use crate::message::Extent;
 use crate::record::Record;
 use crate::shared::Place;
@@ -45,7 +45,7 @@ impl Appender {
         match result {
             Ok(()) => {
                 log::info!("spool: recording again");
-                self.shared.set_health(Health::Good);
+                self.tell_health();
                 self.outputs.push_back(Output::Queue(Queue::Resumed));
                 self.settle();
             }
@@ -62,13 +62,14 @@ impl Appender {
         self.log.abandon();
         self.bodies.clear();
         self.urgency = Urgency::None;
+        self.give_up_compaction();
         let refused = refusal(error);
         let mut backlog = VecDeque::new();
         let mut lost = false;
         for staged in std::mem::take(&mut self.staged) {
             let place = match &staged {
                 Staged::Commit(commit) => Some(commit.place),
-                Staged::Record(_, place) => Some(*place),
+                Staged::Record(_, place) | Staged::Move(Move { place, .. }) => Some(*place),
                 Staged::Flush(_) | Staged::Delete(_) => None,
             };
             lost |= place.is_some_and(|place| !self.log.is_durable(place));
@@ -77,6 +78,8 @@ impl Appender {
                 Staged::Commit(commit) => self.answer(&commit.reply, Err(refused.clone())),
                 Staged::Flush(reply) => self.answer(&reply, Err(refused.clone())),
                 Staged::Record(record, _) => backlog.push_back(record),
+                // It stays where it was.
+                Staged::Move(_) => {}
                 Staged::Delete(_) => self.reclaim = Reclaim::Look,
             }
         }

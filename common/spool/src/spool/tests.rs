@@ -24,7 +24,7 @@ struct Hub {
 }
 
 fn options(directory: &Path) -> Options {
-    Options { directory: directory.join("spool"), segment_bytes: 1 << 20 }
+    Options { segment_bytes: 1 << 20, ..Options::new(directory.join("spool")) }
 }
 
 fn start(directory: &Path, capacity: usize) -> Hub {
@@ -171,7 +171,7 @@ fn what_is_in_the_way_is_named() {
     let text = Spool::open(options(directory.path()), NOW).unwrap_err().to_string();
     assert!(text.contains(&file.display().to_string()) && text.contains("set `spool`"), "{text}");
 
-    let tiny = Options { directory: directory.path().join("other"), segment_bytes: 100 };
+    let tiny = Options { segment_bytes: 100, ..Options::new(directory.path().join("other")) };
     assert!(matches!(Spool::open(tiny, NOW), Err(OpenError::SegmentBytes(100))));
 }
 
@@ -181,12 +181,28 @@ fn a_later_format_is_refused() {
     start(directory.path(), 1).stop();
     let path = directory.path().join("spool/00000001.seg");
     let mut octets = fs::read(&path).unwrap();
-    octets[8] = 2;
+    octets[8] = 3;
     let checksum = crc32fast::hash(&octets[..60]);
     octets[60..64].copy_from_slice(&checksum.to_le_bytes());
     fs::write(&path, octets).unwrap();
     let text = Spool::open(options(directory.path()), NOW).unwrap_err().to_string();
-    assert!(text.contains("format 2") && text.contains("up to 1"), "{text}");
+    assert!(text.contains("format 3") && text.contains("up to 2"), "{text}");
+}
+
+#[test]
+fn the_first_format_is_still_read() {
+    let directory = tempfile::tempdir().unwrap();
+    let hub = start(directory.path(), 16);
+    let message = hub.store(b"kept");
+    hub.stop();
+    let path = directory.path().join("spool/00000001.seg");
+    let mut octets = fs::read(&path).unwrap();
+    octets[8] = 1;
+    let checksum = crc32fast::hash(&octets[..60]);
+    octets[60..64].copy_from_slice(&checksum.to_le_bytes());
+    fs::write(&path, octets).unwrap();
+    let (_spool, _, recovered) = Spool::open(options(directory.path()), NOW).unwrap();
+    assert_eq!(recovered.unrouted(), [message]);
 }
 
 #[test]
@@ -242,4 +258,27 @@ fn an_earlier_runs_work_is_handed_out_first_threads_before_batches() {
     assert!(matches!(next(&hub.scheduler), Queue::Batch(batch) if batch.id.message == message));
     assert_eq!(next(&hub.routing), Arrived(unrouted));
     hub.stop();
+}
+
+#[test]
+fn space_follows_the_queue_while_mail_comes_and_goes() {
+    let directory = tempfile::tempdir().unwrap();
+    let hub = start(directory.path(), 4096);
+    let body = |n: u32| [n.to_string().into_bytes(), vec![b'x'; 8000]].concat();
+    let ids: Vec<MessageId> = (0..400).map(|n| hub.store(&body(n))).collect();
+    ids.iter().enumerate().filter(|(n, _)| n % 50 != 0).for_each(|(_, id)| hub.deliver(*id));
+    // As long as it takes; each round is mail that comes and goes meanwhile.
+    let until = std::time::Instant::now() + PATIENCE;
+    while hub.handle.statistics().live_bytes > 1 << 20 {
+        assert!(std::time::Instant::now() < until, "{:?}", hub.handle.statistics());
+        let message = hub.store(b"short");
+        hub.deliver(message);
+    }
+    assert!(hub.handle.statistics().moved_messages > 0);
+    for (n, id) in ids.iter().enumerate().step_by(50) {
+        assert_eq!(hub.handle.reader().message(*id).unwrap().body().collect::<Vec<_>>().concat(), body(n as u32));
+    }
+    hub.stop();
+    let (_spool, _, recovered) = Spool::open(options(directory.path()), NOW).unwrap();
+    assert_eq!(recovered.unrouted(), ids.into_iter().step_by(50).collect::<Vec<_>>());
 }

@@ -27,6 +27,7 @@ pub(crate) fn limits() -> Intake {
         data_timeout: Duration::from_secs(180),
         data_rate: 500,
         memory: 64 << 20,
+        reserve: 0,
     }
 }
 
