@@ -125,7 +125,7 @@ impl Scheduler {
         changed.recipients += thread.load.recipients;
         changed.under_way += under_way.recipients;
         match action {
-            Action::Hold | Action::Release => self.hold_thread(id, action),
+            Action::Hold | Action::Release => self.hold_thread(id, action, now),
             Action::Retry => self.retry_thread(id),
             Action::Drop => {
                 changed.batches -= under_way.batches.min(changed.batches);
@@ -145,7 +145,7 @@ impl Scheduler {
         }
     }
 
-    fn hold_thread(&mut self, id: ThreadId, action: Action) {
+    fn hold_thread(&mut self, id: ThreadId, action: Action, now: Timestamp) {
         let Some(thread) = self.threads.get_mut(id) else { return };
         let hold = Hold::from_flag(action == Action::Hold);
         if thread.hold != hold {
@@ -163,7 +163,7 @@ impl Scheduler {
         let carried = leases.flat_map(|lease| lease.carried.keys());
         let batches: Vec<BatchId> = thread.aside.iter().chain(carried).copied().collect();
         for batch in batches {
-            self.hold_batch(id, batch, Hold::Free);
+            self.hold_batch(id, batch, Hold::Free, now);
         }
     }
 
@@ -193,8 +193,8 @@ impl Scheduler {
                 changed.recipients += recipients;
             }
             match action {
-                Action::Hold => self.hold_batch(id, batch, Hold::Held),
-                Action::Release => self.hold_batch(id, batch, Hold::Free),
+                Action::Hold => self.hold_batch(id, batch, Hold::Held, now),
+                Action::Release => self.hold_batch(id, batch, Hold::Free, now),
                 Action::Retry => {
                     self.work_on(id, batch, &Work::Retry, now);
                 }
@@ -214,7 +214,7 @@ impl Scheduler {
         self.threads.iter().flat_map(of_thread).collect()
     }
 
-    fn hold_batch(&mut self, id: ThreadId, batch_id: BatchId, hold: Hold) {
+    fn hold_batch(&mut self, id: ThreadId, batch_id: BatchId, hold: Hold, now: Timestamp) {
         let Some(thread) = self.threads.get_mut(id) else { return };
         thread.dequeue(batch_id);
         let Some(batch) = thread.batches.get_mut(&batch_id) else { return };
@@ -222,7 +222,7 @@ impl Scheduler {
         batch.hold = hold;
         let state = BatchState { id: batch_id, held: hold.is_held(), due: batch.due, attempts: batch.attempts };
         if batch.place != Place::Carried {
-            thread.enqueue(batch_id);
+            thread.enqueue(batch_id, now);
         }
         if changes {
             self.record(Request::Batch(state));

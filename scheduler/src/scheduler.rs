@@ -11,6 +11,7 @@ use zrelay_spool::{Outcome, Queue, QueuedBatch, Request, ThreadKey, ThreadState}
 
 use crate::batch::{Batch, Hold, Place};
 use crate::clause::{Clauses, Settings};
+use crate::flows::Flows;
 use crate::lease::Lease;
 use crate::limit::{Channel, ChannelId, Level, Ring, RingId, RingKey, RingPlace};
 use crate::retry::Rng;
@@ -106,7 +107,7 @@ impl Scheduler {
     /// Takes what the spool tells.
     pub fn handle_queue(&mut self, now: Timestamp, item: Queue) {
         match item {
-            Queue::Batch(batch) => self.add_batch(batch),
+            Queue::Batch(batch) => self.add_batch(now, batch),
             Queue::Thread(state) => self.recall_thread(state),
             Queue::Paused(cause) => self.paused = Some(cause),
             Queue::Resumed => {
@@ -122,7 +123,7 @@ impl Scheduler {
         match report {
             Report::Hungry { lease, credit } => self.hungry(lease, credit),
             Report::Settled { lease, batch, verdicts, rest } => self.settled(now, lease, batch, verdicts, rest),
-            Report::Returned { lease, batch } => self.returned(lease, batch),
+            Report::Returned { lease, batch } => self.returned(now, lease, batch),
             Report::Site { lease, site } => self.moved(lease, site),
             Report::Link { lease, link } => {
                 if let Some(lease) = self.leases.get_mut(&lease) {
@@ -212,7 +213,7 @@ impl Scheduler {
     fn pump(&mut self, id: ThreadId, now: Timestamp) {
         let Some(thread) = self.threads.get_mut(id) else { return };
         thread.dirty = false;
-        self.expire(id, now);
+        self.wake(id, now);
         if self.may_run(id, now) {
             self.feed(id, now);
         }
@@ -254,7 +255,9 @@ impl Scheduler {
 
     fn arm(&mut self, id: ThreadId, now: Timestamp) {
         let Some(thread) = self.threads.get_mut(id) else { return };
-        let wake = thread.queue.first().map(|(wake, _)| *wake).filter(|wake| *wake > now);
+        // One in the past is there if the clock is not heeded now, or has brought more than one turn may wake.
+        let heeded = thread.wakes();
+        let wake = thread.queue.first().map(|(wake, _)| *wake).filter(|wake| heeded || *wake > now);
         let next = if thread.is_held() || self.paused.is_some() {
             None
         } else if thread.backs_off(now) {
@@ -329,7 +332,7 @@ impl Scheduler {
         }
     }
 
-    fn add_batch(&mut self, queued: QueuedBatch) {
+    fn add_batch(&mut self, now: Timestamp, queued: QueuedBatch) {
         if queued.recipients.is_empty() {
             return;
         }
@@ -349,13 +352,15 @@ impl Scheduler {
             due: queued.due,
             wake: queued.due,
             last: queued.last,
+            copies: queued.copies,
+            flow: queued.flow,
             attempts: queued.attempts,
             reported: if known { thread.backoff.epoch } else { 0 },
             place: Place::Queued,
             hold: Hold::from_flag(queued.held),
         };
         thread.batches.insert(queued.id, batch);
-        thread.enqueue(queued.id);
+        thread.enqueue(queued.id, now);
         self.account(id, |total| total.add(load));
         self.touch(id);
     }
@@ -392,6 +397,7 @@ impl Scheduler {
             ring,
             channel,
             batches: BTreeMap::new(),
+            flows: Flows::default(),
             queue: BTreeSet::new(),
             aside: BTreeSet::new(),
             load: Load::default(),

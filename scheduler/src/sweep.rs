@@ -10,7 +10,7 @@ use zrelay_spool::{BatchId, BatchState, Diagnostic, Disposition, Outcome, Reques
 use crate::batch::{Batch, Place};
 use crate::scheduler::Scheduler;
 use crate::snapshot::Load;
-use crate::thread::{Thread, ThreadId};
+use crate::thread::{Thread, ThreadId, Woken};
 
 /// Batches that one turn visits.
 pub const SWEEP_MAX: usize = 1000;
@@ -56,6 +56,11 @@ impl Sweep {
 }
 
 impl Thread {
+    /// Whether the clock is heeded: held threads keep everything as it is, and a sweep comes first.
+    pub(crate) fn wakes(&self) -> bool {
+        !self.is_held() && self.sweeps.is_empty()
+    }
+
     /// Failures of the host are over.
     pub(crate) fn forget_failures(&mut self) {
         self.backoff.failures = 0;
@@ -106,14 +111,14 @@ impl Scheduler {
             (Place::Carried, _) => false,
             (_, Work::Drop { diagnostic }) => self.finish_batch(id, batch_id, Disposition::Dropped, diagnostic, 0, now),
             (Place::Aside, _) => false,
-            (Place::Queued, Work::Rejected { diagnostic }) => {
+            (Place::Queued | Place::Due, Work::Rejected { diagnostic }) => {
                 self.finish_batch(id, batch_id, Disposition::Failed, diagnostic, 1, now)
             }
-            (Place::Queued, Work::HostFailed { diagnostic, due }) => {
+            (Place::Queued | Place::Due, Work::HostFailed { diagnostic, due }) => {
                 self.host_failed_for(id, batch_id, diagnostic, *due, now);
                 true
             }
-            (Place::Queued, Work::Retry) => {
+            (Place::Queued | Place::Due, Work::Retry) => {
                 self.retry_batch(id, batch_id, now);
                 true
             }
@@ -146,7 +151,7 @@ impl Scheduler {
             batch.reported = epoch;
             outcome = Some(outcome_of(batch_id, batch, Disposition::Deferred, diagnostic, now));
         }
-        thread.enqueue(batch_id);
+        thread.enqueue(batch_id, now);
         if let Some(outcome) = outcome {
             self.record_outcome(id, outcome);
         }
@@ -159,19 +164,25 @@ impl Scheduler {
         let waited = batch.due > now;
         batch.due = batch.due.min(now);
         let state = BatchState { id: batch_id, held: false, due: batch.due, attempts: batch.attempts };
-        thread.enqueue(batch_id);
+        thread.enqueue(batch_id, now);
         if waited {
             self.record(Request::Batch(state));
         }
     }
 
-    /// The thread's first batches, as far as their time is over, leave the queue.
-    pub(crate) fn expire(&mut self, id: ThreadId, now: Timestamp) {
+    /// The thread's first batches, as far as their time has come, leave the queue: they are due, or over. At most
+    /// [`SWEEP_MAX`]; the timer brings the rest.
+    pub(crate) fn wake(&mut self, id: ThreadId, now: Timestamp) {
         if self.paused.is_some() {
             return;
         }
-        while let Some(thread) = self.threads.get(id).filter(|thread| !thread.is_held() && thread.sweeps.is_empty()) {
-            let Some(batch_id) = thread.expired(now) else { return };
+        for _ in 0..SWEEP_MAX {
+            let Some(thread) = self.threads.get_mut(id).filter(|thread| thread.wakes()) else { return };
+            let batch_id = match thread.wake_first(now) {
+                Woken::Nothing => return,
+                Woken::Due => continue,
+                Woken::Expired(batch) => batch,
+            };
             let last = thread.batches.get(&batch_id).and_then(|batch| batch.last.clone());
             let diagnostic = last.or_else(|| thread.backoff.last.clone());
             let diagnostic =

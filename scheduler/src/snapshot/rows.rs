@@ -75,6 +75,9 @@ pub struct ThreadRow {
     pub bytes: u64,
     /// Age of the oldest message, seconds.
     pub oldest: Option<u64>,
+    /// Flows (sender domains) that have something due and take turns.
+    #[serde(default)]
+    pub flows: u32,
     /// Batches that an operator holds.
     pub held: u64,
     /// Agents.
@@ -258,6 +261,7 @@ impl ThreadView {
             recipients: self.load.recipients,
             bytes: self.load.bytes,
             oldest: self.oldest.map(|oldest| now.since(oldest).as_secs()),
+            flows: self.flows,
             held: self.held,
             agents: self.agents,
             agents_max: self.agents_max,

@@ -78,6 +78,8 @@ pub struct ThreadView {
     pub load: Load,
     /// When its oldest message came in.
     pub oldest: Option<Timestamp>,
+    /// Flows that have something due.
+    pub flows: u32,
     /// Batches that an operator holds.
     pub held: u64,
     /// Its agents.

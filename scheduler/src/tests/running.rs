@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use zrelay_agent::{Credit, Judgement, Order, Report, Rest, Verdict};
 use zrelay_clock::{Clock, Timestamp};
 use zrelay_mailbox::{Received, Receiver, mailbox};
-use zrelay_spool::{BatchId, MessageId, Queue, QueuedBatch, Request, Timing};
+use zrelay_spool::{BatchId, Flow, MessageId, Queue, QueuedBatch, Request, Timing};
 
 use super::world::{clause, reply, settings};
 use crate::control::{
@@ -89,6 +89,8 @@ impl Hub {
             recipients: vec![0, 2].into(),
             received: Clock::start().now(),
             size: 100,
+            copies: 1,
+            flow: Flow::default(),
             attempts: 0,
             due: Timestamp::ZERO,
             held: false,

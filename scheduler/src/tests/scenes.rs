@@ -42,14 +42,14 @@ fn a_batch_goes_out_as_soon_as_its_agent_has_credit() {
 fn credit_is_a_window_that_one_large_batch_may_overdraw() {
     let mut world = world();
     for _ in 0..5 {
-        world.arrive("smtp/a", 1, 600);
+        world.arrive("smtp/a", 1, 176);
     }
     let lease = world.agent("smtp/a");
-    world.hungry(lease, 10, 1000);
+    world.hungry(lease, 10, 2000);
     assert_eq!(world.agents[&lease].carried.len(), 2);
-    world.hungry(lease, 1, 100);
+    world.hungry(lease, 1, 400);
     assert_eq!(world.agents[&lease].carried.len(), 2, "the debt is to be paid first");
-    world.hungry(lease, 1, 200);
+    world.hungry(lease, 1, 1);
     assert_eq!(world.agents[&lease].carried.len(), 3);
 }
 
@@ -177,7 +177,7 @@ fn deferred_recipients_wait_by_the_list_and_the_others_are_done() {
     let batch = world.arrive("smtp/a", 3, 100);
     for (attempt, wait) in [(1, 10), (2, 20), (3, 40), (4, 40)] {
         let lease = world.agent("smtp/a");
-        world.hungry(lease, 1, 1000);
+        world.hungry(lease, 1, 10_000);
         let ticket = world.agents.get_mut(&lease).unwrap().carried.remove(0);
         assert_eq!(ticket.recipients.len(), if attempt == 1 { 3 } else { 2 });
         if attempt == 1 {

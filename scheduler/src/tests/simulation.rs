@@ -7,7 +7,7 @@ use zrelay_agent::{Judgement, LeaseId, Release, Report, Rest, Site};
 
 use super::world::{World, clause, reply, settings};
 use crate::operator::{Action, Selector};
-use zrelay_spool::Queue;
+use zrelay_spool::{Flow, Queue};
 
 /// One step, drawn from the numbers that proptest shrinks.
 fn step(world: &mut World, kind: u8, a: u8, b: u8) {
@@ -17,9 +17,10 @@ fn step(world: &mut World, kind: u8, a: u8, b: u8) {
     let lease = pick_agent(world, a);
     match (kind % 24, lease) {
         (0..=5, _) => {
-            world.arrive(thread, 1 + u32::from(b % 4), 100 + u64::from(b) * 100);
+            let flow = Flow(u32::from(b % 3));
+            world.arrive_from(flow, thread, 1 + u32::from(b % 4), 100 + u64::from(b) * 100);
         }
-        (6..=8, Some(lease)) => world.hungry(lease, 1 + u32::from(b % 5), 1 + u64::from(b) * 400),
+        (6..=8, Some(lease)) => world.hungry(lease, 1 + u32::from(b % 5), 1 + u64::from(b) * 800),
         (9..=14, Some(lease)) => answer(world, lease, b),
         (15, Some(lease)) => {
             let site = Site(format!("mx{}", b % 2).into());
