@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use zrelay_clock::Timestamp;
 use zrelay_config::{Pattern, PatternError};
-use zrelay_spool::{BatchId, BatchState, Diagnostic, MessageId, Request, Status, ThreadKey};
+use zrelay_spool::{BatchId, BatchState, Diagnostic, Disposition, MessageId, Request, Status, ThreadKey};
 
 use crate::batch::{Hold, Place};
 use crate::scheduler::Scheduler;
@@ -73,6 +73,27 @@ pub enum Action {
     Retry,
     /// Take the open recipients out of the queue, without a report to the sender.
     Drop,
+    /// Give the open recipients up now, as if their time were over: the sender gets its report. Held ones too.
+    Expire,
+}
+
+impl Action {
+    /// Whether it ends recipients, so that it cannot be undone.
+    pub fn is_final(self) -> bool {
+        matches!(self, Self::Drop | Self::Expire)
+    }
+}
+
+/// A batch that an operator has chosen.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Chosen {
+    /// Its thread.
+    pub thread: ThreadKey,
+    /// Its name.
+    pub batch: BatchId,
+    /// The recipients that are meant, ascending; `None` means all. Only drop and expire tell recipients of a batch
+    /// apart, what else is done is done to the batch.
+    pub recipients: Option<Vec<u32>>,
 }
 
 /// How much an action concerned. Field names are those of the control socket.
@@ -84,7 +105,7 @@ pub struct Changed {
     pub batches: u64,
     /// Their open recipients.
     pub recipients: u64,
-    /// Recipients under way with an agent: a drop does not concern them, the other actions do when they come back.
+    /// Recipients under way with an agent: drop and expire do not concern them, the other actions do when they come back.
     pub under_way: u64,
 }
 
@@ -111,6 +132,24 @@ impl Scheduler {
         changed
     }
 
+    /// Does what an operator wants to these batches; what has left the queue meanwhile is passed over. Threads are counted
+    /// once for each run of batches of one thread.
+    pub fn operate_on(&mut self, now: Timestamp, action: Action, chosen: &[Chosen]) -> Changed {
+        let mut changed = Changed::default();
+        let mut last = None;
+        for one in chosen {
+            let Some(id) = self.find_thread(&one.thread) else { continue };
+            let before = changed;
+            self.operate_on_batch(now, action, (id, one.batch), one.recipients.as_deref(), &mut changed);
+            if changed != before && last != Some(id) {
+                changed.threads += 1;
+                last = Some(id);
+            }
+        }
+        self.turn(now);
+        changed
+    }
+
     /// Hosts are lower-case; operators need not be.
     pub(crate) fn find_thread(&self, key: &ThreadKey) -> Option<ThreadId> {
         let lower = || ThreadKey::new(&key.channel.to_lowercase(), &key.host.to_lowercase());
@@ -127,10 +166,15 @@ impl Scheduler {
         match action {
             Action::Hold | Action::Release => self.hold_thread(id, action, now),
             Action::Retry => self.retry_thread(id),
-            Action::Drop => {
+            Action::Drop | Action::Expire => {
                 changed.batches -= under_way.batches.min(changed.batches);
                 changed.recipients -= under_way.recipients.min(changed.recipients);
-                self.sweep(id, drop_work());
+                let (disposition, diagnostic) = ending(action);
+                let work = match disposition {
+                    Disposition::Expired => Work::Expire { diagnostic },
+                    _ => Work::Drop { diagnostic },
+                };
+                self.sweep(id, work);
             }
         }
         self.sweep_small(id, now);
@@ -181,29 +225,43 @@ impl Scheduler {
 
     fn operate_on_message(&mut self, now: Timestamp, action: Action, message: MessageId, changed: &mut Changed) {
         for (id, batch) in self.find_batches(message) {
-            let Some(state) = self.threads.get(id).and_then(|thread| thread.batches.get(&batch)) else { continue };
-            let recipients = u64::try_from(state.recipients.len()).unwrap_or(u64::MAX);
-            let carried = state.place == Place::Carried;
             changed.threads += 1;
-            if carried {
-                changed.under_way += recipients;
-            }
-            if !carried || action != Action::Drop {
-                changed.batches += 1;
-                changed.recipients += recipients;
-            }
-            match action {
-                Action::Hold => self.hold_batch(id, batch, Hold::Held, now),
-                Action::Release => self.hold_batch(id, batch, Hold::Free, now),
-                Action::Retry => {
-                    self.work_on(id, batch, &Work::Retry, now);
-                }
-                Action::Drop => {
-                    self.work_on(id, batch, &drop_work(), now);
-                }
-            }
-            self.touch(id);
+            self.operate_on_batch(now, action, (id, batch), None, changed);
         }
+    }
+
+    fn operate_on_batch(
+        &mut self,
+        now: Timestamp,
+        action: Action,
+        (id, batch): (ThreadId, BatchId),
+        part: Option<&[u32]>,
+        changed: &mut Changed,
+    ) {
+        let Some(state) = self.threads.get(id).and_then(|thread| thread.batches.get(&batch)) else { return };
+        let recipients = u64::try_from(state.recipients.len()).unwrap_or(u64::MAX);
+        if state.place == Place::Carried {
+            changed.under_way += recipients;
+            if action.is_final() {
+                return;
+            }
+        }
+        let mut concerned = recipients;
+        match action {
+            Action::Hold => self.hold_batch(id, batch, Hold::Held, now),
+            Action::Release => self.hold_batch(id, batch, Hold::Free, now),
+            Action::Retry => {
+                self.work_on(id, batch, &Work::Retry, now);
+            }
+            Action::Drop | Action::Expire => {
+                let (disposition, diagnostic) = ending(action);
+                let all = state.recipients.clone();
+                concerned = self.finish_part(id, batch, part.unwrap_or(&all), disposition, &diagnostic, now);
+            }
+        }
+        changed.batches += u64::from(concerned > 0);
+        changed.recipients += concerned;
+        self.touch(id);
     }
 
     /// The batches of a message and their threads.
@@ -236,6 +294,13 @@ pub(crate) fn batches_of(message: MessageId) -> RangeInclusive<BatchId> {
     BatchId { message, number: 0 }..=BatchId { message, number: u32::MAX }
 }
 
-fn drop_work() -> Work {
-    Work::Drop { diagnostic: Arc::new(Diagnostic::local(Status(5, 7, 0), "dropped by the operator")) }
+/// What the sender is told of a recipient that an operator has expired.
+pub(crate) const GIVEN_UP: &str = "given up by the operator";
+
+/// How a final action ends recipients.
+fn ending(action: Action) -> (Disposition, Arc<Diagnostic>) {
+    match action {
+        Action::Expire => (Disposition::Expired, Arc::new(Diagnostic::local(Status(4, 4, 7), GIVEN_UP))),
+        _ => (Disposition::Dropped, Arc::new(Diagnostic::local(Status(5, 7, 0), "dropped by the operator"))),
+    }
 }

@@ -25,7 +25,8 @@ pub(crate) struct Sweep {
     end: BatchId,
 }
 
-/// What a sweep does to each batch. None touches batches under way, and all but `Drop` spare those held.
+/// What a sweep does to each batch. None touches batches under way, and all but `Drop` and `Expire`
+/// spare those held.
 #[derive(Clone, Debug)]
 pub(crate) enum Work {
     /// The host failed: batches past their expiry expire; those that were due are reported as deferred, once in each
@@ -37,6 +38,8 @@ pub(crate) enum Work {
     Retry,
     /// An operator wants it out of the queue.
     Drop { diagnostic: Arc<Diagnostic> },
+    /// An operator gives it up: it expires now.
+    Expire { diagnostic: Arc<Diagnostic> },
 }
 
 impl Sweep {
@@ -110,6 +113,9 @@ impl Scheduler {
         match (place, work) {
             (Place::Carried, _) => false,
             (_, Work::Drop { diagnostic }) => self.finish_batch(id, batch_id, Disposition::Dropped, diagnostic, 0, now),
+            (_, Work::Expire { diagnostic }) => {
+                self.finish_batch(id, batch_id, Disposition::Expired, diagnostic, 0, now)
+            }
             (Place::Aside, _) => false,
             (Place::Queued | Place::Due, Work::Rejected { diagnostic }) => {
                 self.finish_batch(id, batch_id, Disposition::Failed, diagnostic, 1, now)
@@ -189,6 +195,37 @@ impl Scheduler {
                 diagnostic.unwrap_or_else(|| Arc::new(Diagnostic::local(Status(4, 4, 7), "delivery time expired")));
             self.finish_batch(id, batch_id, Disposition::Expired, &diagnostic, 0, now);
         }
+    }
+
+    /// Some recipients of a batch that is not under way come to an end; the others stay as they are. Returns how many.
+    pub(crate) fn finish_part(
+        &mut self,
+        id: ThreadId,
+        batch_id: BatchId,
+        part: &[u32],
+        disposition: Disposition,
+        diagnostic: &Arc<Diagnostic>,
+        now: Timestamp,
+    ) -> u64 {
+        let Some(batch) = self.threads.get_mut(id).and_then(|thread| thread.batches.get_mut(&batch_id)) else {
+            return 0;
+        };
+        let (taken, rest): (Vec<u32>, Vec<u32>) =
+            batch.recipients.iter().partition(|recipient| part.binary_search(recipient).is_ok());
+        let count = u64::try_from(taken.len()).unwrap_or(u64::MAX);
+        if taken.is_empty() {
+            return 0;
+        }
+        if rest.is_empty() {
+            self.finish_batch(id, batch_id, disposition, diagnostic, 0, now);
+            return count;
+        }
+        batch.recipients = rest.into();
+        let mut outcome = outcome_of(batch_id, batch, disposition, diagnostic, now);
+        outcome.recipients = taken;
+        self.account(id, |total| total.remove(Load { batches: 0, recipients: count, bytes: 0 }));
+        self.record_outcome(id, outcome);
+        count
     }
 
     /// All recipients of a batch that is not under way come to the same end.

@@ -6,7 +6,7 @@ use zrelay_agent::{Judgement, Release, Report, Rest, Site};
 use zrelay_spool::{Disposition, Queue, ThreadKey, ThreadState};
 
 use super::world::{START, World, clause, reply, settings};
-use crate::operator::{Action, Selector};
+use crate::operator::{Action, Chosen, Selector};
 
 const DELIVERED: Judgement = Judgement::Delivered { dsn_relayed: false };
 
@@ -359,6 +359,39 @@ fn drop_takes_what_is_not_under_way_and_counts_what_is() {
     world.settle(lease, DELIVERED, &reply(250, "ok"));
     assert_eq!(world.finished.len(), 5);
     assert_eq!(operate(&mut world, Action::Drop, "smtp/nowhere"), crate::Changed::default());
+}
+
+#[test]
+fn expire_gives_up_what_is_not_under_way_held_or_not() {
+    let mut world = world();
+    let under_way = world.arrive("smtp/a", 1, 100);
+    let lease = world.agent("smtp/a");
+    world.hungry(lease, 1, 10_000);
+    let held = world.arrive("smtp/a", 2, 100);
+    operate(&mut world, Action::Hold, &held.message.to_string());
+    world.arrive("smtp/a", 3, 100);
+    let changed = operate(&mut world, Action::Expire, "smtp/*");
+    assert_eq!((changed.batches, changed.recipients, changed.under_way), (2, 5, 1));
+    assert_eq!(dispositions(&world), [Disposition::Expired, Disposition::Expired]);
+    world.settle(lease, Judgement::Deferred, &reply(450, "later"));
+    let changed = operate(&mut world, Action::Expire, &under_way.message.to_string());
+    assert_eq!((changed.threads, changed.recipients), (1, 1));
+    assert!(world.open.is_empty());
+}
+
+#[test]
+fn some_recipients_of_a_batch_are_dropped_and_the_others_go_out() {
+    let mut world = world();
+    let batch = world.arrive("smtp/a", 4, 100);
+    let chosen = Chosen { thread: "smtp/a".parse().unwrap(), batch, recipients: Some(vec![1, 3, 9]) };
+    let changed = world.scheduler.operate_on(world.now, Action::Drop, &[chosen.clone(), chosen]);
+    world.settle_down();
+    assert_eq!((changed.threads, changed.batches, changed.recipients), (1, 1, 2));
+    let lease = world.agent("smtp/a");
+    world.hungry(lease, 1, 10_000);
+    assert_eq!(*world.agents[&lease].carried[0].recipients, [0, 2]);
+    world.settle(lease, DELIVERED, &reply(250, "ok"));
+    assert_eq!(world.finished.values().filter(|end| **end == Disposition::Dropped).count(), 2);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use zrelay_agent::{Judgement, LeaseId, Release, Report, Rest, Site};
 
 use super::world::{World, clause, reply, settings};
-use crate::operator::{Action, Selector};
+use crate::operator::{Action, Chosen, Selector};
 use zrelay_spool::{Flow, Queue};
 
 /// One step, drawn from the numbers that proptest shrinks.
@@ -91,8 +91,20 @@ fn release(world: &mut World, lease: LeaseId, b: u8) {
 }
 
 fn operate(world: &mut World, thread: &str, b: u8) {
-    let action = match b % 6 {
+    if b.is_multiple_of(16)
+        && let Some((batch, recipient)) = world.open.first().copied()
+    {
+        let recipients = (b < 128).then(|| vec![recipient]);
+        let threads = world.scheduler.batches(world.now, None, None, usize::MAX);
+        let thread = threads.into_iter().find(|view| view.id == batch).map(|view| view.thread);
+        let chosen = Chosen { thread: thread.unwrap_or_else(|| "smtp/-".parse().unwrap()), batch, recipients };
+        let action = [Action::Drop, Action::Expire, Action::Hold, Action::Release][usize::from(b / 16 % 4)];
+        world.scheduler.operate_on(world.now, action, &[chosen]);
+        return world.settle_down();
+    }
+    let action = match b % 7 {
         0 => Action::Hold,
+        6 => Action::Expire,
         1..=3 => Action::Release,
         4 => Action::Retry,
         _ => Action::Drop,

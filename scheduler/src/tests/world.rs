@@ -17,6 +17,7 @@ use crate::batch::{Batch, Place};
 use crate::clause::built_in;
 use crate::lease::{Lease, LeaseState};
 use crate::limit::Level;
+use crate::operator::GIVEN_UP;
 use crate::scheduler::Scheduler;
 use crate::snapshot::Load;
 
@@ -235,6 +236,7 @@ impl World {
                 }
                 self.batch_due.insert(outcome.batch, outcome.due);
             }
+            Disposition::Expired if outcome.diagnostic.text == GIVEN_UP => {}
             Disposition::Expired => assert!(expired, "expired before its time: {outcome:?}"),
             _ => {}
         }
