@@ -26,7 +26,8 @@ Terms:
   'reply:TEXT'              batches whose last reply holds the text
 
 With a thread or a pattern alone, hold, release and retry concern the threads as such: a held
-thread holds what comes later too, and a retry forgets the host's back-off. Everything else
+thread holds what comes later too, and a retry forgets the host's back-off. A hold on a pattern
+goes for hosts to come, and is released by the same pattern or a wider one. Everything else
 concerns the batches in the queue now; drop and expire end those of their recipients that are
 meant.
 

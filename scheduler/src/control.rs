@@ -46,7 +46,8 @@
 //! | `reply:TEXT` | batches whose last reply holds the text, whatever its case |
 //!
 //! With a thread or a pattern alone, an action concerns the threads as such: held threads hold what comes later too, and a
-//! retry forgets the host's back-off. Everything else concerns the batches that are there now; `expire` and `drop` end
+//! retry forgets the host's back-off. A hold on a pattern goes for threads to come, stands in `status` as one of `holds`,
+//! and is released by the same pattern or a wider one. Everything else concerns the batches that are there now; `expire` and `drop` end
 //! only those of their recipients that are meant, the other actions do not tell recipients of one batch apart. With
 //! `dry_run` nothing is done: the answer counts what would be concerned, and shows the first few.
 //!

@@ -20,7 +20,8 @@ use crate::thread::ThreadId;
 pub enum Selector {
     /// The one thread of this name.
     Thread(ThreadKey),
-    /// The threads whose name, `channel/host`, the pattern matches.
+    /// The threads whose name, `channel/host`, the pattern matches. A hold on it goes for threads to come too, and is
+    /// released by this pattern or a wider one, not by names of threads.
     Threads(Pattern),
     /// All batches of one message.
     Message(MessageId),
@@ -107,6 +108,9 @@ pub struct Changed {
     pub recipients: u64,
     /// Recipients under way with an agent: drop and expire do not concern them, the other actions do when they come back.
     pub under_way: u64,
+    /// Patterns that are held from now on, or not any more.
+    #[serde(default)]
+    pub patterns: u64,
 }
 
 impl Scheduler {
@@ -121,6 +125,11 @@ impl Scheduler {
                 }
             }
             Selector::Threads(pattern) => {
+                match action {
+                    Action::Hold => changed.patterns += self.hold_pattern(pattern),
+                    Action::Release => changed.patterns += self.release_pattern(pattern),
+                    _ => {}
+                }
                 let matching = |(key, id): (&ThreadKey, &ThreadId)| pattern.matches(&key.to_string()).then_some(*id);
                 let threads: Vec<ThreadId> = self.names.iter().filter_map(matching).collect();
                 for id in threads {
@@ -164,6 +173,8 @@ impl Scheduler {
         changed.recipients += thread.load.recipients;
         changed.under_way += under_way.recipients;
         match action {
+            // A pattern holds it, see `holds`; its own name does not.
+            Action::Hold if self.threads.get(id).is_some_and(|thread| thread.held_by.is_some()) => {}
             Action::Hold | Action::Release => self.hold_thread(id, action, now),
             Action::Retry => self.retry_thread(id),
             Action::Drop | Action::Expire => {

@@ -12,6 +12,7 @@ use zrelay_spool::{Outcome, Queue, QueuedBatch, Request, ThreadKey, ThreadState}
 use crate::batch::{Batch, Hold, Place};
 use crate::clause::{Clauses, Settings};
 use crate::flows::Flows;
+use crate::holds::Holds;
 use crate::lease::Lease;
 use crate::limit::{Channel, ChannelId, Level, Ring, RingId, RingKey, RingPlace};
 use crate::retry::Rng;
@@ -37,6 +38,7 @@ pub const OUTCOMES_MAX: usize = 1024;
 #[derive(Debug)]
 pub struct Scheduler {
     pub(crate) clauses: Clauses,
+    pub(crate) holds: Holds,
     pub(crate) rng: Rng,
     pub(crate) threads: SlotMap<ThreadId, Thread>,
     pub(crate) names: BTreeMap<ThreadKey, ThreadId>,
@@ -78,6 +80,7 @@ impl Scheduler {
     pub fn new(settings: Settings, seed: u64) -> Self {
         Self {
             clauses: Clauses::new(settings.clauses),
+            holds: Holds::default(),
             rng: Rng::new(seed),
             threads: SlotMap::with_key(),
             names: BTreeMap::new(),
@@ -366,6 +369,9 @@ impl Scheduler {
     }
 
     fn recall_thread(&mut self, state: ThreadState) {
+        if self.recall_pattern(&state) {
+            return;
+        }
         let id = self.thread_named(&state.key);
         let Some(thread) = self.threads.get_mut(id) else { return };
         thread.hold = Hold::from_flag(state.held);
@@ -405,6 +411,7 @@ impl Scheduler {
             leases: Vec::new(),
             backoff: Backoff { epoch: 1, ..Backoff::default() },
             hold: Hold::Free,
+            held_by: self.holds.find(key),
             fruitless: 0,
             cap: None,
             line: None,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use zrelay_agent::LeaseId;
 use zrelay_clock::Timestamp;
-use zrelay_config::Clause;
+use zrelay_config::{Clause, Pattern};
 use zrelay_spool::{BatchId, Diagnostic, ThreadKey, ThreadState};
 
 use crate::batch::{Batch, Hold, Place};
@@ -44,6 +44,8 @@ pub(crate) struct Thread {
     pub(crate) leases: Vec<LeaseId>,
     pub(crate) backoff: Backoff,
     pub(crate) hold: Hold,
+    /// An operator holds all threads of this pattern.
+    pub(crate) held_by: Option<Arc<Pattern>>,
     /// Leases in a row that ended early without a single verdict.
     pub(crate) fruitless: u32,
     /// Concurrency that the host tolerated, until then.
@@ -88,7 +90,7 @@ impl Thread {
     }
 
     pub(crate) fn is_held(&self) -> bool {
-        self.hold.is_held() || self.is_hold_channel()
+        self.hold.is_held() || self.held_by.is_some() || self.is_hold_channel()
     }
 
     /// When the batch may go out, as far as it and the host are concerned.

@@ -367,7 +367,7 @@ impl Methods {
         if changed == Changed::default() {
             return Err(RpcError::nothing(format!("nothing in the queue matches {selection}")));
         }
-        let Changed { threads, batches, recipients, under_way } = changed;
+        let Changed { threads, batches, recipients, under_way, .. } = changed;
         log::info!(
             "operator: {action:?} {selection}: {recipients} recipients, {batches} batches, {threads} threads, \
              {under_way} recipients under way"

@@ -40,6 +40,7 @@ impl Scheduler {
             paused: self.paused.clone(),
             draining: self.phase == Phase::Draining,
             tally: self.tally,
+            holds: self.holds.list(),
         }
     }
 
@@ -107,6 +108,7 @@ impl Scheduler {
             load: thread.load,
             oldest: first.map(|batch| batch.received),
             flows: count(thread.flows.count()),
+            held_by: thread.held_by.clone(),
             held: u64::try_from(thread.aside.len()).unwrap_or(u64::MAX),
             agents: count(thread.leases.len()),
             agents_max: thread.clause.thread_agents,
@@ -120,7 +122,7 @@ impl Scheduler {
     }
 
     fn state_of(&self, thread: &Thread, now: Timestamp) -> State {
-        if thread.hold.is_held() || (thread.is_hold_channel() && !thread.batches.is_empty()) {
+        if thread.hold.is_held() || (thread.is_held() && !thread.batches.is_empty()) {
             return State::Held;
         }
         if thread.in_flight > 0 {

@@ -276,7 +276,7 @@ fn a_selection_concerns_what_all_its_terms_allow_and_a_dry_run_nothing() {
     let list = json!(["sender:list@*", "recipient:r2@x.example", "smtp/*", "attempts:0", "age:<1h", "state:due"]);
     let preview = client.call("drop", json!({"selector": list, "dry_run": true})).unwrap();
     let preview: Preview = serde_json::from_value(preview).unwrap();
-    let counts = Changed { threads: 2, batches: 2, recipients: 2, under_way: 0 };
+    let counts = Changed { threads: 2, batches: 2, recipients: 2, ..Changed::default() };
     assert_eq!(preview.counts, counts);
     let sample: Vec<_> = preview.sample.iter().map(|row| (row.message.as_str(), row.recipient.as_str())).collect();
     assert_eq!(sample, [("2", "r2@x.example"), ("4", "r2@x.example")]);

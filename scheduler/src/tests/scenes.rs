@@ -306,7 +306,7 @@ fn hold_stops_a_thread_durably_and_release_sets_it_free() {
     world.arrive("smtp/a", 2, 100);
     let lease = world.agent("smtp/a");
     world.hungry(lease, 1, 1000);
-    let changed = operate(&mut world, Action::Hold, "smtp/*");
+    let changed = operate(&mut world, Action::Hold, "smtp/a");
     assert_eq!((changed.threads, changed.batches, changed.recipients, changed.under_way), (1, 2, 3, 1));
     assert!(world.records.last().unwrap().held && world.agents[&lease].closing);
     world.settle(lease, DELIVERED, &reply(250, "ok"));
@@ -316,6 +316,36 @@ fn hold_stops_a_thread_durably_and_release_sets_it_free() {
     assert_eq!(world.open.len(), 2, "held batches do not expire");
     operate(&mut world, Action::Release, "smtp/a");
     assert!(!world.records.last().unwrap().held && world.has_agent("smtp/a"));
+}
+
+#[test]
+fn a_hold_on_a_pattern_catches_threads_to_come_and_survives_a_restart() {
+    let mut world = world();
+    world.arrive("smtp/a.example", 1, 100);
+    assert_eq!(operate(&mut world, Action::Hold, "smtp/*.example").patterns, 1);
+    assert_eq!(operate(&mut world, Action::Hold, "smtp/*.example").patterns, 0);
+    world.arrive("smtp/b.example", 1, 100);
+    world.arrive("smtp/c.test", 1, 100);
+    let states = |world: &World| ["smtp/a.example", "smtp/b.example"].map(|thread| world.state(thread));
+    assert_eq!(states(&world), ["held", "held"]);
+    assert!(world.has_agent("smtp/c.test"));
+    // A name does not release what a pattern holds.
+    operate(&mut world, Action::Release, "smtp/a.example");
+    assert_eq!(world.state("smtp/a.example"), "held");
+
+    let mut later = self::world();
+    for state in &world.records {
+        later.scheduler.handle_queue(later.now, Queue::Thread(state.clone()));
+    }
+    later.arrive("smtp/b.example", 1, 100);
+    assert_eq!(later.state("smtp/b.example"), "held");
+    assert_eq!(later.scheduler.totals().holds, ["smtp/*.example"]);
+
+    for world in [&mut world, &mut later] {
+        assert_eq!(operate(world, Action::Release, "smtp/*").patterns, 1);
+        assert!(world.has_agent("smtp/b.example"));
+    }
+    assert!(!world.records.last().unwrap().held);
 }
 
 #[test]

@@ -111,6 +111,7 @@ fn operate(world: &mut World, thread: &str, b: u8) {
     };
     let selector = match world.open.first() {
         Some((batch, _)) if b >= 128 => Selector::Message(batch.message),
+        _ if b >= 96 => ["smtp/*", "*", "*/?.example"][usize::from(b % 3)].parse().unwrap(),
         _ => thread.parse().unwrap(),
     };
     // A retry overrules due times; the world forgets more than it must.
