@@ -286,9 +286,9 @@ impl Hub {
         self.json(&["threads"]).as_array().into_iter().flatten().filter_map(|row| row["batches"].as_u64()).sum()
     }
 
-    /// Waits until nothing is queued; whether that came.
+    /// Waits until nothing is queued, nor on its way from the spool into the queue, as behind a start; whether that came.
     pub fn wait_until_empty(&self, limit: Duration) -> bool {
-        wait_until(limit, || self.queued() == 0)
+        wait_until(limit, || self.json(&["status"])["spool"]["open_messages"] == 0 && self.queued() == 0)
     }
 
     /// The row of the thread with this name, such as `smtp/[127.0.0.1]:2526`; null when there is none.
