@@ -185,11 +185,8 @@ fn expire_ends_the_recipients_that_are_meant_and_tells_the_sender() {
     assert_eq!(hub.thread("hold/quarantine")["recipients"], 2);
     assert!(hub.zrelay(&[&["expire"], &terms[..]].concat()).status.success());
     assert_eq!(hub.thread("hold/quarantine")["recipients"], 1);
-    assert!(
-        !hub.log_lines(&["to=<a@q.test>", "status=expired", "given up by the operator"]).is_empty(),
-        "{}",
-        hub.log()
-    );
+    let logged = || !hub.log_lines(&["to=<a@q.test>", "status=expired", "given up by the operator"]).is_empty();
+    assert!(wait_until(SOON, logged), "{}", hub.log());
     // The report goes out when nothing of the message is left.
     assert!(hub.zrelay(&["expire", "hold/*", "age:<1h"]).status.success());
     assert!(sink.wait(1, SOON), "no report: {}", hub.log());
