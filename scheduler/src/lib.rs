@@ -50,7 +50,7 @@
 //!
 //! # What it costs
 //!
-//! A batch takes about 230 octets, a thread with a ring of its own about 2 KiB. Work on all batches of a thread (a dead
+//! A batch takes about 240 octets, a thread with a ring of its own about 2 KiB. Work on all batches of a thread (a dead
 //! host, a drop, a back-off that is over) is done [`SWEEP_MAX`] batches a turn. Sums are counted, never scanned for; listings are copied in pages of
 //! [`PAGE_MAX`].
 #![forbid(unsafe_code)]
