@@ -13,6 +13,29 @@ Examples:
 
 Exit status: 0 done, 1 refused or nothing matched, 2 usage.";
 
+const TERMS: &str = "\
+Terms:
+  smtp/lists.example.net    this thread
+  'smtp/*.example.net'      threads whose name matches; * is any run of characters, ? any one
+  640A1B2C3D4E5             this message
+  sender:PATTERN            recipients with such an envelope sender; 'sender:<>' is the null sender
+  recipient:PATTERN         such recipients; a domain alone is any address in it
+  age:2h  'age:<5m'         messages at least, or less than, so old
+  state:STATE               batches that are due, waiting, carried or held
+  attempts:3                batches tried so often; '>3' for more often, '<3' for less
+  'reply:TEXT'              batches whose last reply holds the text
+
+With a thread or a pattern alone, hold, release and retry concern the threads as such: a held
+thread holds what comes later too, and a retry forgets the host's back-off. A hold on a pattern
+goes for hosts to come, and is released by the same pattern or a wider one. Everything else
+concerns the batches in the queue now; drop and expire end those of their recipients that are
+meant.
+
+Examples:
+  zrelay messages age:1d 'reply:greylist'
+  zrelay expire --dry-run 'smtp/*.example.net' recipient:gone.example.net
+  zrelay drop 'sender:spammer@*' 'age:<1h'";
+
 /// A mail relay hub for large list servers.
 #[derive(Debug, Parser)]
 #[command(name = "zrelay", version, about, after_help = EXAMPLES)]
@@ -53,16 +76,24 @@ pub(crate) enum Command {
     /// One thread in detail: its agents, its batches
     Thread(ThreadArgs),
     /// Messages in the queue
+    #[command(after_help = TERMS)]
     Messages(MessagesArgs),
     /// One message: envelope, and the state of each recipient
     Message(MessageArgs),
     /// Hold threads or a message: nothing is handed out until it is released
+    #[command(after_help = TERMS)]
     Hold(SelectArgs),
     /// Release what was held
+    #[command(after_help = TERMS)]
     Release(SelectArgs),
     /// Try again now, whatever the back-off says
+    #[command(after_help = TERMS)]
     Retry(SelectArgs),
+    /// Give recipients up now: they leave the queue for good, and their senders get a report
+    #[command(after_help = TERMS)]
+    Expire(SelectArgs),
     /// Take recipients out of the queue for good, on record, without a report to the sender
+    #[command(after_help = TERMS)]
     Drop(SelectArgs),
     /// Look into the spool on disk, get mail out of it and into it
     #[command(subcommand)]
@@ -159,9 +190,9 @@ pub(crate) struct ThreadArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct MessagesArgs {
-    /// Only messages in threads that match: channel/host with * and ?
-    #[arg(value_name = "PATTERN")]
-    pub(crate) thread: Option<String>,
+    /// Only what all of these terms allow
+    #[arg(value_name = "TERM")]
+    pub(crate) terms: Vec<String>,
     /// Only messages with an envelope sender that matches
     #[arg(long, value_name = "PATTERN")]
     pub(crate) sender: Option<String>,
@@ -188,9 +219,12 @@ pub(crate) struct MessageArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct SelectArgs {
-    /// What: a thread pattern (channel/host with * and ?) or a queue id
-    #[arg(value_name = "PATTERN|ID")]
-    pub(crate) selector: String,
+    /// What: all of these terms must hold
+    #[arg(value_name = "TERM", required = true)]
+    pub(crate) terms: Vec<String>,
+    /// Do nothing; say how much would be concerned, and show some of it
+    #[arg(long)]
+    pub(crate) dry_run: bool,
     #[command(flatten)]
     pub(crate) output: Output,
 }

@@ -8,7 +8,7 @@ use zrelay_scheduler::control::Client;
 use zrelay_scheduler::snapshot::{ChannelRow, MessageRow, RingRow, ThreadDetail, ThreadRow};
 
 use crate::check::configuration;
-use crate::cli::{Command, HubOptions, MessagesArgs, Output};
+use crate::cli::{Command, HubOptions, MessagesArgs, Output, SelectArgs};
 use crate::print::{Column, numbers, octets, seconds, words};
 use crate::{Done, Failure, message, print};
 
@@ -25,10 +25,11 @@ pub(crate) fn run(hub: &HubOptions, command: Command) -> Result<Done, Failure> {
         Command::Thread(args) => hub.thread(&args.thread, args.output),
         Command::Message(args) => message::show(hub.ask("message", json!({ "id": args.id }))?, args.output),
         Command::Status(output) => hub.status(output),
-        Command::Hold(args) => hub.change("hold", &args.selector, args.output),
-        Command::Release(args) => hub.change("release", &args.selector, args.output),
-        Command::Retry(args) => hub.change("retry", &args.selector, args.output),
-        Command::Drop(args) => hub.change("drop", &args.selector, args.output),
+        Command::Hold(args) => hub.change("hold", &args),
+        Command::Release(args) => hub.change("release", &args),
+        Command::Retry(args) => hub.change("retry", &args),
+        Command::Expire(args) => hub.change("expire", &args),
+        Command::Drop(args) => hub.change("drop", &args),
         Command::Serve | Command::Check | Command::Route(_) | Command::Spool(_) => {
             Err(Failure::new("this command does not ask a hub"))
         }
@@ -125,21 +126,35 @@ impl Hub {
         Ok(Done::Well)
     }
 
-    /// Hold, release, retry or drop.
-    fn change(&mut self, method: &str, selector: &str, output: Output) -> Result<Done, Failure> {
-        let answer = self.ask(method, json!({ "selector": selector }))?;
-        let counts = flattened("", &answer);
-        let matched = counts.iter().any(|row| row.last().is_some_and(|count| count != "0"));
-        if output.json {
+    /// Hold, release, retry, expire or drop.
+    fn change(&mut self, method: &str, args: &SelectArgs) -> Result<Done, Failure> {
+        let mut answer = self.ask(method, json!({ "selector": args.terms, "dry_run": args.dry_run }))?;
+        if args.output.json {
             print::json(&answer)?;
-        } else if matched {
-            let counts = counts.into_iter().map(|row| row.join(" ")).collect::<Vec<_>>().join(", ");
-            print::line(format_args!("{method}: {counts}"));
-        } else {
-            eprintln!("zrelay: nothing matches {selector}");
+            return Ok(if changed_something(&answer) { Done::Well } else { Done::Nothing });
         }
-        Ok(if matched { Done::Well } else { Done::Nothing })
+        let sample = answer["sample"].take();
+        if let Some(answer) = answer.as_object_mut() {
+            answer.remove("sample");
+        }
+        if !changed_something(&answer) {
+            eprintln!("zrelay: nothing matches {}", args.terms.join(" "));
+            return Ok(Done::Nothing);
+        }
+        let counts = flattened("", &answer).into_iter().map(|row| row.join(" ")).collect::<Vec<_>>().join(", ");
+        if args.dry_run {
+            print::line(format_args!("{method} would concern: {counts}"));
+            let rows: Vec<MessageRow> = understood(sample)?;
+            print::line(print::table(&MESSAGES, rows.into_iter().map(message_row)));
+        } else {
+            print::line(format_args!("{method}: {counts}"));
+        }
+        Ok(Done::Well)
     }
+}
+
+fn changed_something(answer: &Value) -> bool {
+    answer.as_object().is_some_and(|fields| fields.values().any(|count| count.as_u64().is_some_and(|count| count > 0)))
 }
 
 /// The figures of the spool that a running hub gives, if one runs.
@@ -171,14 +186,13 @@ pub(crate) fn flattened(prefix: &str, value: &Value) -> Vec<Vec<String>> {
 }
 
 fn messages(args: &MessagesArgs) -> Value {
-    let mut params = json!({ "limit": args.limit });
-    let filters = [("thread", &args.thread), ("sender", &args.sender), ("recipient", &args.recipient)];
-    for (name, pattern) in filters {
-        if let Some(pattern) = pattern {
-            params[name] = json!(pattern);
-        }
+    let mut terms = args.terms.clone();
+    terms.extend(args.sender.as_ref().map(|pattern| format!("sender:{pattern}")));
+    terms.extend(args.recipient.as_ref().map(|pattern| format!("recipient:{pattern}")));
+    if terms.is_empty() {
+        return json!({ "limit": args.limit });
     }
-    params
+    json!({ "limit": args.limit, "selector": terms })
 }
 
 const CHANNELS: [Column; 8] = [

@@ -174,6 +174,25 @@ fn drop_takes_a_whole_thread_out() {
 }
 
 #[test]
+fn expire_ends_the_recipients_that_are_meant_and_tells_the_sender() {
+    let sink = Sink::start();
+    let hub = Hub::build(ZRELAY).route("*@q.test", "hold", "quarantine").route("*", "smtp", &sink.host()).start();
+    one(&hub, &["a@q.test", "b@q.test"]);
+    let terms = ["hold/*", "sender:*@a.test", "recipient:a@q.test"];
+    let dry = hub.zrelay(&[&["expire", "--dry-run"], &terms[..]].concat());
+    let text = String::from_utf8_lossy(&dry.stdout).into_owned();
+    assert!(dry.status.success() && text.contains("recipients 1") && text.contains("a@q.test"), "{text}");
+    assert_eq!(hub.thread("hold/quarantine")["recipients"], 2);
+    assert!(hub.zrelay(&[&["expire"], &terms[..]].concat()).status.success());
+    assert_eq!(hub.thread("hold/quarantine")["recipients"], 1);
+    let logged = || !hub.log_lines(&["to=<a@q.test>", "status=expired", "given up by the operator"]).is_empty();
+    assert!(wait_until(SOON, logged), "{}", hub.log());
+    // The report goes out when nothing of the message is left.
+    assert!(hub.zrelay(&["expire", "hold/*", "age:<1h"]).status.success());
+    assert!(sink.wait(1, SOON), "no report: {}", hub.log());
+}
+
+#[test]
 fn listings_are_tables_for_people_and_json_for_programs() {
     let sink = Sink::start();
     let hub = Hub::build(ZRELAY).route("*@q.test", "hold", "q").route("*", "smtp", &sink.host()).start();

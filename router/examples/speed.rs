@@ -20,7 +20,7 @@ fn main() {
             })
         };
         let start = Instant::now();
-        let batches = (0..10).map(|_| router.route(recipients()).batches.len()).sum::<usize>() / 10;
+        let batches = (0..10).map(|_| router.route(10_000, recipients()).batches.len()).sum::<usize>() / 10;
         let each = start.elapsed() / 10;
         let per_recipient = each / 50_000;
         println!("{name}: 50000 recipients into {batches} batches: {each:.1?}, {per_recipient:?} each");

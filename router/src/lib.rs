@@ -6,7 +6,8 @@
 //!
 //! [`Router`] is a pure function of the configuration: recipients in, batches out, no I/O, no clock, no DNS. Duplicates
 //! are taken out first (per message and sender), then every recipient gets its channel and host from the first
-//! `[[route]]` that matches, or from its domain; recipients with the same pair form one batch. A recipient that cannot be
+//! `[[route]]` that matches, or from its domain; recipients with the same pair form one batch, or several where they are
+//! more than go out at once. A recipient that cannot be
 //! routed goes to the channel `error`, whose host is the reason: failures come back to the sender in the same way
 //! wherever they are noticed.
 //!
@@ -16,13 +17,16 @@
 mod decide;
 mod explain;
 mod route;
+mod slice;
 mod worker;
 
 pub use explain::{Step, Verdict};
 pub use route::{Duplicate, Routing, Submitted};
 pub use worker::{Worker, duplicates};
 
-use zrelay_config::{Config, Route};
+use std::sync::Arc;
+
+use zrelay_config::{Clause, Config, Route};
 
 /// Reason for a recipient whose domain is no domain. The channel `error` answers with it; the leading status is RFC
 /// 3463's "bad destination system address".
@@ -38,6 +42,8 @@ pub const NO_HOST: &str = "-";
 #[derive(Clone, Debug)]
 pub struct Router {
     routes: Vec<Route>,
+    /// They say how much of a thread goes out at once.
+    clauses: Vec<Arc<Clause>>,
     postmaster: Option<String>,
     file: Option<String>,
     /// Whether the recipient's domain alone decides, so that it need be asked once only.
@@ -50,7 +56,8 @@ impl Router {
         let by_domain = config.routes.iter().all(|route| {
             route.sender.is_none() && !route.recipient.as_ref().is_some_and(|pattern| pattern.is_whole_address())
         });
-        Self { routes: config.routes.clone(), postmaster: config.postmaster.clone(), file: None, by_domain }
+        let (routes, clauses) = (config.routes.clone(), config.clauses.clone());
+        Self { routes, clauses, postmaster: config.postmaster.clone(), file: None, by_domain }
     }
 
     /// The same with the name of the file that the rules stand in, for [`Router::explain`].

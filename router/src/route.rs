@@ -2,6 +2,9 @@
 //!
 //! Every recipient costs one look-up of its domain and one of itself; the rules are asked once per domain unless they
 //! look at local parts or senders. Nothing is copied but one key per batch.
+//!
+//! A batch is what the scheduler hands out at once and what a crash may double, so it is not to be larger than what goes
+//! out at once: see [`crate::slice`].
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -10,6 +13,7 @@ use zrelay_spool::{RoutedBatch, ThreadKey};
 
 use crate::Router;
 use crate::decide::{Domain, Rule, is_bare_postmaster, no_postmaster, split};
+use crate::slice::{Group, Groups};
 
 /// A recipient as it was submitted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -37,7 +41,8 @@ pub struct Duplicate {
 /// What became of a message's recipients: each is in exactly one batch, or is a duplicate.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Routing {
-    /// Recipients ascending, batches in the order of their first recipients.
+    /// Recipients ascending, batches in the order of their first recipients. Many recipients of one thread are several
+    /// batches.
     pub batches: Vec<RoutedBatch>,
     /// Ascending.
     pub duplicates: Vec<Duplicate>,
@@ -50,18 +55,19 @@ struct Work<'a> {
     router: &'a Router,
     by_text: HashMap<&'a str, DomainAt>,
     by_name: HashMap<String, DomainAt>,
-    domains: Vec<(Domain, Option<usize>)>,
+    domains: Vec<(Domain, Option<Group>)>,
     /// What identifies a recipient, and where the first of its kind is: index and batch.
     seen: HashMap<(DomainAt, &'a str, &'a str), (u32, usize)>,
-    by_rule: HashMap<(Rule, DomainAt), usize>,
-    by_thread: HashMap<ThreadKey, usize>,
-    routing: Routing,
+    by_rule: HashMap<(Rule, DomainAt), Group>,
+    groups: Groups<'a>,
+    duplicates: Vec<Duplicate>,
 }
 
 impl Router {
     /// Routes the recipients of one message, given in ascending order of their indices. The same input gives the same
-    /// output, so that a message whose routing was lost with a crash is routed again without harm.
-    pub fn route<'a>(&'a self, recipients: impl IntoIterator<Item = Submitted<'a>>) -> Routing {
+    /// output, so that a message whose routing was lost with a crash is routed again without harm. `size`: octets of the
+    /// message.
+    pub fn route<'a>(&'a self, size: u64, recipients: impl IntoIterator<Item = Submitted<'a>>) -> Routing {
         let recipients = recipients.into_iter();
         let mut work = Work {
             router: self,
@@ -70,11 +76,11 @@ impl Router {
             domains: Vec::new(),
             seen: HashMap::with_capacity(recipients.size_hint().0),
             by_rule: HashMap::new(),
-            by_thread: HashMap::new(),
-            routing: Routing::default(),
+            groups: Groups::new(&self.clauses, size),
+            duplicates: Vec::new(),
         };
         recipients.for_each(|recipient| work.add(recipient));
-        work.routing
+        Routing { batches: work.groups.into_batches(), duplicates: work.duplicates }
     }
 }
 
@@ -85,27 +91,17 @@ impl<'a> Work<'a> {
         // A bare name has no `@` and so cannot be taken for the local part of an empty domain.
         let local = if bare { "postmaster" } else { local };
         let domain = self.domain(domain_text);
-        let next_batch = self.routing.batches.len();
-        let batch = match self.seen.entry((domain, local, recipient.sender)) {
+        let known = self.domains.get(domain).and_then(|(_, group)| *group).filter(|_| !bare);
+        let group = known.unwrap_or_else(|| self.decide(recipient, domain, bare));
+        match self.seen.entry((domain, local, recipient.sender)) {
             Entry::Occupied(first) => {
                 let (of, batch) = *first.get();
                 let batch = u32::try_from(batch).unwrap_or(u32::MAX);
-                self.routing.duplicates.push(Duplicate { recipient: recipient.index, of, batch });
-                return;
+                self.duplicates.push(Duplicate { recipient: recipient.index, of, batch });
             }
             Entry::Vacant(entry) => {
-                let known = self.domains.get(domain).and_then(|(_, batch)| *batch).filter(|_| !bare);
-                entry.insert((recipient.index, known.unwrap_or(next_batch)));
-                known
+                entry.insert((recipient.index, self.groups.add(group, recipient.index, recipient.sender)));
             }
-        };
-        let batch = batch.unwrap_or_else(|| {
-            let batch = self.decide(recipient, domain, bare);
-            self.seen.insert((domain, local, recipient.sender), (recipient.index, batch));
-            batch
-        });
-        if let Some(batch) = self.routing.batches.get_mut(batch) {
-            batch.recipients.push(recipient.index);
         }
     }
 
@@ -126,26 +122,26 @@ impl<'a> Work<'a> {
         at
     }
 
-    /// The batch of a recipient whose domain does not name it yet.
-    fn decide(&mut self, recipient: Submitted<'a>, at: DomainAt, bare: bool) -> usize {
+    /// Where a recipient goes whose domain does not tell yet.
+    fn decide(&mut self, recipient: Submitted<'a>, at: DomainAt, bare: bool) -> Group {
         if bare {
             let thread = self.postmaster_thread(recipient);
-            return self.batch(thread);
+            return self.groups.of(thread);
         }
-        let Some((domain, _)) = self.domains.get(at) else { return self.batch(no_postmaster()) };
+        let Some((domain, _)) = self.domains.get(at) else { return self.groups.of(no_postmaster()) };
         let rule = self.router.rule(recipient.address, domain, recipient.sender);
-        if let Some(batch) = self.by_rule.get(&(rule, at)) {
-            return *batch;
+        if let Some(group) = self.by_rule.get(&(rule, at)) {
+            return *group;
         }
         let thread = self.router.thread(rule, domain);
-        let batch = self.batch(thread);
-        self.by_rule.insert((rule, at), batch);
+        let group = self.groups.of(thread);
+        self.by_rule.insert((rule, at), group);
         if self.router.by_domain
             && let Some((_, known)) = self.domains.get_mut(at)
         {
-            *known = Some(batch);
+            *known = Some(group);
         }
-        batch
+        group
     }
 
     fn postmaster_thread(&self, recipient: Submitted<'_>) -> ThreadKey {
@@ -153,13 +149,5 @@ impl<'a> Work<'a> {
         let found = Domain::of(domain);
         let rule = self.router.rule(&format!("postmaster@{domain}"), &found, recipient.sender);
         self.router.thread(rule, &found)
-    }
-
-    fn batch(&mut self, thread: ThreadKey) -> usize {
-        let batches = &mut self.routing.batches;
-        *self.by_thread.entry(thread.clone()).or_insert_with(|| {
-            batches.push(RoutedBatch { thread, recipients: Vec::new() });
-            batches.len() - 1
-        })
     }
 }

@@ -17,7 +17,7 @@ fn submitted<'a>(recipients: &'a [(&'a str, &'a str)]) -> impl Iterator<Item = S
 }
 
 fn threads(router: &Router, recipients: &[(&str, &str)]) -> Vec<(String, Vec<u32>)> {
-    let routing = router.route(submitted(recipients));
+    let routing = router.route(100, submitted(recipients));
     routing.batches.into_iter().map(|batch| (batch.thread.to_string(), batch.recipients)).collect()
 }
 
@@ -106,7 +106,7 @@ fn duplicates_are_equal_in_address_and_sender_and_the_first_stays() {
         ("ann@example.org", "l"),
     ];
     let router = router("");
-    let routing = router.route(submitted(&recipients));
+    let routing = router.route(100, submitted(&recipients));
     assert_eq!(
         routing.duplicates,
         [Duplicate { recipient: 2, of: 0, batch: 0 }, Duplicate { recipient: 5, of: 0, batch: 0 }]
@@ -121,12 +121,46 @@ fn duplicates_are_equal_in_address_and_sender_and_the_first_stays() {
     assert_eq!(outcomes[1].diagnostic.text, "duplicate of recipient 0");
 }
 
+fn sliced(router: &Router, size: u64, recipients: &[(&str, &str)]) -> Vec<Vec<u32>> {
+    router.route(size, submitted(recipients)).batches.into_iter().map(|batch| batch.recipients).collect()
+}
+
+#[test]
+fn a_batch_holds_no_more_than_goes_out_at_once() {
+    let router = router("[[thread]]\nmatch = 'smtp/b'\nrecipients = 2\nunacknowledged_bytes = 65536\n");
+    let one = [("a@b", "s"), ("x@c", "s"), ("b@b", "s"), ("c@b", "s"), ("y@c", "s"), ("a@b", "s"), ("c@b", "s")];
+    assert_eq!(sliced(&router, 100, &one), [vec![0, 2], vec![1, 4], vec![3]]);
+    let routing = router.route(100, submitted(&one));
+    let duplicates = [Duplicate { recipient: 5, of: 0, batch: 0 }, Duplicate { recipient: 6, of: 3, batch: 2 }];
+    assert_eq!(routing.duplicates, duplicates);
+}
+
+#[test]
+fn a_batch_of_many_senders_counts_each_of_its_transactions() {
+    let router = router("[[thread]]\nmatch = 'smtp/b'\nunacknowledged_messages = 3\nunacknowledged_bytes = 100000\n");
+    let verp = [("a@b", "s1"), ("b@b", "s2"), ("c@b", "s3"), ("d@b", "s4")];
+    assert_eq!(sliced(&router, 100, &verp), [vec![0, 1, 2], vec![3]]);
+    assert_eq!(sliced(&router, 50_000, &verp), [vec![0, 1], vec![2, 3]]);
+    assert_eq!(sliced(&router, 1_000_000, &verp), [vec![0], vec![1], vec![2], vec![3]]);
+    // Senders that alternate are as many transactions as there are senders.
+    let two = [("a@b", "s1"), ("b@b", "s2"), ("c@b", "s1"), ("d@b", "s2"), ("e@b", "s1")];
+    assert_eq!(sliced(&router, 100, &two), [vec![0, 1, 2, 3, 4]]);
+}
+
+#[test]
+fn fifty_thousand_recipients_of_one_thread_are_fifty_batches() {
+    let addresses: Vec<String> = (0..50_000).map(|n| format!("user{n}@b.example")).collect();
+    let recipients = (0u32..).zip(&addresses).map(|(index, address)| Submitted { index, address, sender: "l@x" });
+    let routing = router("").route(100, recipients);
+    assert_eq!(routing.batches.iter().map(|batch| batch.recipients.len()).collect::<Vec<_>>(), [1000; 50]);
+}
+
 #[test]
 fn fifty_thousand_recipients_in_twenty_thousand_domains_are_all_there() {
     let addresses: Vec<String> = (0..50_000).map(|n| format!("user{n}@d{}.example", n % 20_000)).collect();
     let router = router("[[route]]\nrecipient = '*.invalid'\nchannel = 'discard'\n");
     let recipients = (0u32..).zip(&addresses).map(|(index, address)| Submitted { index, address, sender: "l@x" });
-    let routing = router.route(recipients);
+    let routing = router.route(100, recipients);
     assert_eq!(routing.batches.len(), 20_000);
     assert_eq!(routing.batches.iter().map(|batch| batch.recipients.len()).sum::<usize>(), 50_000);
 }
@@ -146,20 +180,26 @@ proptest! {
             "[[route]]\nsender = '<>'\nchannel = 'smtp'\nhost = '[::1]'\n",
         ], 0..=3),
     ) {
-        let router = router(&routes.concat());
+        let limits = "[[thread]]\nmatch = '*'\nrecipients = 3\nunacknowledged_messages = 2\n";
+        let router = router(&(routes.concat() + limits));
         let recipients: Vec<(&str, &str)> = recipients.iter().map(|(a, s)| (a.as_str(), s.as_str())).collect();
-        let routing = router.route(submitted(&recipients));
+        let routing = router.route(100, submitted(&recipients));
 
         let batched = routing.batches.iter().flat_map(|batch| batch.recipients.iter().copied());
         let mut all: Vec<u32> = batched.chain(routing.duplicates.iter().map(|duplicate| duplicate.recipient)).collect();
         all.sort_unstable();
         prop_assert_eq!(all, (0..recipients.len() as u32).collect::<Vec<_>>());
 
-        // Ascending inside, ordered by the first, one batch per thread.
+        // Ascending inside, ordered by the first, one batch per thread, or several full ones.
         prop_assert!(routing.batches.iter().all(|batch| batch.recipients.is_sorted() && !batch.recipients.is_empty()));
         prop_assert!(routing.batches.iter().map(|batch| batch.recipients[0]).is_sorted());
-        let threads: HashSet<_> = routing.batches.iter().map(|batch| &batch.thread).collect();
-        prop_assert_eq!(threads.len(), routing.batches.len());
+        let mut partial = HashSet::new();
+        for batch in &routing.batches {
+            let senders: HashSet<_> = batch.recipients.iter().map(|index| recipients[*index as usize].1).collect();
+            prop_assert!(batch.recipients.len() <= 3 && senders.len() <= 2);
+            let full = batch.recipients.len() == 3 || senders.len() == 2;
+            prop_assert!(full || partial.insert(&batch.thread));
+        }
 
         // A duplicate names one that stays, in that batch, before it.
         for duplicate in &routing.duplicates {
@@ -179,6 +219,6 @@ proptest! {
         }
 
         // A pure function.
-        prop_assert_eq!(router.route(submitted(&recipients)), routing);
+        prop_assert_eq!(router.route(100, submitted(&recipients)), routing);
     }
 }

@@ -70,7 +70,7 @@ fn decide(router: &Router, stored: &Stored, now: Timestamp) -> impl Iterator<Ite
         let recipient = stored.recipient(index);
         Submitted { index, address: recipient.address, sender: stored.sender(recipient.sender) }
     });
-    let routing = router.route(recipients);
+    let routing = router.route(stored.size(), recipients);
     let outcomes = duplicates(message, &routing, now);
     let dropped = (!outcomes.is_empty()).then_some(Request::Outcomes(outcomes));
     // In this order: with the routing decision the spool's books close for whatever is in none of its batches. Lost

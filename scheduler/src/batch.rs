@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use zrelay_clock::Timestamp;
-use zrelay_spool::Diagnostic;
+use zrelay_spool::{Diagnostic, Flow};
 
 /// The recipients of one message in one thread, as the scheduler knows them.
 #[derive(Clone, Debug)]
@@ -15,9 +15,12 @@ pub(crate) struct Batch {
     pub(crate) size: u64,
     /// Not before this time, as far as the batch itself is concerned.
     pub(crate) due: Timestamp,
-    /// Under which key it stands in the thread's queue; meaningless unless it is queued.
+    /// Under which key it stands in the thread's queue or among the due ones; meaningless in other places.
     pub(crate) wake: Timestamp,
     pub(crate) last: Option<Arc<Diagnostic>>,
+    /// Envelope senders of its recipients: each is a transaction with the whole message.
+    pub(crate) copies: u32,
+    pub(crate) flow: Flow,
     pub(crate) attempts: u32,
     /// The back-off of the thread in which it was last reported as deferred.
     pub(crate) reported: u32,
@@ -25,11 +28,20 @@ pub(crate) struct Batch {
     pub(crate) hold: Hold,
 }
 
+impl Batch {
+    /// What it counts against credit and other flows, octets.
+    pub(crate) fn weight(&self) -> u64 {
+        zrelay_agent::weight(self.size, self.copies, self.recipients.len())
+    }
+}
+
 /// Where a batch is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Place {
-    /// In the thread's queue, due or waiting.
+    /// In the thread's queue, until it is due or comes to its expiry.
     Queued,
+    /// Due, waiting for its turn.
+    Due,
     /// With an agent.
     Carried,
     /// Aside, held by an operator.

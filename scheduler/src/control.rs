@@ -21,12 +21,35 @@
 //! | `rings` | | `{rings: [`[`RingRow`]`]}` |
 //! | `threads` | `pattern?` over `channel/host`, `sort?`, `limit?` (default 100,000) | `{threads: [`[`ThreadRow`]`], matched}` |
 //! | `thread` | `thread` | [`ThreadDetail`] |
-//! | `messages` | `thread?` (name or pattern), `sender?`, `recipient?` (patterns), `limit?` (default 1,000) | `{messages: [`[`MessageRow`]`], more}` |
+//! | `messages` | `selector?`, `limit?` (default 1,000) | `{messages: [`[`MessageRow`]`], more}` |
 //! | `message` | `id` | [`MessageDetail`] |
-//! | `hold` | `selector`: a thread, a pattern or a queue id | [`Changed`](crate::Changed) |
-//! | `release` | `selector` | `Changed` |
-//! | `retry` | `selector` | `Changed` |
-//! | `drop` | `selector` | `Changed` |
+//! | `hold` | `selector`, `dry_run?` | [`Changed`](crate::Changed), or [`Preview`] |
+//! | `release` | `selector`, `dry_run?` | the same |
+//! | `retry` | `selector`, `dry_run?` | the same |
+//! | `expire` | `selector`, `dry_run?` | the same |
+//! | `drop` | `selector`, `dry_run?` | the same |
+//!
+//! # Selectors
+//!
+//! A `selector` is a term, or an array of terms that must all hold:
+//!
+//! | term | allows |
+//! |---|---|
+//! | `smtp/lists.example.net` | this thread |
+//! | `smtp/*.example.net` | threads whose name matches; `*` is any run of characters, `?` any one |
+//! | `640A1B2C3D4E5` | this message |
+//! | `sender:PATTERN` | recipients with an envelope sender that matches; `sender:<>` is the null sender |
+//! | `recipient:PATTERN` | recipients whose address matches; a domain alone is any address in it |
+//! | `age:2h`, `age:>2h`, `age:<5m` | messages at least, or less than, so old |
+//! | `state:due` | batches that are `due`, `waiting`, `carried` (with an agent) or `held` |
+//! | `attempts:3`, `attempts:>3`, `attempts:<3` | batches tried so often, more, or less often |
+//! | `reply:TEXT` | batches whose last reply holds the text, whatever its case |
+//!
+//! With a thread or a pattern alone, an action concerns the threads as such: held threads hold what comes later too, and a
+//! retry forgets the host's back-off. A hold on a pattern goes for threads to come, stands in `status` as one of `holds`,
+//! and is released by the same pattern or a wider one. Everything else concerns the batches that are there now; `expire` and `drop` end
+//! only those of their recipients that are meant, the other actions do not tell recipients of one batch apart. With
+//! `dry_run` nothing is done: the answer counts what would be concerned, and shows the first few.
 //!
 //! `sort` is one of `thread` (the default), `recipients`, `batches`, `bytes`, `oldest`, `failures`, `in_flight` (largest
 //! first), `next_attempt` (soonest first), `state`. A sender pattern `<>` means the null sender. An empty thread that is
@@ -50,12 +73,13 @@ pub mod client;
 mod connection;
 mod methods;
 mod rpc;
+mod selection;
 mod server;
 mod spool;
 
 pub use client::{Client, ClientError};
 pub use connection::REQUEST_MAX;
-pub use methods::{Addressed, MessageDetail, MessageFacts, Store};
+pub use methods::{Addressed, MessageDetail, MessageFacts, Preview, SAMPLE_MAX, Store};
 pub use rpc::{
     INTERNAL, INVALID_PARAMS, INVALID_REQUEST, NO_METHOD, NOTHING_MATCHED, PARSE_ERROR, RpcError, UNAVAILABLE,
 };

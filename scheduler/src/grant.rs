@@ -11,7 +11,7 @@ use crate::batch::Place;
 use crate::lease::{Carried, Lease, LeaseState, Window};
 use crate::limit::{ChannelId, Level, Limit, RingId, Seniority};
 use crate::scheduler::Scheduler;
-use crate::thread::ThreadId;
+use crate::thread::{Thread, ThreadId};
 
 /// How long a thread may keep an agent busy while others wait for the place it occupies.
 pub const SLICE: Duration = Duration::from_secs(30);
@@ -21,7 +21,7 @@ impl Scheduler {
     pub(crate) fn wants_agent(&self, id: ThreadId, now: Timestamp) -> bool {
         let Some(thread) = self.threads.get(id) else { return false };
         let full = |lease: &LeaseId| self.leases.get(lease).is_none_or(Lease::is_full);
-        thread.pick(now).is_some() && self.may_run(id, now) && thread.leases.iter().all(full)
+        thread.has_due() && self.may_run(id, now) && thread.leases.iter().all(full)
     }
 
     /// Gives the thread an agent, or a place in the line before the limit that holds it. Threads that have an agent
@@ -189,8 +189,7 @@ impl Scheduler {
 
     fn feed_lease(&mut self, id: ThreadId, lease_id: LeaseId, now: Timestamp) {
         while self.leases.get(&lease_id).is_some_and(Lease::takes) {
-            self.expire(id, now);
-            let Some(batch) = self.threads.get(id).and_then(|thread| thread.pick(now)) else { return };
+            let Some(batch) = self.threads.get(id).and_then(|thread| thread.flows.next()) else { return };
             if self.is_slice_over(lease_id, now) {
                 if let Some(lease) = self.leases.get_mut(&lease_id) {
                     lease.state = LeaseState::Yielding;
@@ -220,6 +219,7 @@ impl Scheduler {
             .copied()
     }
 
+    /// Hands out the batch whose turn it is.
     fn carry(&mut self, id: ThreadId, lease_id: LeaseId, batch_id: BatchId, now: Timestamp) {
         if matches!(self.leases.get(&lease_id), Some(Lease { state: LeaseState::Idle(_), .. })) {
             self.unidle(lease_id);
@@ -229,16 +229,18 @@ impl Scheduler {
             }
         }
         let (Some(thread), Some(lease)) = (self.threads.get_mut(id), self.leases.get_mut(&lease_id)) else { return };
-        thread.dequeue(batch_id);
         let Some(batch) = thread.batches.get_mut(&batch_id) else { return };
+        let weight = batch.weight();
+        thread.flows.serve(weight);
         batch.place = Place::Carried;
         thread.in_flight += 1;
-        lease.window.take(batch.size);
+        lease.window.take(weight);
         lease.carried.insert(batch_id, Carried::default());
         let batch = Ticket {
             id: batch_id,
             recipients: batch.recipients.clone(),
             size: batch.size,
+            weight,
             received: batch.received,
             due: batch.due,
             carried: now,
@@ -248,7 +250,7 @@ impl Scheduler {
 
     /// Puts to rest those agents of the thread that have nothing to do.
     pub(crate) fn rest(&mut self, id: ThreadId, now: Timestamp) {
-        let work = self.may_run(id, now) && self.threads.get(id).is_some_and(|thread| thread.pick(now).is_some());
+        let work = self.may_run(id, now) && self.threads.get(id).is_some_and(Thread::has_due);
         let leases = self.threads.get(id).map(|thread| thread.leases.clone()).unwrap_or_default();
         for lease_id in leases {
             let Some(lease) = self.leases.get_mut(&lease_id) else { continue };

@@ -57,9 +57,9 @@ impl Window {
         self.bytes = self.bytes.saturating_add(i64::try_from(credit.bytes).unwrap_or(i64::MAX));
     }
 
-    pub(crate) fn take(&mut self, size: u64) {
+    pub(crate) fn take(&mut self, weight: u64) {
         self.batches = self.batches.saturating_sub(1);
-        self.bytes = self.bytes.saturating_sub(i64::try_from(size).unwrap_or(i64::MAX));
+        self.bytes = self.bytes.saturating_sub(i64::try_from(weight).unwrap_or(i64::MAX));
     }
 
     pub(crate) fn is_used_up(&self) -> bool {

@@ -17,9 +17,20 @@
 //! is due, or when it has come to its expiry. A thread with a due batch gets a **lease** if the limits `thread_agents ≤
 //! ring_agents ≤ channel_agents ≤ agents` allow it, else a place in the line before the innermost limit that is full. A
 //! place that becomes free goes to the thread that has waited longest among those it can serve. An agent that says how
-//! much it can take is given batches as long as its **credit** lasts; without work it is idle and keeps its connection,
+//! much it can take is given batches as long as its **credit** lasts, those of different senders in turns (see below);
+//! without work it is idle and keeps its connection,
 //! for new mail of its thread, for another thread of its **ring** (same channel, clause and site), or until others
 //! need its place. A thread that has kept an agent busy for [`SLICE`] gives way to threads that wait.
+//!
+//! # Whose turn it is
+//!
+//! - Between threads: a place before a limit goes to who has waited longest, and a thread that others wait for keeps its
+//!   place for [`SLICE`] at most.
+//! - Inside a thread: the due batches are divided into **flows** by sender domain ([`zrelay_spool::Flow`]), and the flows
+//!   are served alike, by weight: octets of the message, as often as it is sent, plus
+//!   [`RECIPIENT_WEIGHT`](zrelay_agent::RECIPIENT_WEIGHT) per recipient. A message to a thread that is busy with another
+//!   flow's post of a hundred thousand recipients goes out next: behind what its agents were given before it came, which
+//!   is at most their credit and one batch. The router makes no batch larger than goes out at once.
 //!
 //! # What ends and what comes again
 //!
@@ -39,8 +50,8 @@
 //!
 //! # What it costs
 //!
-//! A batch takes about 230 octets, a thread with a ring of its own about 2 KiB. Work on all batches of a thread (a dead
-//! host, a drop) is done [`SWEEP_MAX`] batches a turn. Sums are counted, never scanned for; listings are copied in pages of
+//! A batch takes about 240 octets, a thread with a ring of its own about 2 KiB. Work on all batches of a thread (a dead
+//! host, a drop, a back-off that is over) is done [`SWEEP_MAX`] batches a turn. Sums are counted, never scanned for; listings are copied in pages of
 //! [`PAGE_MAX`].
 #![forbid(unsafe_code)]
 
@@ -48,7 +59,9 @@ mod batch;
 mod clause;
 pub mod control;
 mod driver;
+mod flows;
 mod grant;
+mod holds;
 mod lease;
 mod limit;
 mod operator;
@@ -63,7 +76,8 @@ mod thread;
 pub use clause::Settings;
 pub use driver::{Inlets, Outlets, QUERIES_MAX, QUEUE_MAX, REPORTS_MAX, SchedulerLoop};
 pub use grant::SLICE;
-pub use operator::{Action, Changed, Selector, SelectorError};
+pub use holds::HOLDS_MAX;
+pub use operator::{Action, Changed, Chosen, Selector, SelectorError};
 pub use query::{Answer, Ask, PAGE_MAX, PATIENCE, Query, SCAN_MAX, SchedulerHandle, Unavailable};
 pub use retry::WAIT_MIN;
 pub use scheduler::{MEMORY, MEMORY_THREADS_MAX, OUTCOMES_MAX, Scheduler};

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use zrelay_clock::Timestamp;
 use zrelay_config::{Pattern, PatternError};
-use zrelay_spool::{BatchId, BatchState, Diagnostic, MessageId, Request, Status, ThreadKey};
+use zrelay_spool::{BatchId, BatchState, Diagnostic, Disposition, MessageId, Request, Status, ThreadKey};
 
 use crate::batch::{Hold, Place};
 use crate::scheduler::Scheduler;
@@ -20,7 +20,8 @@ use crate::thread::ThreadId;
 pub enum Selector {
     /// The one thread of this name.
     Thread(ThreadKey),
-    /// The threads whose name, `channel/host`, the pattern matches.
+    /// The threads whose name, `channel/host`, the pattern matches. A hold on it goes for threads to come too, and is
+    /// released by this pattern or a wider one, not by names of threads.
     Threads(Pattern),
     /// All batches of one message.
     Message(MessageId),
@@ -73,6 +74,27 @@ pub enum Action {
     Retry,
     /// Take the open recipients out of the queue, without a report to the sender.
     Drop,
+    /// Give the open recipients up now, as if their time were over: the sender gets its report. Held ones too.
+    Expire,
+}
+
+impl Action {
+    /// Whether it ends recipients, so that it cannot be undone.
+    pub fn is_final(self) -> bool {
+        matches!(self, Self::Drop | Self::Expire)
+    }
+}
+
+/// A batch that an operator has chosen.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Chosen {
+    /// Its thread.
+    pub thread: ThreadKey,
+    /// Its name.
+    pub batch: BatchId,
+    /// The recipients that are meant, ascending; `None` means all. Only drop and expire tell recipients of a batch
+    /// apart, what else is done is done to the batch.
+    pub recipients: Option<Vec<u32>>,
 }
 
 /// How much an action concerned. Field names are those of the control socket.
@@ -84,8 +106,11 @@ pub struct Changed {
     pub batches: u64,
     /// Their open recipients.
     pub recipients: u64,
-    /// Recipients under way with an agent: a drop does not concern them, the other actions do when they come back.
+    /// Recipients under way with an agent: drop and expire do not concern them, the other actions do when they come back.
     pub under_way: u64,
+    /// Patterns that are held from now on, or not any more.
+    #[serde(default)]
+    pub patterns: u64,
 }
 
 impl Scheduler {
@@ -100,11 +125,34 @@ impl Scheduler {
                 }
             }
             Selector::Threads(pattern) => {
+                match action {
+                    Action::Hold => changed.patterns += self.hold_pattern(pattern),
+                    Action::Release => changed.patterns += self.release_pattern(pattern),
+                    _ => {}
+                }
                 let matching = |(key, id): (&ThreadKey, &ThreadId)| pattern.matches(&key.to_string()).then_some(*id);
                 let threads: Vec<ThreadId> = self.names.iter().filter_map(matching).collect();
                 for id in threads {
                     self.operate_on_thread(now, action, id, &mut changed);
                 }
+            }
+        }
+        self.turn(now);
+        changed
+    }
+
+    /// Does what an operator wants to these batches; what has left the queue meanwhile is passed over. Threads are counted
+    /// once for each run of batches of one thread.
+    pub fn operate_on(&mut self, now: Timestamp, action: Action, chosen: &[Chosen]) -> Changed {
+        let mut changed = Changed::default();
+        let mut last = None;
+        for one in chosen {
+            let Some(id) = self.find_thread(&one.thread) else { continue };
+            let before = changed;
+            self.operate_on_batch(now, action, (id, one.batch), one.recipients.as_deref(), &mut changed);
+            if changed != before && last != Some(id) {
+                changed.threads += 1;
+                last = Some(id);
             }
         }
         self.turn(now);
@@ -125,12 +173,19 @@ impl Scheduler {
         changed.recipients += thread.load.recipients;
         changed.under_way += under_way.recipients;
         match action {
-            Action::Hold | Action::Release => self.hold_thread(id, action),
+            // A pattern holds it, see `holds`; its own name does not.
+            Action::Hold if self.threads.get(id).is_some_and(|thread| thread.held_by.is_some()) => {}
+            Action::Hold | Action::Release => self.hold_thread(id, action, now),
             Action::Retry => self.retry_thread(id),
-            Action::Drop => {
+            Action::Drop | Action::Expire => {
                 changed.batches -= under_way.batches.min(changed.batches);
                 changed.recipients -= under_way.recipients.min(changed.recipients);
-                self.sweep(id, drop_work());
+                let (disposition, diagnostic) = ending(action);
+                let work = match disposition {
+                    Disposition::Expired => Work::Expire { diagnostic },
+                    _ => Work::Drop { diagnostic },
+                };
+                self.sweep(id, work);
             }
         }
         self.sweep_small(id, now);
@@ -145,7 +200,7 @@ impl Scheduler {
         }
     }
 
-    fn hold_thread(&mut self, id: ThreadId, action: Action) {
+    fn hold_thread(&mut self, id: ThreadId, action: Action, now: Timestamp) {
         let Some(thread) = self.threads.get_mut(id) else { return };
         let hold = Hold::from_flag(action == Action::Hold);
         if thread.hold != hold {
@@ -163,7 +218,7 @@ impl Scheduler {
         let carried = leases.flat_map(|lease| lease.carried.keys());
         let batches: Vec<BatchId> = thread.aside.iter().chain(carried).copied().collect();
         for batch in batches {
-            self.hold_batch(id, batch, Hold::Free);
+            self.hold_batch(id, batch, Hold::Free, now);
         }
     }
 
@@ -181,29 +236,43 @@ impl Scheduler {
 
     fn operate_on_message(&mut self, now: Timestamp, action: Action, message: MessageId, changed: &mut Changed) {
         for (id, batch) in self.find_batches(message) {
-            let Some(state) = self.threads.get(id).and_then(|thread| thread.batches.get(&batch)) else { continue };
-            let recipients = u64::try_from(state.recipients.len()).unwrap_or(u64::MAX);
-            let carried = state.place == Place::Carried;
             changed.threads += 1;
-            if carried {
-                changed.under_way += recipients;
-            }
-            if !carried || action != Action::Drop {
-                changed.batches += 1;
-                changed.recipients += recipients;
-            }
-            match action {
-                Action::Hold => self.hold_batch(id, batch, Hold::Held),
-                Action::Release => self.hold_batch(id, batch, Hold::Free),
-                Action::Retry => {
-                    self.work_on(id, batch, &Work::Retry, now);
-                }
-                Action::Drop => {
-                    self.work_on(id, batch, &drop_work(), now);
-                }
-            }
-            self.touch(id);
+            self.operate_on_batch(now, action, (id, batch), None, changed);
         }
+    }
+
+    fn operate_on_batch(
+        &mut self,
+        now: Timestamp,
+        action: Action,
+        (id, batch): (ThreadId, BatchId),
+        part: Option<&[u32]>,
+        changed: &mut Changed,
+    ) {
+        let Some(state) = self.threads.get(id).and_then(|thread| thread.batches.get(&batch)) else { return };
+        let recipients = u64::try_from(state.recipients.len()).unwrap_or(u64::MAX);
+        if state.place == Place::Carried {
+            changed.under_way += recipients;
+            if action.is_final() {
+                return;
+            }
+        }
+        let mut concerned = recipients;
+        match action {
+            Action::Hold => self.hold_batch(id, batch, Hold::Held, now),
+            Action::Release => self.hold_batch(id, batch, Hold::Free, now),
+            Action::Retry => {
+                self.work_on(id, batch, &Work::Retry, now);
+            }
+            Action::Drop | Action::Expire => {
+                let (disposition, diagnostic) = ending(action);
+                let all = state.recipients.clone();
+                concerned = self.finish_part(id, batch, part.unwrap_or(&all), disposition, &diagnostic, now);
+            }
+        }
+        changed.batches += u64::from(concerned > 0);
+        changed.recipients += concerned;
+        self.touch(id);
     }
 
     /// The batches of a message and their threads.
@@ -214,7 +283,7 @@ impl Scheduler {
         self.threads.iter().flat_map(of_thread).collect()
     }
 
-    fn hold_batch(&mut self, id: ThreadId, batch_id: BatchId, hold: Hold) {
+    fn hold_batch(&mut self, id: ThreadId, batch_id: BatchId, hold: Hold, now: Timestamp) {
         let Some(thread) = self.threads.get_mut(id) else { return };
         thread.dequeue(batch_id);
         let Some(batch) = thread.batches.get_mut(&batch_id) else { return };
@@ -222,7 +291,7 @@ impl Scheduler {
         batch.hold = hold;
         let state = BatchState { id: batch_id, held: hold.is_held(), due: batch.due, attempts: batch.attempts };
         if batch.place != Place::Carried {
-            thread.enqueue(batch_id);
+            thread.enqueue(batch_id, now);
         }
         if changes {
             self.record(Request::Batch(state));
@@ -236,6 +305,13 @@ pub(crate) fn batches_of(message: MessageId) -> RangeInclusive<BatchId> {
     BatchId { message, number: 0 }..=BatchId { message, number: u32::MAX }
 }
 
-fn drop_work() -> Work {
-    Work::Drop { diagnostic: Arc::new(Diagnostic::local(Status(5, 7, 0), "dropped by the operator")) }
+/// What the sender is told of a recipient that an operator has expired.
+pub(crate) const GIVEN_UP: &str = "given up by the operator";
+
+/// How a final action ends recipients.
+fn ending(action: Action) -> (Disposition, Arc<Diagnostic>) {
+    match action {
+        Action::Expire => (Disposition::Expired, Arc::new(Diagnostic::local(Status(4, 4, 7), GIVEN_UP))),
+        _ => (Disposition::Dropped, Arc::new(Diagnostic::local(Status(5, 7, 0), "dropped by the operator"))),
+    }
 }

@@ -6,7 +6,7 @@ use zrelay_clock::Timestamp;
 use zrelay_mailbox::{Received, Sender, mailbox};
 use zrelay_spool::{BatchId, MessageId, ThreadKey};
 
-use crate::operator::{Action, Changed, Selector};
+use crate::operator::{Action, Changed, Chosen, Selector};
 use crate::scheduler::Scheduler;
 use crate::snapshot::{BatchView, ChannelView, RingView, ThreadView, ThreadZoom, TotalsView};
 
@@ -63,6 +63,13 @@ pub enum Ask {
         /// To what.
         selector: Selector,
     },
+    /// To do something to these batches; at most [`PAGE_MAX`].
+    OperateOn {
+        /// What.
+        action: Action,
+        /// To what.
+        batches: Vec<Chosen>,
+    },
     /// To let the agents finish; the loop ends when they have.
     Drain,
     /// To end the loop now.
@@ -91,7 +98,7 @@ pub enum Answer {
         /// Where to go on, if there are more threads.
         next: Option<ThreadKey>,
     },
-    /// To [`Ask::Operate`].
+    /// To [`Ask::Operate`] and [`Ask::OperateOn`].
     Changed(Changed),
     /// To [`Ask::Drain`] and [`Ask::Stop`].
     Done,
@@ -114,6 +121,7 @@ impl Scheduler {
                 Answer::Message { batches, next }
             }
             Ask::Operate { action, selector } => Answer::Changed(self.operate(now, *action, selector)),
+            Ask::OperateOn { action, batches } => Answer::Changed(self.operate_on(now, *action, batches)),
             Ask::Drain => {
                 self.drain(now);
                 Answer::Done

@@ -11,6 +11,8 @@ use zrelay_spool::{Outcome, Queue, QueuedBatch, Request, ThreadKey, ThreadState}
 
 use crate::batch::{Batch, Hold, Place};
 use crate::clause::{Clauses, Settings};
+use crate::flows::Flows;
+use crate::holds::Holds;
 use crate::lease::Lease;
 use crate::limit::{Channel, ChannelId, Level, Ring, RingId, RingKey, RingPlace};
 use crate::retry::Rng;
@@ -36,6 +38,7 @@ pub const OUTCOMES_MAX: usize = 1024;
 #[derive(Debug)]
 pub struct Scheduler {
     pub(crate) clauses: Clauses,
+    pub(crate) holds: Holds,
     pub(crate) rng: Rng,
     pub(crate) threads: SlotMap<ThreadId, Thread>,
     pub(crate) names: BTreeMap<ThreadKey, ThreadId>,
@@ -77,6 +80,7 @@ impl Scheduler {
     pub fn new(settings: Settings, seed: u64) -> Self {
         Self {
             clauses: Clauses::new(settings.clauses),
+            holds: Holds::default(),
             rng: Rng::new(seed),
             threads: SlotMap::with_key(),
             names: BTreeMap::new(),
@@ -106,7 +110,7 @@ impl Scheduler {
     /// Takes what the spool tells.
     pub fn handle_queue(&mut self, now: Timestamp, item: Queue) {
         match item {
-            Queue::Batch(batch) => self.add_batch(batch),
+            Queue::Batch(batch) => self.add_batch(now, batch),
             Queue::Thread(state) => self.recall_thread(state),
             Queue::Paused(cause) => self.paused = Some(cause),
             Queue::Resumed => {
@@ -122,7 +126,7 @@ impl Scheduler {
         match report {
             Report::Hungry { lease, credit } => self.hungry(lease, credit),
             Report::Settled { lease, batch, verdicts, rest } => self.settled(now, lease, batch, verdicts, rest),
-            Report::Returned { lease, batch } => self.returned(lease, batch),
+            Report::Returned { lease, batch } => self.returned(now, lease, batch),
             Report::Site { lease, site } => self.moved(lease, site),
             Report::Link { lease, link } => {
                 if let Some(lease) = self.leases.get_mut(&lease) {
@@ -212,7 +216,7 @@ impl Scheduler {
     fn pump(&mut self, id: ThreadId, now: Timestamp) {
         let Some(thread) = self.threads.get_mut(id) else { return };
         thread.dirty = false;
-        self.expire(id, now);
+        self.wake(id, now);
         if self.may_run(id, now) {
             self.feed(id, now);
         }
@@ -254,7 +258,9 @@ impl Scheduler {
 
     fn arm(&mut self, id: ThreadId, now: Timestamp) {
         let Some(thread) = self.threads.get_mut(id) else { return };
-        let wake = thread.queue.first().map(|(wake, _)| *wake).filter(|wake| *wake > now);
+        // One in the past is there if the clock is not heeded now, or has brought more than one turn may wake.
+        let heeded = thread.wakes();
+        let wake = thread.queue.first().map(|(wake, _)| *wake).filter(|wake| heeded || *wake > now);
         let next = if thread.is_held() || self.paused.is_some() {
             None
         } else if thread.backs_off(now) {
@@ -329,7 +335,7 @@ impl Scheduler {
         }
     }
 
-    fn add_batch(&mut self, queued: QueuedBatch) {
+    fn add_batch(&mut self, now: Timestamp, queued: QueuedBatch) {
         if queued.recipients.is_empty() {
             return;
         }
@@ -349,18 +355,23 @@ impl Scheduler {
             due: queued.due,
             wake: queued.due,
             last: queued.last,
+            copies: queued.copies,
+            flow: queued.flow,
             attempts: queued.attempts,
             reported: if known { thread.backoff.epoch } else { 0 },
             place: Place::Queued,
             hold: Hold::from_flag(queued.held),
         };
         thread.batches.insert(queued.id, batch);
-        thread.enqueue(queued.id);
+        thread.enqueue(queued.id, now);
         self.account(id, |total| total.add(load));
         self.touch(id);
     }
 
     fn recall_thread(&mut self, state: ThreadState) {
+        if self.recall_pattern(&state) {
+            return;
+        }
         let id = self.thread_named(&state.key);
         let Some(thread) = self.threads.get_mut(id) else { return };
         thread.hold = Hold::from_flag(state.held);
@@ -392,6 +403,7 @@ impl Scheduler {
             ring,
             channel,
             batches: BTreeMap::new(),
+            flows: Flows::default(),
             queue: BTreeSet::new(),
             aside: BTreeSet::new(),
             load: Load::default(),
@@ -399,6 +411,7 @@ impl Scheduler {
             leases: Vec::new(),
             backoff: Backoff { epoch: 1, ..Backoff::default() },
             hold: Hold::Free,
+            held_by: self.holds.find(key),
             fruitless: 0,
             cap: None,
             line: None,

@@ -55,7 +55,7 @@ impl Scheduler {
         }
         if rest == Rest::Done {
             let unanswered = carried.marks.is_empty() || carried.marks.contains(&Mark::Open);
-            self.finish_carry(thread, batch_id, &carried);
+            self.finish_carry(thread, batch_id, &carried, now);
             self.close_window_if(lease_id, unanswered);
         } else if let Some(lease) = self.leases.get_mut(&lease_id) {
             lease.carried.insert(batch_id, carried);
@@ -71,11 +71,11 @@ impl Scheduler {
         }
     }
 
-    pub(crate) fn returned(&mut self, lease_id: LeaseId, batch_id: BatchId) {
+    pub(crate) fn returned(&mut self, now: Timestamp, lease_id: LeaseId, batch_id: BatchId) {
         let Some(lease) = self.leases.get_mut(&lease_id) else { return };
         let Some(carried) = lease.carried.remove(&batch_id) else { return };
         let thread = lease.thread;
-        self.finish_carry(thread, batch_id, &carried);
+        self.finish_carry(thread, batch_id, &carried, now);
         self.close_window_if(lease_id, true);
         self.touch(thread);
     }
@@ -119,7 +119,7 @@ impl Scheduler {
     }
 
     /// The batch has come back: what is left of it goes into the queue again.
-    fn finish_carry(&mut self, id: ThreadId, batch_id: BatchId, carried: &Carried) {
+    fn finish_carry(&mut self, id: ThreadId, batch_id: BatchId, carried: &Carried, now: Timestamp) {
         let Some(thread) = self.threads.get_mut(id) else { return };
         thread.in_flight = thread.in_flight.saturating_sub(1);
         let Some(batch) = thread.batches.get_mut(&batch_id) else { return };
@@ -141,7 +141,7 @@ impl Scheduler {
                 batch.attempts = batch.attempts.saturating_add(1);
                 batch.last.clone_from(&carried.last);
             }
-            thread.enqueue(batch_id);
+            thread.enqueue(batch_id, now);
         }
         self.account(id, |total| total.remove(load));
     }
@@ -150,7 +150,7 @@ impl Scheduler {
         let Some(mut lease) = self.end_lease(lease_id) else { return };
         let id = lease.thread;
         for (batch, carried) in std::mem::take(&mut lease.carried) {
-            self.finish_carry(id, batch, &carried);
+            self.finish_carry(id, batch, &carried, now);
         }
         match reason {
             Release::Done if lease.dismissed || lease.fruitful => {}

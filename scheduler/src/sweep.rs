@@ -10,7 +10,7 @@ use zrelay_spool::{BatchId, BatchState, Diagnostic, Disposition, Outcome, Reques
 use crate::batch::{Batch, Place};
 use crate::scheduler::Scheduler;
 use crate::snapshot::Load;
-use crate::thread::{Thread, ThreadId};
+use crate::thread::{Thread, ThreadId, Woken};
 
 /// Batches that one turn visits.
 pub const SWEEP_MAX: usize = 1000;
@@ -25,7 +25,8 @@ pub(crate) struct Sweep {
     end: BatchId,
 }
 
-/// What a sweep does to each batch. None touches batches under way, and all but `Drop` spare those held.
+/// What a sweep does to each batch. None touches batches under way, and all but `Drop` and `Expire`
+/// spare those held.
 #[derive(Clone, Debug)]
 pub(crate) enum Work {
     /// The host failed: batches past their expiry expire; those that were due are reported as deferred, once in each
@@ -37,6 +38,8 @@ pub(crate) enum Work {
     Retry,
     /// An operator wants it out of the queue.
     Drop { diagnostic: Arc<Diagnostic> },
+    /// An operator gives it up: it expires now.
+    Expire { diagnostic: Arc<Diagnostic> },
 }
 
 impl Sweep {
@@ -56,6 +59,11 @@ impl Sweep {
 }
 
 impl Thread {
+    /// Whether the clock is heeded: held threads keep everything as it is, and a sweep comes first.
+    pub(crate) fn wakes(&self) -> bool {
+        !self.is_held() && self.sweeps.is_empty()
+    }
+
     /// Failures of the host are over.
     pub(crate) fn forget_failures(&mut self) {
         self.backoff.failures = 0;
@@ -105,15 +113,18 @@ impl Scheduler {
         match (place, work) {
             (Place::Carried, _) => false,
             (_, Work::Drop { diagnostic }) => self.finish_batch(id, batch_id, Disposition::Dropped, diagnostic, 0, now),
+            (_, Work::Expire { diagnostic }) => {
+                self.finish_batch(id, batch_id, Disposition::Expired, diagnostic, 0, now)
+            }
             (Place::Aside, _) => false,
-            (Place::Queued, Work::Rejected { diagnostic }) => {
+            (Place::Queued | Place::Due, Work::Rejected { diagnostic }) => {
                 self.finish_batch(id, batch_id, Disposition::Failed, diagnostic, 1, now)
             }
-            (Place::Queued, Work::HostFailed { diagnostic, due }) => {
+            (Place::Queued | Place::Due, Work::HostFailed { diagnostic, due }) => {
                 self.host_failed_for(id, batch_id, diagnostic, *due, now);
                 true
             }
-            (Place::Queued, Work::Retry) => {
+            (Place::Queued | Place::Due, Work::Retry) => {
                 self.retry_batch(id, batch_id, now);
                 true
             }
@@ -146,7 +157,7 @@ impl Scheduler {
             batch.reported = epoch;
             outcome = Some(outcome_of(batch_id, batch, Disposition::Deferred, diagnostic, now));
         }
-        thread.enqueue(batch_id);
+        thread.enqueue(batch_id, now);
         if let Some(outcome) = outcome {
             self.record_outcome(id, outcome);
         }
@@ -159,25 +170,62 @@ impl Scheduler {
         let waited = batch.due > now;
         batch.due = batch.due.min(now);
         let state = BatchState { id: batch_id, held: false, due: batch.due, attempts: batch.attempts };
-        thread.enqueue(batch_id);
+        thread.enqueue(batch_id, now);
         if waited {
             self.record(Request::Batch(state));
         }
     }
 
-    /// The thread's first batches, as far as their time is over, leave the queue.
-    pub(crate) fn expire(&mut self, id: ThreadId, now: Timestamp) {
+    /// The thread's first batches, as far as their time has come, leave the queue: they are due, or over. At most
+    /// [`SWEEP_MAX`]; the timer brings the rest.
+    pub(crate) fn wake(&mut self, id: ThreadId, now: Timestamp) {
         if self.paused.is_some() {
             return;
         }
-        while let Some(thread) = self.threads.get(id).filter(|thread| !thread.is_held() && thread.sweeps.is_empty()) {
-            let Some(batch_id) = thread.expired(now) else { return };
+        for _ in 0..SWEEP_MAX {
+            let Some(thread) = self.threads.get_mut(id).filter(|thread| thread.wakes()) else { return };
+            let batch_id = match thread.wake_first(now) {
+                Woken::Nothing => return,
+                Woken::Due => continue,
+                Woken::Expired(batch) => batch,
+            };
             let last = thread.batches.get(&batch_id).and_then(|batch| batch.last.clone());
             let diagnostic = last.or_else(|| thread.backoff.last.clone());
             let diagnostic =
                 diagnostic.unwrap_or_else(|| Arc::new(Diagnostic::local(Status(4, 4, 7), "delivery time expired")));
             self.finish_batch(id, batch_id, Disposition::Expired, &diagnostic, 0, now);
         }
+    }
+
+    /// Some recipients of a batch that is not under way come to an end; the others stay as they are. Returns how many.
+    pub(crate) fn finish_part(
+        &mut self,
+        id: ThreadId,
+        batch_id: BatchId,
+        part: &[u32],
+        disposition: Disposition,
+        diagnostic: &Arc<Diagnostic>,
+        now: Timestamp,
+    ) -> u64 {
+        let Some(batch) = self.threads.get_mut(id).and_then(|thread| thread.batches.get_mut(&batch_id)) else {
+            return 0;
+        };
+        let (taken, rest): (Vec<u32>, Vec<u32>) =
+            batch.recipients.iter().partition(|recipient| part.binary_search(recipient).is_ok());
+        let count = u64::try_from(taken.len()).unwrap_or(u64::MAX);
+        if taken.is_empty() {
+            return 0;
+        }
+        if rest.is_empty() {
+            self.finish_batch(id, batch_id, disposition, diagnostic, 0, now);
+            return count;
+        }
+        batch.recipients = rest.into();
+        let mut outcome = outcome_of(batch_id, batch, disposition, diagnostic, now);
+        outcome.recipients = taken;
+        self.account(id, |total| total.remove(Load { batches: 0, recipients: count, bytes: 0 }));
+        self.record_outcome(id, outcome);
+        count
     }
 
     /// All recipients of a batch that is not under way come to the same end.

@@ -1,5 +1,6 @@
 //! The scheduler as a whole: scenes, and a simulation that checks the invariants behind every event.
 
+mod fairness;
 mod running;
 mod scenes;
 mod simulation;

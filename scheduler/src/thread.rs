@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use zrelay_agent::LeaseId;
 use zrelay_clock::Timestamp;
-use zrelay_config::Clause;
+use zrelay_config::{Clause, Pattern};
 use zrelay_spool::{BatchId, Diagnostic, ThreadKey, ThreadState};
 
 use crate::batch::{Batch, Hold, Place};
+use crate::flows::Flows;
 use crate::limit::{ChannelId, Limit, RingId, Seniority};
 use crate::snapshot::Load;
 use crate::sweep::Sweep;
@@ -32,7 +33,9 @@ pub(crate) struct Thread {
     pub(crate) channel: ChannelId,
     /// All batches, by name, which is the order in which their messages came.
     pub(crate) batches: BTreeMap<BatchId, Batch>,
-    /// Those that are neither carried nor held, by the time at which something is to be done with them.
+    /// Those that are due.
+    pub(crate) flows: Flows,
+    /// Those that are neither due nor carried nor held, by the time at which something is to be done with them.
     pub(crate) queue: BTreeSet<(Timestamp, BatchId)>,
     /// Those that an operator holds.
     pub(crate) aside: BTreeSet<BatchId>,
@@ -41,6 +44,8 @@ pub(crate) struct Thread {
     pub(crate) leases: Vec<LeaseId>,
     pub(crate) backoff: Backoff,
     pub(crate) hold: Hold,
+    /// An operator holds all threads of this pattern.
+    pub(crate) held_by: Option<Arc<Pattern>>,
     /// Leases in a row that ended early without a single verdict.
     pub(crate) fruitless: u32,
     /// Concurrency that the host tolerated, until then.
@@ -63,6 +68,17 @@ pub(crate) struct Backoff {
     pub(crate) epoch: u32,
 }
 
+/// What [`Thread::wake_first`] found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Woken {
+    /// No batch's time has come.
+    Nothing,
+    /// A batch is due now.
+    Due,
+    /// This batch is to expire; it stays where it is.
+    Expired(BatchId),
+}
+
 impl Thread {
     /// Whether the host failed and is to be left alone for now.
     pub(crate) fn backs_off(&self, now: Timestamp) -> bool {
@@ -74,7 +90,7 @@ impl Thread {
     }
 
     pub(crate) fn is_held(&self) -> bool {
-        self.hold.is_held() || self.is_hold_channel()
+        self.hold.is_held() || self.held_by.is_some() || self.is_hold_channel()
     }
 
     /// When the batch may go out, as far as it and the host are concerned.
@@ -82,21 +98,26 @@ impl Thread {
         if self.backoff.failures > 0 { batch.due.max(self.backoff.due) } else { batch.due }
     }
 
-    /// The batch that goes out next. The one place that decides the order among due batches: today first come, first
-    /// served by due time.
-    pub(crate) fn pick(&self, now: Timestamp) -> Option<BatchId> {
-        self.queue.first().filter(|(wake, _)| *wake <= now).map(|(_, id)| *id)
+    /// Whether something is due.
+    pub(crate) fn has_due(&self) -> bool {
+        !self.flows.is_empty()
     }
 
-    /// The first in the queue, if its time is over: it has come to its expiry before it came to its next attempt.
-    pub(crate) fn expired(&self, now: Timestamp) -> Option<BatchId> {
-        let id = self.pick(now)?;
-        let batch = self.batches.get(&id)?;
-        (self.due(batch) > now && batch.received + self.clause.expiry <= now).then_some(id)
+    /// Takes the first batch out of the queue whose time has come: it is due now, or it has come to its expiry before it
+    /// came to its next attempt, and is returned.
+    pub(crate) fn wake_first(&mut self, now: Timestamp) -> Woken {
+        let Some((_, id)) = self.queue.first().filter(|(wake, _)| *wake <= now).copied() else { return Woken::Nothing };
+        let Some(batch) = self.batches.get(&id) else { return Woken::Nothing };
+        if self.due(batch) > now && batch.received + self.clause.expiry <= now {
+            return Woken::Expired(id);
+        }
+        self.dequeue(id);
+        self.enqueue(id, now);
+        Woken::Due
     }
 
-    /// Puts a batch that is known but nowhere into the queue, or aside.
-    pub(crate) fn enqueue(&mut self, id: BatchId) {
+    /// Puts a batch that is known but nowhere among the due ones, into the queue, or aside.
+    pub(crate) fn enqueue(&mut self, id: BatchId, now: Timestamp) {
         let failing = self.backoff.failures > 0;
         let Some(batch) = self.batches.get_mut(&id) else { return };
         if batch.hold.is_held() {
@@ -105,18 +126,25 @@ impl Thread {
             return;
         }
         let due = if failing { batch.due.max(self.backoff.due) } else { batch.due };
+        if due <= now {
+            batch.place = Place::Due;
+            batch.wake = due;
+            self.flows.insert(batch.flow, due, id);
+            return;
+        }
         batch.place = Place::Queued;
         batch.wake = due.min(batch.received + self.clause.expiry);
         self.queue.insert((batch.wake, id));
     }
 
-    /// Takes a batch out of the queue or from aside; it stays known.
+    /// Takes a batch from where it waits; it stays known.
     pub(crate) fn dequeue(&mut self, id: BatchId) {
         let Some(batch) = self.batches.get(&id) else { return };
         match batch.place {
             Place::Queued => {
                 self.queue.remove(&(batch.wake, id));
             }
+            Place::Due => self.flows.remove(batch.flow, batch.wake, id),
             Place::Aside => {
                 self.aside.remove(&id);
             }

@@ -74,6 +74,8 @@ pub struct Ticket {
     pub recipients: Arc<[u32]>,
     /// Octets of the message on the wire.
     pub size: u64,
+    /// What it takes of the credit: see [`weight`].
+    pub weight: u64,
     /// When the message came in.
     pub received: Timestamp,
     /// When the batch was due.
@@ -155,8 +157,21 @@ impl Report {
 pub struct Credit {
     /// Batches.
     pub batches: u32,
-    /// Octets; one batch may overdraw it, so that a message larger than any credit can travel.
+    /// Octets, as tickets [`weigh`](weight); one batch may overdraw it, so that a message larger than any credit can
+    /// travel.
     pub bytes: u64,
+}
+
+/// What a recipient weighs, octets. More than the fifty of its command and reply: next hops look every one up, and
+/// write it down. A post to many is as much work as a long message, and is to count as much.
+pub const RECIPIENT_WEIGHT: u64 = 1024;
+
+/// What a batch weighs against credit, and against other mail, in octets: the message as often as it is sent, and
+/// [`RECIPIENT_WEIGHT`] per recipient.
+pub fn weight(size: u64, copies: u32, recipients: usize) -> u64 {
+    let recipients = u64::try_from(recipients).unwrap_or(u64::MAX);
+    let copies = u64::from(copies).clamp(1, recipients.max(1));
+    size.saturating_mul(copies).saturating_add(recipients.saturating_mul(RECIPIENT_WEIGHT))
 }
 
 /// Whether more frames of a batch follow.

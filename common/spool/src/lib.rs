@@ -56,6 +56,7 @@ mod bodies;
 mod codec;
 mod driver;
 mod envelope;
+mod flow;
 mod format;
 mod handle;
 mod id;
@@ -79,6 +80,7 @@ mod writer;
 mod simulated;
 
 pub use envelope::{Content, Envelope, Notify, Origin, Recipient, Ret};
+pub use flow::Flow;
 pub use handle::{Health, SpoolHandle, Statistics};
 pub use id::{BatchId, MessageId, ThreadKey, ThreadKeyError};
 pub use import::Importer;

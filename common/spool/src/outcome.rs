@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use zrelay_clock::Timestamp;
 
-use crate::{BatchId, MessageId, ThreadKey};
+use crate::{BatchId, Flow, MessageId, ThreadKey};
 
 /// An outcome of some recipients of one batch: one record in the log, one log line per recipient.
 #[derive(Clone, Debug)]
@@ -147,6 +147,10 @@ pub struct QueuedBatch {
     pub received: Timestamp,
     /// Octets of the message as it will be sent: trace header and content.
     pub size: u64,
+    /// How many times it will be sent at least: once per envelope sender of these recipients.
+    pub copies: u32,
+    /// Whose mail it is: by the sender of the first of these recipients.
+    pub flow: Flow,
     /// Attempts so far.
     pub attempts: u32,
     /// Not before this time.

@@ -2,23 +2,27 @@
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
+use std::ops::ControlFlow;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use zrelay_clock::{Clock, Timestamp};
 use zrelay_config::Pattern;
-use zrelay_spool::{BatchId, MessageId, ThreadKey};
+use zrelay_spool::{MessageId, ThreadKey};
 
 use super::rpc::{INTERNAL, NO_METHOD, RpcError, UNAVAILABLE};
-use crate::operator::{Action, Changed, Selector};
+use super::selection::{Match, Selection, Terms};
+use crate::operator::{Action, Changed, Chosen};
 use crate::query::{Answer, Ask, PAGE_MAX, SchedulerHandle, Unavailable};
-use crate::snapshot::{BatchView, MessageRow, RecipientRow, ThreadRow, ThreadView, Totals};
+use crate::snapshot::{BatchPlace, BatchView, MessageRow, RecipientRow, ThreadRow, ThreadView, Totals};
 
 /// Rows of `threads` unless fewer are asked for.
 const THREADS_DEFAULT: usize = 100_000;
 /// Rows of `messages` unless another number is asked for.
 const MESSAGES_DEFAULT: usize = 1000;
+/// Rows that a dry run shows.
+pub const SAMPLE_MAX: usize = 10;
 /// Rows of any listing at most.
 const ROWS_MAX: usize = 1_000_000;
 
@@ -133,9 +137,7 @@ struct ThreadParams {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct MessagesParams {
-    thread: Option<String>,
-    sender: Option<String>,
-    recipient: Option<String>,
+    selector: Option<Terms>,
     limit: Option<usize>,
 }
 
@@ -148,7 +150,19 @@ struct MessageParams {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct SelectorParams {
-    selector: String,
+    selector: Terms,
+    #[serde(default)]
+    dry_run: bool,
+}
+
+/// The answer to an action with `dry_run`: what it would concern.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Preview {
+    /// How much.
+    #[serde(flatten)]
+    pub counts: Changed,
+    /// The first few of the batches, [`SAMPLE_MAX`] at most.
+    pub sample: Vec<MessageRow>,
 }
 
 impl From<Unavailable> for RpcError {
@@ -174,7 +188,7 @@ fn listing<T: Serialize>(name: &str, rows: &[T]) -> Result<serde_json::Map<Strin
     Ok(std::iter::once((name.to_owned(), rendered(&rows)?)).collect())
 }
 
-fn unexpected<T>() -> Result<T, RpcError> {
+pub(super) fn unexpected<T>() -> Result<T, RpcError> {
     Err(RpcError::new(INTERNAL, "the scheduler gave an answer to another question"))
 }
 
@@ -191,6 +205,7 @@ impl Methods {
             "hold" => self.operate(Action::Hold, &params(given)?),
             "release" => self.operate(Action::Release, &params(given)?),
             "retry" => self.operate(Action::Retry, &params(given)?),
+            "expire" => self.operate(Action::Expire, &params(given)?),
             "drop" => self.operate(Action::Drop, &params(given)?),
             other => self
                 .store
@@ -264,49 +279,20 @@ impl Methods {
     }
 
     fn messages(&self, params: &MessagesParams) -> Result<Value, RpcError> {
-        let filter = Filter::new(params)?;
+        let selection = params.selector.as_ref().map(Terms::parse).transpose()?.unwrap_or_default();
         let limit = params.limit.unwrap_or(MESSAGES_DEFAULT).min(ROWS_MAX);
         let now = self.clock.now();
-        let mut rows = Vec::new();
-        let mut after: Option<(ThreadKey, BatchId)> = None;
+        let mut rows: Vec<MessageRow> = Vec::new();
         let mut more = false;
-        'pages: loop {
-            let ask = Ask::Batches { thread: filter.only.clone(), after };
-            let Answer::Batches(page) = self.scheduler.ask(ask)? else { return unexpected() };
-            let full = page.len() >= PAGE_MAX;
-            after = page.last().map(|view| (view.thread.clone(), view.id));
-            for view in page {
-                let Some(row) = self.message_row(&view, &filter, now) else { continue };
-                if rows.len() >= limit {
-                    more = true;
-                    break 'pages;
-                }
-                rows.push(row);
-            }
-            if !full || after.is_none() {
-                break;
-            }
-        }
+        self.each_page(&selection, now, |page| {
+            let room = limit - rows.len();
+            more = page.len() > room;
+            rows.extend(page.into_iter().take(room).map(|found| row(found, now)));
+            Ok(if more { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+        })?;
         let mut answer = listing("messages", &rows)?;
         answer.insert("more".to_owned(), more.into());
         Ok(Value::Object(answer))
-    }
-
-    fn message_row(&self, view: &BatchView, filter: &Filter, now: Timestamp) -> Option<MessageRow> {
-        if filter.threads.as_ref().is_some_and(|pattern| !pattern.matches(&view.thread.to_string())) {
-            return None;
-        }
-        let mut row = view.row(now);
-        // One address stands for the batch unless a filter wants to see them all.
-        let wanted = if filter.reads_addresses() { view.recipients.len() } else { 1 };
-        let indices = view.recipients.get(..wanted).unwrap_or(&view.recipients);
-        let Some(addresses) = self.store.addresses(view.id.message, indices) else {
-            return (!filter.reads_addresses()).then_some(row);
-        };
-        let found = addresses.into_iter().find(|addressed| filter.admits(addressed))?;
-        row.sender = bracketed(found.sender);
-        row.recipient = found.address;
-        Some(row)
     }
 
     fn message(&self, params: &MessageParams) -> Result<Value, RpcError> {
@@ -328,7 +314,7 @@ impl Methods {
             age: now.since(received).as_secs(),
             size: facts.as_ref().map(|facts| facts.size).or_else(|| first.map(|batch| batch.size)).unwrap_or(0),
             open: batches.iter().map(|batch| u64::try_from(batch.recipients.len()).unwrap_or(0)).sum(),
-            batches: batches.iter().filter_map(|view| self.message_row(view, &Filter::default(), now)).collect(),
+            batches: self.rows(&batches, now),
             recipients: self.recipient_rows(id, facts.as_ref().map_or(0, |facts| facts.recipients), &batches),
             client: facts.as_ref().map(|facts| facts.client.clone()).unwrap_or_default(),
             trace: facts.map(|facts| facts.trace).unwrap_or_default(),
@@ -336,7 +322,7 @@ impl Methods {
         rendered(&detail)
     }
 
-    fn batches_of(&self, message: MessageId) -> Result<Vec<BatchView>, RpcError> {
+    pub(super) fn batches_of(&self, message: MessageId) -> Result<Vec<BatchView>, RpcError> {
         let mut found = Vec::new();
         let mut after = None;
         loop {
@@ -371,16 +357,100 @@ impl Methods {
         (0..).zip(addresses).map(row).collect()
     }
 
+    fn rows(&self, batches: &[BatchView], now: Timestamp) -> Vec<MessageRow> {
+        self.matches(&Selection::default(), batches.to_vec(), now).into_iter().map(|found| row(found, now)).collect()
+    }
+
     fn operate(&self, action: Action, params: &SelectorParams) -> Result<Value, RpcError> {
-        let selector: Selector =
-            params.selector.parse().map_err(|error| RpcError::params(format!("\"{}\": {error}", params.selector)))?;
-        let ask = Ask::Operate { action, selector: selector.clone() };
-        let Answer::Changed(changed) = self.scheduler.ask(ask)? else { return unexpected() };
-        if changed == Changed::default() {
-            return Err(RpcError::nothing(format!("nothing in the queue matches {selector}")));
+        let selection = params.selector.parse()?;
+        if params.dry_run {
+            return rendered(&self.preview(action, &selection)?);
         }
+        let changed = match selection.plain() {
+            Some(selector) => match self.scheduler.ask(Ask::Operate { action, selector })? {
+                Answer::Changed(changed) => changed,
+                _ => return unexpected(),
+            },
+            None => self.operate_on_all(action, &selection)?,
+        };
+        if changed == Changed::default() {
+            return Err(RpcError::nothing(format!("nothing in the queue matches {selection}")));
+        }
+        let Changed { threads, batches, recipients, under_way, .. } = changed;
+        log::info!(
+            "operator: {action:?} {selection}: {recipients} recipients, {batches} batches, {threads} threads, \
+             {under_way} recipients under way"
+        );
         rendered(&changed)
     }
+
+    fn operate_on_all(&self, action: Action, selection: &Selection) -> Result<Changed, RpcError> {
+        let mut all = Changed::default();
+        let mut last = None;
+        self.each_page(selection, self.clock.now(), |page| {
+            let chosen =
+                |found: Match| Chosen { thread: found.view.thread, batch: found.view.id, recipients: found.recipients };
+            let batches: Vec<Chosen> = page.into_iter().map(chosen).collect();
+            let (first, end) =
+                (batches.first().map(|one| one.thread.clone()), batches.last().map(|one| one.thread.clone()));
+            let Answer::Changed(changed) = self.scheduler.ask(Ask::OperateOn { action, batches })? else {
+                return unexpected();
+            };
+            // A thread at the border of two pages is one.
+            let twice = changed.threads > 0 && first.is_some() && first == last;
+            all.threads += changed.threads - u64::from(twice);
+            all.batches += changed.batches;
+            all.recipients += changed.recipients;
+            all.under_way += changed.under_way;
+            last = end.or_else(|| last.take());
+            Ok(ControlFlow::Continue(()))
+        })?;
+        Ok(all)
+    }
+
+    fn preview(&self, action: Action, selection: &Selection) -> Result<Preview, RpcError> {
+        let mut preview = Preview { counts: Changed::default(), sample: Vec::new() };
+        let counts = &mut preview.counts;
+        let now = self.clock.now();
+        let mut last = None;
+        self.each_page(selection, now, |page| {
+            for found in page {
+                let meant = found
+                    .recipients
+                    .as_ref()
+                    .filter(|_| action.is_final())
+                    .map_or(found.view.recipients.len(), Vec::len);
+                let meant = u64::try_from(meant).unwrap_or(u64::MAX);
+                let carried = found.view.place == BatchPlace::Carried;
+                if carried {
+                    counts.under_way += meant;
+                }
+                if !carried || !action.is_final() {
+                    counts.batches += 1;
+                    counts.recipients += meant;
+                }
+                if last.as_ref() != Some(&found.view.thread) {
+                    counts.threads += 1;
+                    last = Some(found.view.thread.clone());
+                }
+                if preview.sample.len() < SAMPLE_MAX {
+                    preview.sample.push(row(found, now));
+                }
+            }
+            Ok(ControlFlow::Continue(()))
+        })?;
+        Ok(preview)
+    }
+}
+
+/// A batch as `messages` shows it: with the first of the recipients that are meant.
+fn row(found: Match, now: Timestamp) -> MessageRow {
+    let mut row = found.view.row(now);
+    if let Some(first) = found.first {
+        row.sender = bracketed(first.sender);
+        row.recipient = first.address;
+    }
+    row
 }
 
 fn bracketed(sender: String) -> String {
@@ -398,44 +468,5 @@ fn sort(views: &mut [ThreadView], by: Sort) {
         Sort::InFlight => views.sort_by_key(|view| Reverse(view.in_flight)),
         Sort::NextAttempt => views.sort_by_key(|view| view.next_attempt.unwrap_or(Timestamp::NEVER)),
         Sort::State => views.sort_by_key(|view| view.state.name()),
-    }
-}
-
-/// What `messages` is to show.
-#[derive(Default)]
-struct Filter {
-    only: Option<ThreadKey>,
-    threads: Option<Pattern>,
-    sender: Option<Pattern>,
-    recipient: Option<Pattern>,
-}
-
-impl Filter {
-    fn new(params: &MessagesParams) -> Result<Self, RpcError> {
-        let mut filter = Self {
-            sender: params.sender.as_deref().map(pattern).transpose()?,
-            recipient: params.recipient.as_deref().map(pattern).transpose()?,
-            ..Self::default()
-        };
-        let selector: Option<Selector> = match params.thread.as_deref() {
-            Some(text) => Some(text.parse().map_err(|error| RpcError::params(format!("\"{text}\": {error}")))?),
-            None => None,
-        };
-        match selector {
-            Some(Selector::Thread(key)) => filter.only = Some(key),
-            Some(Selector::Threads(pattern)) => filter.threads = Some(pattern),
-            Some(Selector::Message(id)) => return Err(RpcError::params(format!("{id} is a queue id, not a thread"))),
-            None => {}
-        }
-        Ok(filter)
-    }
-
-    fn reads_addresses(&self) -> bool {
-        self.sender.is_some() || self.recipient.is_some()
-    }
-
-    fn admits(&self, addressed: &Addressed) -> bool {
-        self.sender.as_ref().is_none_or(|pattern| pattern.matches_address(&addressed.sender))
-            && self.recipient.as_ref().is_none_or(|pattern| pattern.matches_address(&addressed.address))
     }
 }

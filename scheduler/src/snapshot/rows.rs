@@ -75,6 +75,9 @@ pub struct ThreadRow {
     pub bytes: u64,
     /// Age of the oldest message, seconds.
     pub oldest: Option<u64>,
+    /// Flows (sender domains) that have something due and take turns.
+    #[serde(default)]
+    pub flows: u32,
     /// Batches that an operator holds.
     pub held: u64,
     /// Agents.
@@ -251,6 +254,9 @@ pub struct Totals {
     pub expired: u64,
     /// Recipients dropped by operators since the start.
     pub dropped: u64,
+    /// The patterns by which operators hold threads, present and future ones.
+    #[serde(default)]
+    pub holds: Vec<String>,
 }
 
 fn words(last: Option<&Diagnostic>) -> Option<String> {
@@ -274,6 +280,7 @@ impl ThreadView {
             recipients: self.load.recipients,
             bytes: self.load.bytes,
             oldest: self.oldest.map(|oldest| now.since(oldest).as_secs()),
+            flows: self.flows,
             held: self.held,
             agents: self.agents,
             agents_max: self.agents_max,
@@ -308,7 +315,10 @@ impl ThreadView {
             }
             State::Waiting(due) => format!("everything was put off, next try in {}: {last}", span(now, due)),
             State::Held if self.key.channel.as_ref() == crate::thread::HOLD_CHANNEL => "the channel holds".to_owned(),
-            State::Held => "held by an operator".to_owned(),
+            State::Held => match &self.held_by {
+                Some(pattern) => format!("held by an operator as {pattern}"),
+                None => "held by an operator".to_owned(),
+            },
             State::Paused => "the spool cannot record outcomes".to_owned(),
             State::Draining => "the hub shuts down".to_owned(),
             State::Sweeping => "going through its batches".to_owned(),
@@ -448,6 +458,7 @@ impl From<TotalsView> for Totals {
             failed: view.tally.failed,
             expired: view.tally.expired,
             dropped: view.tally.dropped,
+            holds: view.holds,
         }
     }
 }

@@ -40,6 +40,7 @@ impl Scheduler {
             paused: self.paused.clone(),
             draining: self.phase == Phase::Draining,
             tally: self.tally,
+            holds: self.holds.list(),
         }
     }
 
@@ -99,13 +100,15 @@ impl Scheduler {
         let thread = self.threads.get(id)?;
         let leases = || thread.leases.iter().filter_map(|lease| self.leases.get(lease));
         let first = thread.batches.first_key_value().map(|(_, batch)| batch);
-        let wake = thread.queue.first().map(|(wake, _)| *wake);
+        let wake = if thread.has_due() { Some(now) } else { thread.queue.first().map(|(wake, _)| *wake) };
         let next = if thread.is_held() { None } else { wake };
         Some(ThreadView {
             key: thread.key.clone(),
             state: self.state_of(thread, now),
             load: thread.load,
             oldest: first.map(|batch| batch.received),
+            flows: count(thread.flows.count()),
+            held_by: thread.held_by.clone(),
             held: u64::try_from(thread.aside.len()).unwrap_or(u64::MAX),
             agents: count(thread.leases.len()),
             agents_max: thread.clause.thread_agents,
@@ -119,7 +122,7 @@ impl Scheduler {
     }
 
     fn state_of(&self, thread: &Thread, now: Timestamp) -> State {
-        if thread.hold.is_held() || (thread.is_hold_channel() && !thread.batches.is_empty()) {
+        if thread.hold.is_held() || (thread.is_held() && !thread.batches.is_empty()) {
             return State::Held;
         }
         if thread.in_flight > 0 {
@@ -140,9 +143,8 @@ impl Scheduler {
         if thread.backs_off(now) {
             return State::Retry(thread.backoff.due);
         }
-        let Some((wake, _)) = thread.queue.first() else { return State::Held };
-        if *wake > now {
-            return State::Waiting(*wake);
+        if !thread.has_due() {
+            return thread.queue.first().map_or(State::Held, |(wake, _)| State::Waiting(*wake));
         }
         if let Some((limit, _)) = thread.line {
             return State::of_limit(limit);
@@ -219,8 +221,8 @@ fn batch_view(thread: &Thread, id: BatchId, batch: &Batch, now: Timestamp) -> Ba
     let place = match batch.place {
         Place::Carried => BatchPlace::Carried,
         Place::Aside => BatchPlace::Held,
-        Place::Queued if thread.is_held() => BatchPlace::Held,
-        Place::Queued => match thread.due(batch) {
+        Place::Queued | Place::Due if thread.is_held() => BatchPlace::Held,
+        Place::Queued | Place::Due => match thread.due(batch) {
             due if due > now => BatchPlace::Waiting(due),
             _ => BatchPlace::Due,
         },

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use zrelay_agent::{LeaseId, Link};
 use zrelay_clock::Timestamp;
-use zrelay_config::Clause;
+use zrelay_config::{Clause, Pattern};
 use zrelay_spool::{BatchId, Diagnostic, ThreadKey};
 
 use super::{Load, Tally};
@@ -78,6 +78,10 @@ pub struct ThreadView {
     pub load: Load,
     /// When its oldest message came in.
     pub oldest: Option<Timestamp>,
+    /// Flows that have something due.
+    pub flows: u32,
+    /// The pattern by which an operator holds it.
+    pub held_by: Option<Arc<Pattern>>,
     /// Batches that an operator holds.
     pub held: u64,
     /// Its agents.
@@ -233,4 +237,6 @@ pub struct TotalsView {
     pub draining: bool,
     /// Outcomes since the start.
     pub tally: Tally,
+    /// The patterns by which operators hold threads, in the order in which they came.
+    pub holds: Vec<String>,
 }

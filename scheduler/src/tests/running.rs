@@ -11,9 +11,10 @@ use serde_json::{Value, json};
 use zrelay_agent::{Credit, Judgement, Order, Report, Rest, Verdict};
 use zrelay_clock::{Clock, Timestamp};
 use zrelay_mailbox::{Received, Receiver, mailbox};
-use zrelay_spool::{BatchId, MessageId, Queue, QueuedBatch, Request, Timing};
+use zrelay_spool::{BatchId, Flow, MessageId, Queue, QueuedBatch, Request, Timing};
 
 use super::world::{clause, reply, settings};
+use crate::control::Preview;
 use crate::control::{
     Addressed, BindError, Client, ClientError, ControlServer, INVALID_REQUEST, MessageDetail, MessageFacts, NO_METHOD,
     NOTHING_MATCHED, PARSE_ERROR, REQUEST_MAX, RpcError, Stopper, Store,
@@ -89,6 +90,8 @@ impl Hub {
             recipients: vec![0, 2].into(),
             received: Clock::start().now(),
             size: 100,
+            copies: 1,
+            flow: Flow::default(),
             attempts: 0,
             due: Timestamp::ZERO,
             held: false,
@@ -230,11 +233,11 @@ fn listings_show_what_is_queued() {
     };
     assert_eq!(messages(&mut client, json!({})).len(), 3);
     assert_eq!(messages(&mut client, json!({"limit": 2})).len(), 2);
-    let null = messages(&mut client, json!({"sender": "<>"}));
+    let null = messages(&mut client, json!({"selector": "sender:<>"}));
     assert_eq!((null.len(), null[0].message.as_str(), null[0].sender.as_str()), (1, "3", "<>"));
-    let by_recipient = messages(&mut client, json!({"recipient": "r2@*", "thread": "smtp/a.example"}));
+    let by_recipient = messages(&mut client, json!({"selector": ["recipient:r2@*", "smtp/a.example"]}));
     assert_eq!((by_recipient.len(), by_recipient[0].recipient.as_str()), (1, "r2@x.example"));
-    assert!(messages(&mut client, json!({"recipient": "r1@*"})).is_empty(), "r1 is finished");
+    assert!(messages(&mut client, json!({"selector": "recipient:r1@*"})).is_empty(), "r1 is finished");
 
     let message = client.call("message", json!({"id": "4"})).unwrap();
     let message: MessageDetail = serde_json::from_value(message).unwrap();
@@ -263,6 +266,34 @@ fn operators_act_over_the_socket_and_hear_when_nothing_matches() {
 }
 
 #[test]
+fn a_selection_concerns_what_all_its_terms_allow_and_a_dry_run_nothing() {
+    let hub = Hub::start();
+    let mut client = Client::connect(&hub.path).unwrap();
+    hub.arrive(2, "smtp/a.example");
+    hub.arrive(3, "smtp/a.example");
+    hub.arrive(4, "smtp/b.example");
+    hub.settle(&mut client, 3);
+    let list = json!(["sender:list@*", "recipient:r2@x.example", "smtp/*", "attempts:0", "age:<1h", "state:due"]);
+    let preview = client.call("drop", json!({"selector": list, "dry_run": true})).unwrap();
+    let preview: Preview = serde_json::from_value(preview).unwrap();
+    let counts = Changed { threads: 2, batches: 2, recipients: 2, ..Changed::default() };
+    assert_eq!(preview.counts, counts);
+    let sample: Vec<_> = preview.sample.iter().map(|row| (row.message.as_str(), row.recipient.as_str())).collect();
+    assert_eq!(sample, [("2", "r2@x.example"), ("4", "r2@x.example")]);
+    assert_eq!(status(&mut client).recipients, 6, "a dry run did something");
+
+    let changed: Changed = serde_json::from_value(client.call("drop", json!({"selector": list})).unwrap()).unwrap();
+    assert_eq!(changed, counts);
+    let totals = status(&mut client);
+    assert_eq!((totals.recipients, totals.dropped, totals.batches), (4, 2, 3));
+    let changed = client.call("expire", json!({"selector": ["sender:<>", "smtp/a.example"]})).unwrap();
+    let changed: Changed = serde_json::from_value(changed).unwrap();
+    assert_eq!((changed.threads, changed.batches, changed.recipients), (1, 1, 2));
+    assert_eq!(status(&mut client).expired, 2);
+    assert_eq!(code(client.call("drop", json!({"selector": ["smtp/*", "reply:spam"]}))), NOTHING_MATCHED);
+}
+
+#[test]
 fn wrong_parameters_are_explained() {
     let hub = Hub::start();
     let mut client = Client::connect(&hub.path).unwrap();
@@ -273,6 +304,7 @@ fn wrong_parameters_are_explained() {
         ("thread", json!({"thread": "nothing"}), "channel/host"),
         ("message", json!({"id": "xyz"}), "queue id"),
         ("hold", json!({"selector": "no such thing"}), "expected a thread"),
+        ("drop", json!({"selector": ["smtp/*", "state:asleep"]}), "state:due"),
         ("hold", json!([1]), "by name"),
     ] {
         let error = client.call(method, params.clone()).unwrap_err().to_string();

@@ -6,7 +6,7 @@ use zrelay_agent::{Judgement, Release, Report, Rest, Site};
 use zrelay_spool::{Disposition, Queue, ThreadKey, ThreadState};
 
 use super::world::{START, World, clause, reply, settings};
-use crate::operator::{Action, Selector};
+use crate::operator::{Action, Chosen, Selector};
 
 const DELIVERED: Judgement = Judgement::Delivered { dsn_relayed: false };
 
@@ -42,14 +42,14 @@ fn a_batch_goes_out_as_soon_as_its_agent_has_credit() {
 fn credit_is_a_window_that_one_large_batch_may_overdraw() {
     let mut world = world();
     for _ in 0..5 {
-        world.arrive("smtp/a", 1, 600);
+        world.arrive("smtp/a", 1, 176);
     }
     let lease = world.agent("smtp/a");
-    world.hungry(lease, 10, 1000);
+    world.hungry(lease, 10, 2000);
     assert_eq!(world.agents[&lease].carried.len(), 2);
-    world.hungry(lease, 1, 100);
+    world.hungry(lease, 1, 400);
     assert_eq!(world.agents[&lease].carried.len(), 2, "the debt is to be paid first");
-    world.hungry(lease, 1, 200);
+    world.hungry(lease, 1, 1);
     assert_eq!(world.agents[&lease].carried.len(), 3);
 }
 
@@ -177,7 +177,7 @@ fn deferred_recipients_wait_by_the_list_and_the_others_are_done() {
     let batch = world.arrive("smtp/a", 3, 100);
     for (attempt, wait) in [(1, 10), (2, 20), (3, 40), (4, 40)] {
         let lease = world.agent("smtp/a");
-        world.hungry(lease, 1, 1000);
+        world.hungry(lease, 1, 10_000);
         let ticket = world.agents.get_mut(&lease).unwrap().carried.remove(0);
         assert_eq!(ticket.recipients.len(), if attempt == 1 { 3 } else { 2 });
         if attempt == 1 {
@@ -306,7 +306,7 @@ fn hold_stops_a_thread_durably_and_release_sets_it_free() {
     world.arrive("smtp/a", 2, 100);
     let lease = world.agent("smtp/a");
     world.hungry(lease, 1, 1000);
-    let changed = operate(&mut world, Action::Hold, "smtp/*");
+    let changed = operate(&mut world, Action::Hold, "smtp/a");
     assert_eq!((changed.threads, changed.batches, changed.recipients, changed.under_way), (1, 2, 3, 1));
     assert!(world.records.last().unwrap().held && world.agents[&lease].closing);
     world.settle(lease, DELIVERED, &reply(250, "ok"));
@@ -316,6 +316,36 @@ fn hold_stops_a_thread_durably_and_release_sets_it_free() {
     assert_eq!(world.open.len(), 2, "held batches do not expire");
     operate(&mut world, Action::Release, "smtp/a");
     assert!(!world.records.last().unwrap().held && world.has_agent("smtp/a"));
+}
+
+#[test]
+fn a_hold_on_a_pattern_catches_threads_to_come_and_survives_a_restart() {
+    let mut world = world();
+    world.arrive("smtp/a.example", 1, 100);
+    assert_eq!(operate(&mut world, Action::Hold, "smtp/*.example").patterns, 1);
+    assert_eq!(operate(&mut world, Action::Hold, "smtp/*.example").patterns, 0);
+    world.arrive("smtp/b.example", 1, 100);
+    world.arrive("smtp/c.test", 1, 100);
+    let states = |world: &World| ["smtp/a.example", "smtp/b.example"].map(|thread| world.state(thread));
+    assert_eq!(states(&world), ["held", "held"]);
+    assert!(world.has_agent("smtp/c.test"));
+    // A name does not release what a pattern holds.
+    operate(&mut world, Action::Release, "smtp/a.example");
+    assert_eq!(world.state("smtp/a.example"), "held");
+
+    let mut later = self::world();
+    for state in &world.records {
+        later.scheduler.handle_queue(later.now, Queue::Thread(state.clone()));
+    }
+    later.arrive("smtp/b.example", 1, 100);
+    assert_eq!(later.state("smtp/b.example"), "held");
+    assert_eq!(later.scheduler.totals().holds, ["smtp/*.example"]);
+
+    for world in [&mut world, &mut later] {
+        assert_eq!(operate(world, Action::Release, "smtp/*").patterns, 1);
+        assert!(world.has_agent("smtp/b.example"));
+    }
+    assert!(!world.records.last().unwrap().held);
 }
 
 #[test]
@@ -359,6 +389,39 @@ fn drop_takes_what_is_not_under_way_and_counts_what_is() {
     world.settle(lease, DELIVERED, &reply(250, "ok"));
     assert_eq!(world.finished.len(), 5);
     assert_eq!(operate(&mut world, Action::Drop, "smtp/nowhere"), crate::Changed::default());
+}
+
+#[test]
+fn expire_gives_up_what_is_not_under_way_held_or_not() {
+    let mut world = world();
+    let under_way = world.arrive("smtp/a", 1, 100);
+    let lease = world.agent("smtp/a");
+    world.hungry(lease, 1, 10_000);
+    let held = world.arrive("smtp/a", 2, 100);
+    operate(&mut world, Action::Hold, &held.message.to_string());
+    world.arrive("smtp/a", 3, 100);
+    let changed = operate(&mut world, Action::Expire, "smtp/*");
+    assert_eq!((changed.batches, changed.recipients, changed.under_way), (2, 5, 1));
+    assert_eq!(dispositions(&world), [Disposition::Expired, Disposition::Expired]);
+    world.settle(lease, Judgement::Deferred, &reply(450, "later"));
+    let changed = operate(&mut world, Action::Expire, &under_way.message.to_string());
+    assert_eq!((changed.threads, changed.recipients), (1, 1));
+    assert!(world.open.is_empty());
+}
+
+#[test]
+fn some_recipients_of_a_batch_are_dropped_and_the_others_go_out() {
+    let mut world = world();
+    let batch = world.arrive("smtp/a", 4, 100);
+    let chosen = Chosen { thread: "smtp/a".parse().unwrap(), batch, recipients: Some(vec![1, 3, 9]) };
+    let changed = world.scheduler.operate_on(world.now, Action::Drop, &[chosen.clone(), chosen]);
+    world.settle_down();
+    assert_eq!((changed.threads, changed.batches, changed.recipients), (1, 1, 2));
+    let lease = world.agent("smtp/a");
+    world.hungry(lease, 1, 10_000);
+    assert_eq!(*world.agents[&lease].carried[0].recipients, [0, 2]);
+    world.settle(lease, DELIVERED, &reply(250, "ok"));
+    assert_eq!(world.finished.values().filter(|end| **end == Disposition::Dropped).count(), 2);
 }
 
 #[test]

@@ -6,8 +6,8 @@ use proptest::prelude::*;
 use zrelay_agent::{Judgement, LeaseId, Release, Report, Rest, Site};
 
 use super::world::{World, clause, reply, settings};
-use crate::operator::{Action, Selector};
-use zrelay_spool::Queue;
+use crate::operator::{Action, Chosen, Selector};
+use zrelay_spool::{Flow, Queue};
 
 /// One step, drawn from the numbers that proptest shrinks.
 fn step(world: &mut World, kind: u8, a: u8, b: u8) {
@@ -17,9 +17,10 @@ fn step(world: &mut World, kind: u8, a: u8, b: u8) {
     let lease = pick_agent(world, a);
     match (kind % 24, lease) {
         (0..=5, _) => {
-            world.arrive(thread, 1 + u32::from(b % 4), 100 + u64::from(b) * 100);
+            let flow = Flow(u32::from(b % 3));
+            world.arrive_from(flow, thread, 1 + u32::from(b % 4), 100 + u64::from(b) * 100);
         }
-        (6..=8, Some(lease)) => world.hungry(lease, 1 + u32::from(b % 5), 1 + u64::from(b) * 400),
+        (6..=8, Some(lease)) => world.hungry(lease, 1 + u32::from(b % 5), 1 + u64::from(b) * 800),
         (9..=14, Some(lease)) => answer(world, lease, b),
         (15, Some(lease)) => {
             let site = Site(format!("mx{}", b % 2).into());
@@ -90,14 +91,27 @@ fn release(world: &mut World, lease: LeaseId, b: u8) {
 }
 
 fn operate(world: &mut World, thread: &str, b: u8) {
-    let action = match b % 6 {
+    if b.is_multiple_of(16)
+        && let Some((batch, recipient)) = world.open.first().copied()
+    {
+        let recipients = (b < 128).then(|| vec![recipient]);
+        let threads = world.scheduler.batches(world.now, None, None, usize::MAX);
+        let thread = threads.into_iter().find(|view| view.id == batch).map(|view| view.thread);
+        let chosen = Chosen { thread: thread.unwrap_or_else(|| "smtp/-".parse().unwrap()), batch, recipients };
+        let action = [Action::Drop, Action::Expire, Action::Hold, Action::Release][usize::from(b / 16 % 4)];
+        world.scheduler.operate_on(world.now, action, &[chosen]);
+        return world.settle_down();
+    }
+    let action = match b % 7 {
         0 => Action::Hold,
+        6 => Action::Expire,
         1..=3 => Action::Release,
         4 => Action::Retry,
         _ => Action::Drop,
     };
     let selector = match world.open.first() {
         Some((batch, _)) if b >= 128 => Selector::Message(batch.message),
+        _ if b >= 96 => ["smtp/*", "*", "*/?.example"][usize::from(b % 3)].parse().unwrap(),
         _ => thread.parse().unwrap(),
     };
     // A retry overrules due times; the world forgets more than it must.

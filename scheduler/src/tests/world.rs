@@ -8,14 +8,15 @@ use zrelay_agent::{Credit, Judgement, LeaseId, Order, Release, Report, Rest, Sta
 use zrelay_clock::Timestamp;
 use zrelay_config::{Clause, Pattern};
 use zrelay_spool::{
-    BatchId, Diagnostic, Disposition, MessageId, Outcome, Queue, QueuedBatch, Request, Status, ThreadKey, ThreadState,
-    Timing,
+    BatchId, Diagnostic, Disposition, Flow, MessageId, Outcome, Queue, QueuedBatch, Request, Status, ThreadKey,
+    ThreadState, Timing,
 };
 
 use crate::Settings;
-use crate::batch::Place;
+use crate::batch::{Batch, Place};
 use crate::lease::{Lease, LeaseState};
 use crate::limit::Level;
+use crate::operator::GIVEN_UP;
 use crate::scheduler::Scheduler;
 use crate::snapshot::Load;
 
@@ -90,6 +91,11 @@ impl World {
 
     /// A message for a thread; returns its batch.
     pub(super) fn arrive(&mut self, thread: &str, recipients: u32, size: u64) -> BatchId {
+        self.arrive_from(Flow::default(), thread, recipients, size)
+    }
+
+    /// A message of a flow for a thread.
+    pub(super) fn arrive_from(&mut self, flow: Flow, thread: &str, recipients: u32, size: u64) -> BatchId {
         self.next_message += 1;
         let id = BatchId { message: MessageId(self.now.as_micros() + self.next_message), number: 0 };
         self.open.extend((0..recipients).map(|recipient| (id, recipient)));
@@ -100,6 +106,8 @@ impl World {
             recipients: (0..recipients).collect(),
             received: self.now,
             size,
+            copies: 1,
+            flow,
             attempts: 0,
             due: self.now,
             held: false,
@@ -227,6 +235,7 @@ impl World {
                 }
                 self.batch_due.insert(outcome.batch, outcome.due);
             }
+            Disposition::Expired if outcome.diagnostic.text == GIVEN_UP => {}
             Disposition::Expired => assert!(expired, "expired before its time: {outcome:?}"),
             _ => {}
         }
@@ -299,8 +308,13 @@ impl World {
             let of = |place| thread.batches.values().filter(|batch| batch.place == place).count();
             assert_eq!(of(Place::Carried), thread.in_flight as usize);
             assert_eq!(of(Place::Queued), thread.queue.len());
+            assert_eq!(of(Place::Due), thread.flows.len());
+            let due = |(_, batch): &(&BatchId, &Batch)| batch.place == Place::Due;
+            assert!(thread.batches.iter().filter(due).all(|(_, batch)| batch.due <= self.now), "not due");
+            let wakes = s.paused.is_none() && thread.wakes();
+            assert!(!wakes || thread.queue.first().is_none_or(|(wake, _)| *wake > self.now), "sleeps on");
             assert_eq!(of(Place::Aside), thread.aside.len());
-            if !s.may_run(id, self.now) || thread.pick(self.now).is_none() {
+            if !s.may_run(id, self.now) || !thread.has_due() {
                 assert!(thread.line.is_none() || s.paused.is_some(), "stands in line for nothing");
                 continue;
             }

@@ -169,6 +169,7 @@ impl Driver {
             id,
             recipients: (0..count).collect(),
             size: body.len() as u64,
+            weight: body.len() as u64,
             received: START,
             due: START,
             carried: self.now,

@@ -50,6 +50,7 @@ fn policy(kind: u8) -> SessionPolicy {
             data_timeout: Duration::from_secs(180),
             data_rate: 500,
             memory: if kind & 8 == 0 { MEMORY } else { MEMORY * 1024 },
+            reserve: 0,
         },
     }
 }

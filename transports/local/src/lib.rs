@@ -135,7 +135,7 @@ impl Agents {
         };
         let settled = Report::Settled { lease, batch: batch.id, verdicts: vec![verdict], rest: Rest::Done };
         self.reports.push_back(settled);
-        self.reports.push_back(Report::Hungry { lease, credit: Credit { batches: 1, bytes: batch.size } });
+        self.reports.push_back(Report::Hungry { lease, credit: Credit { batches: 1, bytes: batch.weight } });
     }
 
     fn release(&mut self, lease: LeaseId) {

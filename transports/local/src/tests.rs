@@ -15,6 +15,7 @@ fn carry(lease: u64, message: u64) -> Order {
         id: BatchId { message: MessageId(message), number: 0 },
         recipients: vec![0, 1, 2].into(),
         size: 100,
+        weight: 100,
         received: Timestamp::from_secs(1),
         due: Timestamp::from_secs(2),
         carried: Timestamp::from_secs(4),

@@ -8,7 +8,7 @@ use crate::ledger::Change;
 use crate::record::Record;
 use crate::shared::Place;
 use crate::{
-    Arrived, BatchId, Fact, MessageId, Notify, Outcome, Owed, Queue, QueuedBatch, Recorded, RoutedBatch, Stored,
+    Arrived, BatchId, Fact, Flow, MessageId, Notify, Outcome, Owed, Queue, QueuedBatch, Recorded, RoutedBatch, Stored,
 };
 
 impl Appender {
@@ -128,12 +128,18 @@ pub(crate) fn queued_batch(
     is_open: impl Fn(u32) -> bool,
 ) -> Option<QueuedBatch> {
     let recipients: Arc<[u32]> = batch.recipients.iter().copied().filter(|recipient| is_open(*recipient)).collect();
+    let mut senders: Vec<u32> = recipients.iter().map(|recipient| stored.recipient(*recipient).sender).collect();
+    let flow = senders.first().map(|sender| Flow::of_sender(stored.sender(*sender))).unwrap_or_default();
+    senders.sort_unstable();
+    senders.dedup();
     let queued = QueuedBatch {
         id,
         thread: batch.thread.clone(),
         recipients,
         received: stored.received(),
         size: stored.size(),
+        copies: u32::try_from(senders.len()).unwrap_or(u32::MAX),
+        flow,
         attempts: 0,
         due: stored.received(),
         held: false,

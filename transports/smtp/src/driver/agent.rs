@@ -84,7 +84,7 @@ pub(crate) struct Agent<L> {
     failure: Option<Arc<Diagnostic>>,
     /// Carried before there was a conversation.
     waiting: Vec<Ticket>,
-    /// Octets of the batches in the conversation.
+    /// Weights of the batches in the conversation.
     held: HashMap<BatchId, u64>,
     window: Window,
     begun: Timestamp,
@@ -149,8 +149,8 @@ impl<L: Letter> Agent<L> {
         let Stage::Talking(link) = &mut self.stage else {
             return self.waiting.push(ticket);
         };
-        self.window.take(ticket.size);
-        self.held.insert(ticket.id, ticket.size);
+        self.window.take(ticket.weight);
+        self.held.insert(ticket.id, ticket.weight);
         match shared.letters.letter(ticket.id.message) {
             Ok(letter) => link.conversation.carry(now, ticket, Arc::new(letter)),
             Err(why) => self.unreadable(now, shared, &ticket, why),

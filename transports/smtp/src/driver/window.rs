@@ -44,20 +44,20 @@ impl Window {
         self.held_batches.saturating_add(self.granted_batches)
     }
 
-    /// A batch of `size` octets came.
-    pub(crate) fn take(&mut self, size: u64) {
-        let size = i64::try_from(size).unwrap_or(i64::MAX / 4);
+    /// A batch of this weight came.
+    pub(crate) fn take(&mut self, weight: u64) {
+        let weight = i64::try_from(weight).unwrap_or(i64::MAX / 4);
         self.held_batches = self.held_batches.saturating_add(1);
-        self.held_bytes = self.held_bytes.saturating_add(size);
+        self.held_bytes = self.held_bytes.saturating_add(weight);
         self.granted_batches = self.granted_batches.saturating_sub(1);
-        self.granted_bytes = self.granted_bytes.saturating_sub(size);
+        self.granted_bytes = self.granted_bytes.saturating_sub(weight);
     }
 
-    /// A batch of `size` octets is through.
-    pub(crate) fn release(&mut self, size: u64) {
-        let size = i64::try_from(size).unwrap_or(i64::MAX / 4);
+    /// A batch of this weight is through.
+    pub(crate) fn release(&mut self, weight: u64) {
+        let weight = i64::try_from(weight).unwrap_or(i64::MAX / 4);
         self.held_batches = self.held_batches.saturating_sub(1);
-        self.held_bytes = self.held_bytes.saturating_sub(size);
+        self.held_bytes = self.held_bytes.saturating_sub(weight);
     }
 
     /// Credit to ask for now: when an eighth of the window is free, or what was granted is used up.

@@ -101,6 +101,7 @@ impl Run {
             id: BatchId { message: MessageId(number), number: 0 },
             recipients: (0..letter.recipients.len() as u32).collect(),
             size: letter.size(),
+            weight: letter.size(),
             received: Timestamp::ZERO,
             due: Timestamp::ZERO,
             carried: Timestamp::ZERO,

@@ -102,6 +102,7 @@ impl Hub {
             id: BatchId { message: MessageId(message), number: 0 },
             recipients: (0..recipients).collect(),
             size,
+            weight: size,
             received: Timestamp::ZERO,
             due: Timestamp::ZERO,
             carried: Timestamp::ZERO,
