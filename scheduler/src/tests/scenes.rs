@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use zrelay_agent::{Judgement, Release, Report, Rest, Site};
+use zrelay_agent::{Judgement, RECIPIENT_WEIGHT, Release, Report, Rest, Site};
 use zrelay_spool::{Disposition, Queue, ThreadKey, ThreadState};
 
 use super::world::{START, World, clause, reply, settings};
@@ -42,7 +42,7 @@ fn a_batch_goes_out_as_soon_as_its_agent_has_credit() {
 fn credit_is_a_window_that_one_large_batch_may_overdraw() {
     let mut world = world();
     for _ in 0..5 {
-        world.arrive("smtp/a", 1, 176);
+        world.arrive("smtp/a", 1, 1200 - RECIPIENT_WEIGHT);
     }
     let lease = world.agent("smtp/a");
     world.hungry(lease, 10, 2000);
