@@ -155,7 +155,8 @@ fn postfix(options: &Options, peers: &Peers, deliver: Deliver) -> Round {
 
 fn zrelay(options: &Options, peers: &Peers, deliver: Deliver) -> Round {
     let sink = SmtpSink::discarding(peers);
-    let binary = options.zrelay.display().to_string();
+    // The hub runs in a directory of its own.
+    let binary = options.zrelay.canonicalize().expect("the binary is there").display().to_string();
     let hub = match deliver {
         Deliver::Hold => Hub::build(&binary).route("*", "hold", "bench"),
         Deliver::Sink => Hub::towards(&binary, &sink.host()),
