@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use crate::batch::Place;
 use crate::lease::{Carried, Lease, LeaseState, Window};
-use crate::limit::{ChannelId, Level, Limit, RingId, Seniority};
+use crate::limit::{ChannelId, Level, Limit, RingId};
+use crate::line::Standing;
 use crate::scheduler::Scheduler;
 use crate::thread::{Thread, ThreadId};
 
@@ -21,7 +22,9 @@ impl Scheduler {
     pub(crate) fn wants_agent(&self, id: ThreadId, now: Timestamp) -> bool {
         let Some(thread) = self.threads.get(id) else { return false };
         let full = |lease: &LeaseId| self.leases.get(lease).is_none_or(Lease::is_full);
-        thread.has_due() && self.may_run(id, now) && thread.leases.iter().all(full)
+        let mute = |lease: &LeaseId| self.leases.get(lease).is_some_and(|lease| lease.mute.is_some());
+        // An agent given up as mute is about to end, and the thread to back off.
+        thread.has_due() && self.may_run(id, now) && thread.leases.iter().all(full) && !thread.leases.iter().any(mute)
     }
 
     /// Gives the thread an agent, or a place in the line before the limit that holds it. Threads that have an agent
@@ -71,19 +74,26 @@ impl Scheduler {
         let lease_id = self.new_lease_id();
         let Some(thread) = self.threads.get_mut(id) else { return };
         thread.leases.push(lease_id);
+        let rank = thread.rank();
         let lease = Lease {
             thread: id,
             ring: thread.ring,
             channel: thread.channel,
             state: LeaseState::Starting,
+            rank,
             window: Window::default(),
             carried: BTreeMap::new(),
             since: now,
             fruitful: false,
             dismissed: false,
+            mute: None,
             link: None,
         };
+        let (ring, channel) = (thread.ring, thread.channel);
         let (thread, clause) = (thread.key.clone(), thread.clause.clone());
+        self.each_level(ring, channel, |level| {
+            level.starting.of_mut(rank).insert((now, lease_id));
+        });
         self.leases.insert(lease_id, lease);
         self.order(Order::Lease { lease: lease_id, thread, clause, takes_over });
     }
@@ -114,16 +124,16 @@ impl Scheduler {
 
     fn stand_in_line(&mut self, id: ThreadId, limit: Limit) {
         let Some(thread) = self.threads.get(id) else { return };
-        let seniority = match thread.line {
+        let standing = match thread.line {
             Some((before, _)) if before == limit => return,
-            Some((_, seniority)) => seniority,
+            Some((_, standing)) => standing,
             None => {
                 self.next_seniority += 1;
-                self.next_seniority
+                Standing { rank: thread.rank(), seniority: self.next_seniority }
             }
         };
         self.leave_line(id);
-        self.join_line(id, limit, seniority);
+        self.join_line(id, limit, standing);
         let Some(level) = self.level_above(id, limit) else { return };
         if !level.is_contended() {
             return;
@@ -134,20 +144,20 @@ impl Scheduler {
         }
     }
 
-    fn join_line(&mut self, id: ThreadId, limit: Limit, seniority: Seniority) {
+    fn join_line(&mut self, id: ThreadId, limit: Limit, standing: Standing) {
         if let Some(thread) = self.threads.get_mut(id) {
-            thread.line = Some((limit, seniority));
+            thread.line = Some((limit, standing));
         }
         if let Some(level) = self.level_above(id, limit) {
-            level.line.insert((seniority, id));
+            level.line.insert(standing, id);
         }
     }
 
     /// Takes the thread out of the line it stands in, if any.
     pub(crate) fn leave_line(&mut self, id: ThreadId) {
-        let Some((limit, seniority)) = self.threads.get_mut(id).and_then(|thread| thread.line.take()) else { return };
+        let Some((limit, standing)) = self.threads.get_mut(id).and_then(|thread| thread.line.take()) else { return };
         if let Some(level) = self.level_above(id, limit) {
-            level.line.remove(&(seniority, id));
+            level.line.remove(standing, id);
         }
     }
 
@@ -160,7 +170,7 @@ impl Scheduler {
         }
     }
 
-    /// A place has become free: it goes to the thread that has waited longest among those that it can serve. Each
+    /// A place has become free: it goes to the first in line among those that it can serve. Each
     /// round takes one thread out of its line; it starts, or goes to the line of another limit that is full.
     pub(crate) fn serve_lines(&mut self, ring: RingId, channel: ChannelId, now: Timestamp) {
         loop {
@@ -205,18 +215,12 @@ impl Scheduler {
         lease.state == LeaseState::Open && now.since(lease.since) >= SLICE && self.first_in_line(lease).is_some()
     }
 
-    /// Who has waited longest for a place that this lease occupies, if more wait than will be served anyway.
-    fn first_in_line(&self, lease: &Lease) -> Option<(Seniority, ThreadId)> {
+    /// Who is next in line for a place that this lease occupies, if more wait than will be served anyway.
+    fn first_in_line(&self, lease: &Lease) -> Option<(Standing, ThreadId)> {
         let ring = self.rings.get(lease.ring).map(|ring| &ring.level);
         let channel = self.channels.get(lease.channel.0).map(|channel| &channel.level);
         let levels = [ring, channel, Some(&self.all)];
-        levels
-            .into_iter()
-            .flatten()
-            .filter(|level| level.is_contended())
-            .filter_map(|level| level.line.first())
-            .min()
-            .copied()
+        levels.into_iter().flatten().filter(|level| level.is_contended()).filter_map(Level::first).min()
     }
 
     /// Hands out the batch whose turn it is.
@@ -323,9 +327,21 @@ impl Scheduler {
         });
     }
 
+    /// Takes a lease out of the sets of those not heard of yet.
+    pub(crate) fn unstart(&mut self, lease_id: LeaseId) {
+        let Some(lease) = self.leases.get(&lease_id) else { return };
+        let (ring, channel, rank, since) = (lease.ring, lease.channel, lease.rank, lease.since);
+        if lease.state == LeaseState::Starting {
+            self.each_level(ring, channel, |level| {
+                level.starting.of_mut(rank).remove(&(since, lease_id));
+            });
+        }
+    }
+
     /// Orders a lease to finish what is under way and to close.
     pub(crate) fn close(&mut self, lease_id: LeaseId) {
         self.unidle(lease_id);
+        self.unstart(lease_id);
         let Some(lease) = self.leases.get_mut(&lease_id) else { return };
         if lease.is_closing() {
             return;
@@ -347,6 +363,7 @@ impl Scheduler {
     /// A lease is over: its place is free.
     pub(crate) fn end_lease(&mut self, lease_id: LeaseId) -> Option<Lease> {
         self.unidle(lease_id);
+        self.unstart(lease_id);
         let lease = self.leases.remove(&lease_id)?;
         let closing = u32::from(lease.is_closing());
         self.each_level(lease.ring, lease.channel, |level| {

@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use zrelay_agent::{Credit, Link};
 use zrelay_clock::Timestamp;
 use zrelay_spool::{BatchId, Diagnostic};
 
 use crate::limit::{ChannelId, RingId};
+use crate::line::Rank;
 use crate::thread::ThreadId;
 
 /// One tenure of one agent.
@@ -18,6 +20,8 @@ pub(crate) struct Lease {
     pub(crate) ring: RingId,
     pub(crate) channel: ChannelId,
     pub(crate) state: LeaseState,
+    /// What was known of the host when it was granted.
+    pub(crate) rank: Rank,
     pub(crate) window: Window,
     pub(crate) carried: BTreeMap<BatchId, Carried>,
     pub(crate) since: Timestamp,
@@ -25,6 +29,8 @@ pub(crate) struct Lease {
     pub(crate) fruitful: bool,
     /// It was told to idle or to close: a release in good order is no surprise.
     pub(crate) dismissed: bool,
+    /// It was ended because it had been silent for so long, and has not been heard of since.
+    pub(crate) mute: Option<Duration>,
     pub(crate) link: Option<Box<Link>>,
 }
 

@@ -16,7 +16,7 @@
 //! A batch comes from the spool into its **thread**, queued by the time at which something is to be done with it: when it
 //! is due, or when it has come to its expiry. A thread with a due batch gets a **lease** if the limits `thread_agents ≤
 //! ring_agents ≤ channel_agents ≤ agents` allow it, else a place in the line before the innermost limit that is full. A
-//! place that becomes free goes to the thread that has waited longest among those it can serve. An agent that says how
+//! place that becomes free goes to the first in line among those it can serve. An agent that says how
 //! much it can take is given batches as long as its **credit** lasts, those of different senders in turns (see below);
 //! without work it is idle and keeps its connection,
 //! for new mail of its thread, for another thread of its **ring** (same channel, clause and site), or until others
@@ -24,8 +24,11 @@
 //!
 //! # Whose turn it is
 //!
-//! - Between threads: a place before a limit goes to who has waited longest, and a thread that others wait for keeps its
-//!   place for [`SLICE`] at most.
+//! - Between threads: a place goes to hosts that are known to work, then to those that nothing is known of, then to those
+//!   that failed; among equals, and one time in four among all, to who has waited longest. A thread that others wait for
+//!   keeps its place for [`SLICE`] at most, and without a greeting for [`STARTING_SLICE`]: its host has failed then.
+//!   Hosts known to be down hold a quarter of the places at most while better ones wait, or give way after that time.
+//!   Of many hosts that nothing is known of, those that are down are known when each has had its first slice.
 //! - Inside a thread: the due batches are divided into **flows** by sender domain ([`zrelay_spool::Flow`]), and the flows
 //!   are served alike, by weight: octets of the message, as often as it is sent, plus
 //!   [`RECIPIENT_WEIGHT`](zrelay_agent::RECIPIENT_WEIGHT) per recipient. A message to a thread that is busy with another
@@ -64,6 +67,8 @@ mod grant;
 mod holds;
 mod lease;
 mod limit;
+mod line;
+mod mute;
 mod operator;
 mod query;
 mod retry;
@@ -77,6 +82,7 @@ pub use clause::Settings;
 pub use driver::{Inlets, Outlets, QUERIES_MAX, QUEUE_MAX, REPORTS_MAX, SchedulerLoop};
 pub use grant::SLICE;
 pub use holds::HOLDS_MAX;
+pub use mute::{STARTING_SLICE, STARTING_SLICE_AMONG_FAILED};
 pub use operator::{Action, Changed, Chosen, Selector, SelectorError};
 pub use query::{Answer, Ask, PAGE_MAX, PATIENCE, Query, SCAN_MAX, SchedulerHandle, Unavailable};
 pub use retry::WAIT_MIN;

@@ -7,6 +7,7 @@ use zrelay_agent::{LeaseId, Site};
 use zrelay_clock::Timestamp;
 use zrelay_config::Clause;
 
+use crate::line::{ByRank, Line, Standing};
 use crate::snapshot::Load;
 use crate::thread::ThreadId;
 
@@ -55,11 +56,7 @@ pub(crate) enum Limit {
     Agents,
 }
 
-/// A thread's place in the line before a limit. Drawn when it first has to wait, kept when it moves from the line of
-/// one limit to that of another: who has waited longest goes first, whatever held it.
-pub(crate) type Seniority = u64;
-
-/// One level of the limits: a count that never exceeds its maximum, the idle leases in it, and the line before it.
+/// One level of the limits: a count that never exceeds its maximum, the leases in it that are idle or not heard of yet, and the line before it.
 #[derive(Debug)]
 pub(crate) struct Level {
     pub(crate) max: u32,
@@ -67,13 +64,23 @@ pub(crate) struct Level {
     /// Leases among them that have been ordered to close: places that will be free.
     pub(crate) closing: u32,
     pub(crate) idle: BTreeSet<(Timestamp, LeaseId)>,
-    pub(crate) line: BTreeSet<(Seniority, ThreadId)>,
+    /// Those that nothing was heard of yet, by the rank and the time at which they were granted.
+    pub(crate) starting: ByRank<BTreeSet<(Timestamp, LeaseId)>>,
+    pub(crate) line: Line,
     pub(crate) load: Load,
 }
 
 impl Level {
     pub(crate) fn new(max: u32) -> Self {
-        Self { max, agents: 0, closing: 0, idle: BTreeSet::new(), line: BTreeSet::new(), load: Load::default() }
+        Self {
+            max,
+            agents: 0,
+            closing: 0,
+            idle: BTreeSet::new(),
+            starting: ByRank::default(),
+            line: Line::default(),
+            load: Load::default(),
+        }
     }
 
     pub(crate) fn is_full(&self) -> bool {
@@ -85,9 +92,15 @@ impl Level {
         self.line.len() > usize::try_from(self.closing).unwrap_or(usize::MAX)
     }
 
+    /// Who is next in line.
+    pub(crate) fn first(&self) -> Option<(Standing, ThreadId)> {
+        let quarter = usize::try_from(self.max / 4).unwrap_or(usize::MAX).max(1);
+        self.line.pick(|rank| self.starting.of(rank).len(), quarter)
+    }
+
     /// Who is next, if a place is free.
-    pub(crate) fn next(&self) -> Option<(Seniority, ThreadId)> {
-        if self.is_full() { None } else { self.line.first().copied() }
+    pub(crate) fn next(&self) -> Option<(Standing, ThreadId)> {
+        if self.is_full() { None } else { self.first() }
     }
 }
 

@@ -153,6 +153,7 @@ impl Scheduler {
         }
         self.sweep_turn(now);
         self.turn(now);
+        self.dismiss_mute(now);
         self.forget_empty(now);
     }
 
@@ -193,10 +194,8 @@ impl Scheduler {
         }
         let timer = self.timers.first().map(|(at, _)| *at);
         let forget = self.empty.first().map(|(since, _)| *since + MEMORY);
-        match (timer, forget) {
-            (Some(timer), Some(forget)) => Some(timer.min(forget)),
-            (one, other) => one.or(other),
-        }
+        let mute = self.next_mute().map(|(at, _)| at);
+        [timer, forget, mute].into_iter().flatten().min()
     }
 
     /// Settles everything that the last input has changed.
@@ -412,6 +411,7 @@ impl Scheduler {
             backoff: Backoff { epoch: 1, ..Backoff::default() },
             hold: Hold::Free,
             held_by: self.holds.find(key),
+            proven: false,
             fruitless: 0,
             cap: None,
             line: None,

@@ -9,6 +9,7 @@ use zrelay_spool::{BatchId, Diagnostic, Disposition, Outcome, Request};
 use crate::batch::Place;
 use crate::lease::{Carried, LeaseState, Mark, Window};
 use crate::limit::{Limit, RingKey, RingPlace};
+use crate::mute;
 use crate::retry;
 use crate::scheduler::Scheduler;
 use crate::snapshot::Load;
@@ -22,10 +23,18 @@ impl Scheduler {
     pub(crate) fn hungry(&mut self, lease_id: LeaseId, credit: Credit) {
         let Some(lease) = self.leases.get_mut(&lease_id) else { return };
         lease.window.open(credit);
-        if lease.state == LeaseState::Starting {
-            lease.state = LeaseState::Open;
+        // It may have been given up as mute: the greeting crossed with the order to close.
+        lease.mute = None;
+        let (thread, begins) = (lease.thread, lease.state == LeaseState::Starting);
+        if begins {
+            self.unstart(lease_id);
+            if let Some(lease) = self.leases.get_mut(&lease_id) {
+                lease.state = LeaseState::Open;
+            }
         }
-        let thread = lease.thread;
+        if let Some(thread) = self.threads.get_mut(thread) {
+            thread.proven = true;
+        }
         self.touch(thread);
     }
 
@@ -153,6 +162,10 @@ impl Scheduler {
             self.finish_carry(id, batch, &carried, now);
         }
         match reason {
+            Release::Done if lease.mute.is_some() => {
+                self.host_failed(now, id, mute::diagnostic(lease.mute.unwrap_or_default()));
+            }
+            Release::Ended(diagnostic) if lease.mute.is_some() => self.host_failed(now, id, diagnostic),
             Release::Done if lease.dismissed || lease.fruitful => {}
             Release::Done => {
                 let text = "the agent ended before it had carried anything";
@@ -191,6 +204,7 @@ impl Scheduler {
             thread.backoff.last = Some(diagnostic);
             return;
         }
+        thread.proven = false;
         thread.backoff.failures = thread.backoff.failures.saturating_add(1);
         thread.backoff.due = now + retry::wait(&thread.clause, thread.backoff.failures, &mut self.rng);
         thread.backoff.last = Some(diagnostic.clone());
@@ -265,6 +279,8 @@ impl Scheduler {
             return;
         }
         let old = std::mem::replace(&mut lease.ring, new);
+        let (rank, since) = (lease.rank, lease.since);
+        let starting = (lease.state == LeaseState::Starting).then_some((since, lease_id));
         let idle = match lease.state {
             LeaseState::Idle(since) => Some((since, lease_id)),
             _ => None,
@@ -274,10 +290,12 @@ impl Scheduler {
             if let Some(idle) = idle {
                 ring.level.idle.remove(&idle);
             }
+            ring.level.starting.of_mut(rank).remove(&(since, lease_id));
         }
         if let Some(ring) = self.rings.get_mut(new) {
             ring.level.agents += 1;
             ring.level.idle.extend(idle);
+            ring.level.starting.of_mut(rank).extend(starting);
         }
     }
 }

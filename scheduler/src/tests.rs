@@ -1,6 +1,7 @@
 //! The scheduler as a whole: scenes, and a simulation that checks the invariants behind every event.
 
 mod fairness;
+mod mute;
 mod running;
 mod scenes;
 mod simulation;

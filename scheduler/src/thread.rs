@@ -10,7 +10,8 @@ use zrelay_spool::{BatchId, Diagnostic, ThreadKey, ThreadState};
 
 use crate::batch::{Batch, Hold, Place};
 use crate::flows::Flows;
-use crate::limit::{ChannelId, Limit, RingId, Seniority};
+use crate::limit::{ChannelId, Limit, RingId};
+use crate::line::{Rank, Standing};
 use crate::snapshot::Load;
 use crate::sweep::Sweep;
 
@@ -46,11 +47,13 @@ pub(crate) struct Thread {
     pub(crate) hold: Hold,
     /// An operator holds all threads of this pattern.
     pub(crate) held_by: Option<Arc<Pattern>>,
+    /// An agent has reached the host since it last failed.
+    pub(crate) proven: bool,
     /// Leases in a row that ended early without a single verdict.
     pub(crate) fruitless: u32,
     /// Concurrency that the host tolerated, until then.
     pub(crate) cap: Option<(u32, Timestamp)>,
-    pub(crate) line: Option<(Limit, Seniority)>,
+    pub(crate) line: Option<(Limit, Standing)>,
     pub(crate) timer: Option<Timestamp>,
     pub(crate) sweeps: VecDeque<Sweep>,
     pub(crate) dirty: bool,
@@ -83,6 +86,15 @@ impl Thread {
     /// Whether the host failed and is to be left alone for now.
     pub(crate) fn backs_off(&self, now: Timestamp) -> bool {
         self.backoff.failures > 0 && self.backoff.due > now
+    }
+
+    /// How it stands in line.
+    pub(crate) fn rank(&self) -> Rank {
+        match (self.backoff.failures, self.proven) {
+            (0, true) => Rank::Proven,
+            (0, false) => Rank::New,
+            _ => Rank::Failed,
+        }
     }
 
     pub(crate) fn is_hold_channel(&self) -> bool {
