@@ -23,6 +23,6 @@ mod stuffing;
 #[cfg(test)]
 mod testing;
 
-pub use conversation::{Conversation, End, Event, Protocol, Security, Settings};
+pub use conversation::{Approach, Conversation, End, Event, Protocol, Security, Settings};
 pub use driver::{AgentLoop, Letters, Options};
 pub use letter::{Addressee, Letter};

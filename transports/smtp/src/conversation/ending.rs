@@ -9,8 +9,8 @@ use zrelay_config::Pipelining;
 use zrelay_spool::Diagnostic;
 
 use super::diagnostic::status;
-use super::replies::What;
-use super::{Conversation, End, Event, Security, State, Stop};
+use super::replies::{Awaited, What};
+use super::{Approach, Conversation, End, Event, Security, State, Stop};
 use crate::letter::Letter;
 
 /// How long the reply to QUIT is waited for: the mail is through, and a host that cannot say goodbye does not matter.
@@ -18,6 +18,20 @@ const QUIT_TIME: Duration = Duration::from_secs(5);
 
 /// How long a host that has said it will take no more (421) is listened to for what it still owes.
 const LAST_WORDS_TIME: Duration = Duration::from_secs(30);
+
+/// How long the oldest transaction under way may take before anything is added for its size. Each sign of life renews
+/// the patience for the next one; without this a far side that gives one now and then would keep its agent for ever.
+const TRANSACTION_TIME: Duration = Duration::from_secs(60 * 60);
+
+/// Added for each recipient: hosts that slow senders down on purpose do it by some seconds a command.
+const RECIPIENT_TIME: Duration = Duration::from_secs(10);
+
+/// Octets of the message for which a second is added: a modem is faster, and so is a share of any link in use.
+const OCTETS_PER_SECOND_MIN: u64 = 1024;
+
+/// Signs of life, each at the end of its patience, that a transaction needs: for MAIL, RCPT and DATA, and the message's
+/// reply, which has twice as long. Patience beyond the usual is configured to be used.
+const PATIENCES: u32 = 5;
 
 impl<L: Letter> Conversation<L> {
     /// The connection is gone: the far side closed it (`cause` is empty) or it broke.
@@ -54,7 +68,13 @@ impl<L: Letter> Conversation<L> {
             self.advice = Some(Pipelining::Transaction);
             return self.end(End::Ended(diagnostic));
         }
-        let text = format!("conversation with {peer} timed out while {}", self.phase());
+        let text = match self.overdue() {
+            Some(overdue) if overdue <= now => {
+                let seconds = now.since(self.eldest).as_secs();
+                format!("conversation with {peer} timed out while {}: {seconds} s for one message", self.phase())
+            }
+            _ => format!("conversation with {peer} timed out while {}", self.phase()),
+        };
         let diagnostic = self.reason(status::BAD_CONNECTION, &text);
         self.blame(now, &diagnostic);
         self.end_as_stopped(match () {
@@ -72,6 +92,39 @@ impl<L: Letter> Conversation<L> {
     /// When the plain patience for the next reply is over.
     fn awaited_since(&self) -> Timestamp {
         self.activity + self.patience()
+    }
+
+    /// When the oldest transaction under way has taken too long in all.
+    pub(super) fn overdue(&self) -> Option<Timestamp> {
+        let transaction = self.flights.front()?;
+        let recipients = u32::try_from(transaction.recipients.len()).unwrap_or(u32::MAX);
+        let span = TRANSACTION_TIME
+            .max(self.settings.timeout.saturating_mul(PATIENCES))
+            .saturating_add(RECIPIENT_TIME.saturating_mul(recipients))
+            .saturating_add(Duration::from_secs(transaction.size / OCTETS_PER_SECOND_MIN));
+        Some(self.eldest + span)
+    }
+
+    /// How to meet this host next, as far as this connection, which is over, has shown that. A far side that hangs up
+    /// with unread input destroys the replies that it has given: it has taken messages, and none of that is known here.
+    pub fn next_approach(&self) -> Option<Approach> {
+        match self.at_risk {
+            0 if self.worked > 0 => Some(Approach::Bold),
+            lost if lost > self.worked => Some(Approach::Careful),
+            _ => None,
+        }
+    }
+
+    /// Messages that are written, at least in part, and may be taken, of which the final reply is not here.
+    fn count_at_risk(&mut self) -> u64 {
+        let written = self.output.written();
+        let awaited = std::mem::take(&mut self.awaited);
+        let finals = awaited.iter().filter(|awaited| awaited.position <= written);
+        let may_succeed = |awaited: &&Awaited| match awaited.what {
+            What::Final(number) => self.flight(number).is_some_and(|transaction| transaction.may_succeed()),
+            _ => false,
+        };
+        finals.filter(may_succeed).count() as u64
     }
 
     /// How long the far side may be silent now.
@@ -177,15 +230,14 @@ impl<L: Letter> Conversation<L> {
         if self.state == State::Closed {
             return;
         }
-        let mut at_risk = 0u64;
+        self.at_risk = self.count_at_risk();
         self.stage = None;
         while let Some(transaction) = self.flights.pop_front() {
             self.first += 1;
-            at_risk += u64::from(transaction.is_at_risk());
             self.finish(transaction);
         }
-        if at_risk > 0 {
-            log::info!("{}: {at_risk} messages sent and not answered may arrive twice", self.settings.peer);
+        if self.at_risk > 0 {
+            log::info!("{}: {} messages sent and not answered may arrive twice", self.settings.peer, self.at_risk);
         }
         self.queue.clear();
         let left: Vec<_> = self.batches.keys().collect();
@@ -193,7 +245,6 @@ impl<L: Letter> Conversation<L> {
             self.give_back(key);
         }
         self.state = State::Closed;
-        self.awaited.clear();
         self.output.clear();
         self.stalling = None;
         self.bytes_in_flight = 0;

@@ -95,6 +95,16 @@ pub enum Security {
     Required,
 }
 
+/// How much is entrusted to a connection that has not shown yet that it works.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Approach {
+    /// As much as may be under way.
+    Bold,
+    /// One transaction more than the far side has answered on this connection, so that no more is lost with it than it
+    /// has achieved; two, four, eight of them with each round trip.
+    Careful,
+}
+
 /// What a conversation tells its driver.
 #[derive(Clone, Debug)]
 pub enum Event {
@@ -198,6 +208,7 @@ pub struct Conversation<L> {
     /// What is written of the newest of them.
     stage: Option<Stage>,
     footing: Footing,
+    approach: Approach,
     /// Octets of messages under way.
     bytes_in_flight: u64,
     /// Octets queued and not written above which nothing more is queued.
@@ -215,8 +226,12 @@ pub struct Conversation<L> {
     carried: u32,
     /// Transactions whose outcome the far side gave.
     worked: u64,
+    /// Messages written whose final reply never came, once it is over.
+    at_risk: u64,
     /// When the last octet was written or the last reply read.
     activity: Timestamp,
+    /// When the oldest transaction under way began to be the oldest.
+    eldest: Timestamp,
     /// When the final reply came behind which the far side owes replies to commands that it has had for long.
     stalling: Option<Timestamp>,
     /// Time spent on setting the connection up, until the first transaction has told it.
@@ -252,6 +267,7 @@ impl<L: Letter> Conversation<L> {
             first: 0,
             stage: None,
             footing: Footing::Clean,
+            approach: Approach::Bold,
             bytes_in_flight: 0,
             backlog_max: BACKLOG_OCTETS,
             finished: Finished::default(),
@@ -261,7 +277,9 @@ impl<L: Letter> Conversation<L> {
             put_off: 0,
             carried: 0,
             worked: 0,
+            at_risk: 0,
             activity: now,
+            eldest: now,
             stalling: None,
             setting_up: Duration::ZERO,
             statistics: Statistics::default(),
@@ -361,7 +379,7 @@ impl<L: Letter> Conversation<L> {
         let waits = !self.awaited.is_empty() || !self.output.is_empty() || self.state == State::Securing;
         let reply = waits.then(|| self.activity + self.patience());
         let stall = self.stalling.map(|since| since + writing::STALL_TIME);
-        reply.into_iter().chain(stall).min()
+        reply.into_iter().chain(stall).chain(self.overdue()).min()
     }
 
     /// The level in use.
@@ -432,6 +450,11 @@ impl<L: Letter> Conversation<L> {
         self.settings.unacknowledged_bytes = octets;
         self.backlog_max = backlog.max(1);
         self.pump(now);
+    }
+
+    /// How to begin; boldly, unless told otherwise before the far side is ready.
+    pub fn set_approach(&mut self, approach: Approach) {
+        self.approach = approach;
     }
 
     /// Transactions that are over.

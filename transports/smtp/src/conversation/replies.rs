@@ -142,7 +142,7 @@ impl<L: Letter> Conversation<L> {
             }
             return self.violated(&format!("{} in reply to RSET", reply.code));
         }
-        self.answered(number);
+        self.answered(now, number);
     }
 
     fn handle_mail(&mut self, now: Timestamp, number: u64, kind: Kind, reply: &Reply) {
@@ -151,7 +151,7 @@ impl<L: Letter> Conversation<L> {
             Kind::Positive => self.put_off = 0,
             Kind::Refusal => self.handle_mail_refused(now, number, reply),
         }
-        self.answered(number);
+        self.answered(now, number);
     }
 
     fn handle_mail_refused(&mut self, now: Timestamp, number: u64, reply: &Reply) {
@@ -198,7 +198,7 @@ impl<L: Letter> Conversation<L> {
             self.recipients_max = self.recipients_max.min(accepted);
             self.lesson = Some(self.recipients_max);
         }
-        self.answered(number);
+        self.answered(now, number);
     }
 
     fn handle_data(&mut self, now: Timestamp, number: u64, kind: Kind, reply: &Reply) {
@@ -220,7 +220,7 @@ impl<L: Letter> Conversation<L> {
             transaction.settle_accepted(now, judge(reply.code), &diagnostic);
             self.refusals += 1;
         }
-        self.answered(number);
+        self.answered(now, number);
     }
 
     fn handle_final(&mut self, now: Timestamp, number: u64, kind: Kind, reply: &Reply) {
@@ -252,7 +252,7 @@ impl<L: Letter> Conversation<L> {
             Kind::Positive => {}
             _ => self.refusals += 1,
         }
-        self.answered(number);
+        self.answered(now, number);
         let is_owed = self.awaited.front().is_some_and(|awaited| awaited.position <= self.output.written());
         if is_owed && self.level == zrelay_config::Pipelining::Pipelined {
             self.stalling = Some(now);
@@ -268,18 +268,18 @@ impl<L: Letter> Conversation<L> {
     }
 
     /// One reply of a transaction is through.
-    fn answered(&mut self, number: u64) {
+    fn answered(&mut self, now: Timestamp, number: u64) {
         if self.state == State::Closed {
             return;
         }
         if let Some(transaction) = self.flight(number) {
             transaction.outstanding = transaction.outstanding.saturating_sub(1);
         }
-        self.complete();
+        self.complete(now);
     }
 
     /// Finishes the oldest transactions that have all their replies and need no further command.
-    pub(super) fn complete(&mut self) {
+    pub(super) fn complete(&mut self, now: Timestamp) {
         loop {
             let being_written = self.stage.is_some() && self.flights.len() == 1;
             match self.flights.front() {
@@ -290,6 +290,7 @@ impl<L: Letter> Conversation<L> {
                 return;
             };
             self.first += 1;
+            self.eldest = now;
             if self.flights.is_empty() {
                 self.footing = if transaction.is_success() { Footing::Clean } else { Footing::Spoiled };
             }

@@ -1,9 +1,11 @@
 //! The engine against a strict far side in memory.
 
+mod approach;
 mod far;
 mod flights;
 mod harness;
 mod levels;
+mod overdue;
 mod random;
 mod refusals;
 mod session;

@@ -261,9 +261,9 @@ impl Transaction {
         self.refused.is_some()
     }
 
-    /// Whether a message of it may have been taken that nobody has acknowledged.
-    pub(super) fn is_at_risk(&self) -> bool {
-        self.sent && !self.is_refused() && self.standing.contains(&Standing::Accepted)
+    /// Whether the far side may take its message for someone, as far as it has said.
+    pub(super) fn may_succeed(&self) -> bool {
+        self.sent && !self.is_refused() && (self.accepted > 0 || self.told < self.recipients.len())
     }
 
     /// The next RCPT is answered.

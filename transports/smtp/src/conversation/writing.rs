@@ -27,7 +27,7 @@ use zrelay_wire as wire;
 use super::diagnostic::status;
 use super::replies::What;
 use super::transaction::{Form, Go, LocalVerdict, Plan, Transaction, Unfit};
-use super::{Batch, BatchKey, Conversation, Protocol, State, Stop};
+use super::{Approach, Batch, BatchKey, Conversation, Protocol, State, Stop};
 use crate::letter::{Letter, has_eight_bit_header, has_eight_bit_octets};
 
 /// What is written of the newest transaction.
@@ -112,10 +112,10 @@ impl<L: Letter> Conversation<L> {
         match self.stage {
             None => self.begin(now),
             // Nothing new for a host that has had enough; what it has agreed to take, it gets.
-            Some(Stage::Mail | Stage::Rcpt) if matches!(self.stop, Some(Stop::Refused(_))) => self.abandon(),
-            Some(Stage::Mail) => self.write_mail(),
-            Some(Stage::Rcpt) => self.write_rcpt(),
-            Some(Stage::Data) => self.write_body(),
+            Some(Stage::Mail | Stage::Rcpt) if matches!(self.stop, Some(Stop::Refused(_))) => self.abandon(now),
+            Some(Stage::Mail) => self.write_mail(now),
+            Some(Stage::Rcpt) => self.write_rcpt(now),
+            Some(Stage::Data) => self.write_body(now),
         }
     }
 
@@ -176,7 +176,7 @@ impl<L: Letter> Conversation<L> {
                 recipients: taken.recipients,
                 timing,
             };
-            self.start(Transaction::new(now, plan));
+            self.start(now, Transaction::new(now, plan));
         }
         unfit.sort_unstable_by_key(|&(index, why)| (why, index));
         let groups = unfit.chunk_by(|one, other| one.1 == other.1);
@@ -187,8 +187,11 @@ impl<L: Letter> Conversation<L> {
         true
     }
 
-    fn start(&mut self, transaction: Transaction) {
+    fn start(&mut self, now: Timestamp, transaction: Transaction) {
         let number = self.first + self.flights.len() as u64;
+        if self.flights.is_empty() {
+            self.eldest = now;
+        }
         self.bytes_in_flight = self.bytes_in_flight.saturating_add(transaction.size);
         self.carried = self.carried.saturating_add(1);
         self.flights.push_back(transaction);
@@ -217,8 +220,11 @@ impl<L: Letter> Conversation<L> {
             Pipelining::Pipelined if self.flights.len() > 1 => return false,
             Pipelining::Pipelined | Pipelining::Stream => {}
         }
-        let messages_max = usize::try_from(self.settings.unacknowledged_messages).unwrap_or(usize::MAX);
-        self.flights.len() < messages_max && self.bytes_in_flight < self.settings.unacknowledged_bytes
+        let messages_max = match self.approach {
+            Approach::Bold => u64::from(self.settings.unacknowledged_messages),
+            Approach::Careful => u64::from(self.settings.unacknowledged_messages).min(self.worked + 1),
+        };
+        (self.flights.len() as u64) < messages_max && self.bytes_in_flight < self.settings.unacknowledged_bytes
     }
 
     /// Whether a message must not be streamed.
@@ -229,7 +235,7 @@ impl<L: Letter> Conversation<L> {
         }
     }
 
-    fn write_mail(&mut self) -> bool {
+    fn write_mail(&mut self, now: Timestamp) -> bool {
         if self.must_wait() {
             return false;
         }
@@ -237,7 +243,7 @@ impl<L: Letter> Conversation<L> {
             return false;
         };
         if transaction.is_refused() {
-            return self.abandon();
+            return self.abandon(now);
         }
         let (key, smtputf8) = (transaction.batch, transaction.smtputf8);
         let first = transaction.recipients.first().copied().unwrap_or_default();
@@ -263,7 +269,7 @@ impl<L: Letter> Conversation<L> {
     }
 
     /// The next RCPT, or what follows the last one.
-    fn write_rcpt(&mut self) -> bool {
+    fn write_rcpt(&mut self, now: Timestamp) -> bool {
         if self.must_wait() {
             return false;
         }
@@ -273,13 +279,13 @@ impl<L: Letter> Conversation<L> {
             return false;
         };
         if transaction.is_refused() {
-            return self.abandon();
+            return self.abandon(now);
         }
         if transaction.is_full() {
             transaction.shorten();
         }
         let Some(&index) = transaction.recipients.get(transaction.asked) else {
-            return self.write_message();
+            return self.write_message(now);
         };
         if transaction.asked - transaction.told >= burst {
             return false;
@@ -298,13 +304,13 @@ impl<L: Letter> Conversation<L> {
     }
 
     /// BDAT with the message, or DATA.
-    fn write_message(&mut self) -> bool {
+    fn write_message(&mut self, now: Timestamp) -> bool {
         let (number, Some(transaction)) = self.newest() else {
             return false;
         };
         let all_told = transaction.told == transaction.recipients.len();
         if all_told && transaction.accepted == 0 {
-            return self.abandon();
+            return self.abandon(now);
         }
         if transaction.form == Form::Data {
             self.ask(What::Data(number), |out| out.extend_from_slice(b"DATA\r\n"));
@@ -323,13 +329,13 @@ impl<L: Letter> Conversation<L> {
     }
 
     /// The message behind 354, or the lone dot that a server wants that says 354 with no recipient left (RFC 2920 §3.1).
-    fn write_body(&mut self) -> bool {
+    fn write_body(&mut self, now: Timestamp) -> bool {
         let (number, Some(transaction)) = self.newest() else {
             return false;
         };
         match transaction.go {
             None => return false,
-            Some(Go::Refused) => return self.abandon(),
+            Some(Go::Refused) => return self.abandon(now),
             Some(Go::Ahead) => {}
         }
         let accepted = transaction.accepted > 0;
@@ -352,10 +358,10 @@ impl<L: Letter> Conversation<L> {
     }
 
     /// Writes no more of the newest transaction.
-    fn abandon(&mut self) -> bool {
+    fn abandon(&mut self, now: Timestamp) -> bool {
         self.stage = None;
         self.footing = Footing::Spoiled;
-        self.complete();
+        self.complete(now);
         true
     }
 

@@ -29,7 +29,7 @@ use super::pipe::{Limits, Pipe};
 use super::resolve::{Candidate, Shuffle};
 use super::timers::Armed;
 use super::window::Window;
-use crate::conversation::{End, Event};
+use crate::conversation::{Approach, End, Event};
 use crate::letter::Letter;
 use telling::level_name;
 
@@ -312,6 +312,13 @@ impl<L: Letter> Agent<L> {
         if let Some(level) = link.conversation.advice() {
             log::warn!("{}: meeting {} at level {} for a day", self.thread, link.address, level_name(level));
             shared.memory.remember_level(now, link.address, level);
+        }
+        let approach = link.conversation.next_approach();
+        if approach == Some(Approach::Careful) {
+            log::info!("{}: {} lost more messages than it answered: meeting it with care", self.thread, link.address);
+        }
+        if let Some(approach) = approach {
+            shared.memory.remember_approach(now, link.address, approach);
         }
         link.farewell();
         // Closing the descriptor would do; a failure here changes nothing.

@@ -1,5 +1,5 @@
-//! What hosts taught: which ones fail at TLS, which ones mishandle pipelining, how many recipients they take. Bounded, and
-//! forgotten after a while, because hosts get repaired.
+//! What hosts taught: which ones fail at TLS, which ones mishandle pipelining, which ones lose what they are sent, how many
+//! recipients they take. Bounded, and forgotten after a while, because hosts get repaired.
 //!
 //! It is the loop's memory: it outlives connections, and all agents of a loop learn from each other.
 
@@ -10,11 +10,17 @@ use std::time::Duration;
 use zrelay_clock::Timestamp;
 use zrelay_config::Pipelining;
 
+use crate::conversation::Approach;
+
 /// How long a host whose TLS failed is met in the clear.
 const CLEAR_TIME: Duration = Duration::from_secs(60 * 60);
 
 /// How long a host that mishandled a conversation level is met on a lower one.
 const LEVEL_TIME: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// How long a host that hung up on more than it had answered is met with care, unless it shows before that it can do
+/// without. Care costs some round trips at the beginning of a connection.
+const CARE_TIME: Duration = Duration::from_secs(60 * 60);
 
 /// How long a number of recipients that a host took stands before twice as many are tried. A try that fails costs one
 /// overlong transaction, whose rest follows at once.
@@ -55,6 +61,10 @@ impl<T: Copy> Lessons<T> {
         self.hosts.insert(host, (now + span, lesson));
     }
 
+    fn forget(&mut self, host: SocketAddr) {
+        self.hosts.remove(&host);
+    }
+
     fn recall(&self, now: Timestamp, host: SocketAddr) -> Option<T> {
         self.hosts.get(&host).filter(|(until, _)| *until > now).map(|(_, lesson)| *lesson)
     }
@@ -65,6 +75,7 @@ impl<T: Copy> Lessons<T> {
 pub(crate) struct Memory {
     clear: Lessons<()>,
     levels: Lessons<Pipelining>,
+    careful: Lessons<()>,
     /// When it was learned, and how many.
     recipients: Lessons<(Timestamp, u32)>,
 }
@@ -88,6 +99,19 @@ impl Memory {
     /// The level to meet this host on.
     pub(crate) fn level(&self, now: Timestamp, host: SocketAddr, highest: Pipelining) -> Pipelining {
         self.levels.recall(now, host).map_or(highest, |level| highest.min(level))
+    }
+
+    /// A connection to this host has shown how to begin the next one.
+    pub(crate) fn remember_approach(&mut self, now: Timestamp, host: SocketAddr, approach: Approach) {
+        match approach {
+            Approach::Careful => self.careful.learn(now, host, CARE_TIME, ()),
+            Approach::Bold => self.careful.forget(host),
+        }
+    }
+
+    /// How to begin a connection to this host.
+    pub(crate) fn approach(&self, now: Timestamp, host: SocketAddr) -> Approach {
+        self.careful.recall(now, host).map_or(Approach::Bold, |()| Approach::Careful)
     }
 
     /// This host took so many recipients in one transaction and refused the next.
@@ -127,6 +151,19 @@ mod tests {
         assert_eq!(memory.level(start, host, Pipelining::Stream), Pipelining::Transaction);
         assert_eq!(memory.level(start, host, Pipelining::Lockstep), Pipelining::Lockstep);
         assert_eq!(memory.level(start + LEVEL_TIME, host, Pipelining::Stream), Pipelining::Stream);
+    }
+
+    #[test]
+    fn care_lasts_until_the_host_has_done_well_or_an_hour_is_over() {
+        let mut memory = Memory::default();
+        let start = Timestamp::from_secs(1000);
+        assert_eq!(memory.approach(start, host(25)), Approach::Bold);
+        memory.remember_approach(start, host(25), Approach::Careful);
+        assert_eq!(memory.approach(start + CARE_TIME / 2, host(25)), Approach::Careful);
+        assert_eq!(memory.approach(start, host(26)), Approach::Bold, "another host");
+        assert_eq!(memory.approach(start + CARE_TIME, host(25)), Approach::Bold);
+        memory.remember_approach(start, host(25), Approach::Bold);
+        assert_eq!(memory.approach(start, host(25)), Approach::Bold);
     }
 
     #[test]

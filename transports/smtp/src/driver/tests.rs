@@ -287,6 +287,27 @@ fn a_limit_of_recipients_is_learned_for_the_next_connection() {
 }
 
 #[test]
+fn a_host_that_hangs_up_on_what_it_has_taken_is_met_with_care() {
+    let keywords = &["PIPELINING", "CHUNKING", "SIZE 1000000"];
+    let server = Server::start(Behaviour { silent: 5, keywords, ..Behaviour::plain() });
+    let mut hub = Hub::start((0..20).map(|number| letter(number, &["a@dst"])).collect());
+    let lease = hub.lease("smtp", &server.host(), clause());
+    (0..20).for_each(|number| hub.carry(lease, number));
+    let Report::Released { reason: Release::Failed(_), .. } = hub.until(released) else { panic!("not failed") };
+    for _ in 0..2 {
+        let lease = hub.lease("smtp", &server.host(), clause());
+        (0..20).for_each(|number| hub.carry(lease, number));
+        assert!(hub.until_settled(20).iter().all(|verdict| verdict.judgement == DELIVERED));
+        hub.send(Order::Close { lease });
+        assert!(matches!(hub.until(released), Report::Released { reason: Release::Done, .. }));
+    }
+    hub.finish();
+    assert_eq!((server.connections(), server.messages()), (3, 5 + 40));
+    // How the octets of a stream fall into reads is chance; that nothing stands behind a single message is not.
+    assert!(!server.streamed()[1], "the second connection sent more than one message ahead");
+}
+
+#[test]
 fn lmtp_recipients_have_their_own_replies() {
     let server = Server::start(Behaviour { lmtp: true, refuse: "b@dst", ..Behaviour::plain() });
     let mut hub = Hub::start(vec![letter(0, &["a@dst", "b@dst", "c@dst"])]);

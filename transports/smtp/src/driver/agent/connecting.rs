@@ -159,7 +159,8 @@ impl<L: Letter> Agent<L> {
             timeout: clause.timeout,
             begun: self.begun,
         };
-        let conversation = Conversation::new(settings, now);
+        let mut conversation = Conversation::new(settings, now);
+        conversation.set_approach(shared.memory.approach(now, host));
         self.stage = Stage::Talking(Box::new(Link::new(stream, host, candidate.name, conversation, pipe)));
         for ticket in std::mem::take(&mut self.waiting) {
             self.carry(now, shared, ticket);

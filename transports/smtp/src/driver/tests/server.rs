@@ -21,6 +21,8 @@ pub(super) struct Behaviour {
     pub(super) parting: Option<Parting>,
     /// RCPT commands taken in one transaction.
     pub(super) recipients_max: usize,
+    /// Messages after which the first connection is left, and none of the replies to them arrives.
+    pub(super) silent: usize,
     /// The recipient whom LMTP refuses after the data.
     pub(super) refuse: &'static str,
 }
@@ -36,6 +38,7 @@ impl Behaviour {
             broken_tls: false,
             parting: None,
             recipients_max: usize::MAX,
+            silent: 0,
             refuse: "nobody",
         }
     }
@@ -64,6 +67,8 @@ struct Record {
     connections: usize,
     sizes: Vec<usize>,
     log: Vec<String>,
+    /// Whether there was more to read behind the first message, by connection.
+    streamed: Vec<bool>,
 }
 
 pub(super) struct Server {
@@ -80,9 +85,14 @@ impl Server {
         // The thread lives as long as the test's process; it holds nothing that needs an end.
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                shared.lock().unwrap().connections += 1;
-                let peer = Peer { stream, tls: None, buffer: Vec::new() };
-                let (behaviour, record) = (behaviour.clone(), Arc::clone(&shared));
+                let peer = Peer { stream, tls: None, buffer: Vec::new(), mute: false };
+                let (mut behaviour, record) = (behaviour.clone(), Arc::clone(&shared));
+                let mut counts = shared.lock().unwrap();
+                counts.connections += 1;
+                if counts.connections > 1 {
+                    behaviour.silent = 0;
+                }
+                drop(counts);
                 thread::spawn(move || {
                     // A client that hangs up is what half of the tests are about.
                     let _ = serve(peer, &behaviour, &record);
@@ -108,6 +118,10 @@ impl Server {
         self.record.lock().unwrap().sizes.clone()
     }
 
+    pub(super) fn streamed(&self) -> Vec<bool> {
+        self.record.lock().unwrap().streamed.clone()
+    }
+
     pub(super) fn log(&self) -> Vec<String> {
         self.record.lock().unwrap().log.clone()
     }
@@ -117,6 +131,8 @@ struct Peer {
     stream: TcpStream,
     tls: Option<Session>,
     buffer: Vec<u8>,
+    /// What is said gets lost.
+    mute: bool,
 }
 
 impl Peer {
@@ -167,6 +183,9 @@ impl Peer {
     }
 
     fn say(&mut self, text: &str) -> io::Result<()> {
+        if self.mute {
+            return Ok(());
+        }
         let line = format!("{text}\r\n");
         let Some(tls) = &mut self.tls else {
             return self.stream.write_all(line.as_bytes());
@@ -179,6 +198,7 @@ impl Peer {
 
 fn serve(mut peer: Peer, behaviour: &Behaviour, record: &Mutex<Record>) -> io::Result<()> {
     let mut recipients: Vec<String> = Vec::new();
+    let mut chunks = 0;
     peer.say(behaviour.greeting)?;
     loop {
         let line = peer.line()?;
@@ -220,7 +240,15 @@ fn serve(mut peer: Peer, behaviour: &Behaviour, record: &Mutex<Record>) -> io::R
             "BDAT" => {
                 let size = line.split(' ').nth(1).unwrap().parse().unwrap();
                 let octets = peer.take(size)?.len();
+                chunks += 1;
+                if chunks == 1 {
+                    record.lock().unwrap().streamed.push(!peer.buffer.is_empty());
+                }
+                peer.mute = behaviour.silent > 0;
                 message(&mut peer, behaviour, record, &mut recipients, octets)?;
+                if chunks == behaviour.silent {
+                    return Ok(());
+                }
             }
             "QUIT" => return peer.say("221 2.0.0 Bye"),
             _ => peer.say("250 2.0.0 Ok")?,
