@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use zrelay_scheduler::control::Client;
-use zrelay_scheduler::snapshot::{ChannelRow, MessageRow, RingRow, ThreadDetail, ThreadRow};
+use zrelay_scheduler::snapshot::{ChannelRow, MessageRow, RingRow, ThreadDetail, ThreadRow, Usage};
 
 use crate::check::configuration;
 use crate::cli::{Command, HubOptions, MessagesArgs, Output, SelectArgs};
@@ -16,8 +16,8 @@ use crate::{Done, Failure, message, print};
 pub(crate) fn run(hub: &HubOptions, command: Command) -> Result<Done, Failure> {
     let mut hub = Hub::connect(hub)?;
     match command {
-        Command::Channels(output) => hub.list("channels", json!({}), output, &CHANNELS, channel),
-        Command::Rings(output) => hub.list("rings", json!({}), output, &RINGS, ring),
+        Command::Channels(output) => hub.list("channels", json!({}), output, &channel_columns(), channel),
+        Command::Rings(output) => hub.list("rings", json!({}), output, &ring_columns(), ring),
         Command::Threads(args) => {
             hub.list("threads", json!({ "pattern": args.pattern }), args.output, &THREADS, thread)
         }
@@ -88,7 +88,7 @@ impl Hub {
             return Ok(Done::Well);
         }
         let ThreadDetail { row, clause, retries, expiry, ring, leases } = understood(answer)?;
-        let ring = format!("{} ({} of {} agents)", ring.site, ring.agents, ring.agents_max);
+        let ring = format!("{} ({} of {} agents)", ring.site, ring.usage.agents, ring.usage.agents_max);
         print::line(format_args!("clause {clause}: tries again after {}, gives up after {expiry}", retries.join(" ")));
         print::line(format_args!("ring   {ring}"));
         print::line(print::table(&THREADS, [thread(row)]));
@@ -195,56 +195,48 @@ fn messages(args: &MessagesArgs) -> Value {
     json!({ "limit": args.limit, "selector": terms })
 }
 
-const CHANNELS: [Column; 8] = [
-    words("channel"),
-    numbers("threads"),
-    numbers("batches"),
-    numbers("recipients"),
-    numbers("size"),
-    numbers("agents"),
-    numbers("idle"),
-    numbers("waiting"),
-];
-
-fn channel(row: ChannelRow) -> Vec<String> {
-    vec![
-        row.channel,
-        row.threads.to_string(),
-        row.batches.to_string(),
-        row.recipients.to_string(),
-        octets(row.bytes),
-        format!("{}/{}", row.agents, row.agents_max),
-        row.idle.to_string(),
-        row.waiting.to_string(),
-    ]
+/// These columns, and behind them those of a [`Usage`].
+fn with_usage<const N: usize>(own: [Column; N]) -> Vec<Column> {
+    let usage = [
+        numbers("threads"),
+        numbers("batches"),
+        numbers("recipients"),
+        numbers("size"),
+        numbers("agents"),
+        numbers("idle"),
+        numbers("waiting"),
+    ];
+    own.into_iter().chain(usage).collect()
 }
 
-const RINGS: [Column; 10] = [
-    words("channel"),
-    words("site"),
-    words("clause"),
-    numbers("threads"),
-    numbers("batches"),
-    numbers("recipients"),
-    numbers("size"),
-    numbers("agents"),
-    numbers("idle"),
-    numbers("waiting"),
-];
+/// These cells, and behind them those of `usage`.
+fn and_usage<const N: usize>(own: [String; N], usage: Usage) -> Vec<String> {
+    let cells = [
+        usage.threads.to_string(),
+        usage.load.batches.to_string(),
+        usage.load.recipients.to_string(),
+        octets(usage.load.bytes),
+        format!("{}/{}", usage.agents, usage.agents_max),
+        usage.idle.to_string(),
+        usage.waiting.to_string(),
+    ];
+    own.into_iter().chain(cells).collect()
+}
+
+fn channel_columns() -> Vec<Column> {
+    with_usage([words("channel")])
+}
+
+fn channel(row: ChannelRow) -> Vec<String> {
+    and_usage([row.channel], row.usage)
+}
+
+fn ring_columns() -> Vec<Column> {
+    with_usage([words("channel"), words("site"), words("clause")])
+}
 
 fn ring(row: RingRow) -> Vec<String> {
-    vec![
-        row.channel,
-        row.site,
-        row.clause,
-        row.threads.to_string(),
-        row.batches.to_string(),
-        row.recipients.to_string(),
-        octets(row.bytes),
-        format!("{}/{}", row.agents, row.agents_max),
-        row.idle.to_string(),
-        row.waiting.to_string(),
-    ]
+    and_usage([row.channel, row.site, row.clause], row.usage)
 }
 
 const THREADS: [Column; 12] = [

@@ -9,7 +9,7 @@ mod rows;
 mod take;
 mod view;
 
-pub use rows::{ChannelRow, LeaseRow, MessageRow, RecipientRow, RingRow, ThreadDetail, ThreadRow, Totals};
+pub use rows::{ChannelRow, LeaseRow, MessageRow, RecipientRow, RingRow, ThreadDetail, ThreadRow, Totals, Usage};
 pub use view::{BatchPlace, BatchView, ChannelView, LeaseView, RingView, State, ThreadView, ThreadZoom, TotalsView};
 
 use serde::{Deserialize, Serialize};

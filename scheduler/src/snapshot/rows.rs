@@ -5,21 +5,17 @@ use zrelay_agent::Link;
 use zrelay_clock::{Span, Timestamp};
 use zrelay_spool::Diagnostic;
 
+use super::Load;
 use super::view::{BatchPlace, BatchView, ChannelView, LeaseView, RingView, State, ThreadView, ThreadZoom, TotalsView};
 
-/// A row of `channels`.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-pub struct ChannelRow {
-    /// The channel: `smtp`.
-    pub channel: String,
+/// The threads and agents of a channel or a ring; its fields stand among those of the row.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Usage {
     /// Threads, remembered empty ones included.
     pub threads: u32,
-    /// Batches queued.
-    pub batches: u64,
-    /// Recipients queued.
-    pub recipients: u64,
-    /// Octets of the batches' messages.
-    pub bytes: u64,
+    /// What they have queued: `batches`, `recipients`, `bytes`.
+    #[serde(flatten)]
+    pub load: Load,
     /// Agents.
     pub agents: u32,
     /// The limit on them.
@@ -28,6 +24,16 @@ pub struct ChannelRow {
     pub idle: u32,
     /// Threads that wait for this limit.
     pub waiting: u32,
+}
+
+/// A row of `channels`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct ChannelRow {
+    /// The channel: `smtp`.
+    pub channel: String,
+    /// Its threads and agents.
+    #[serde(flatten)]
+    pub usage: Usage,
 }
 
 /// A row of `rings`.
@@ -39,22 +45,9 @@ pub struct RingRow {
     pub site: String,
     /// The pattern of the clause.
     pub clause: String,
-    /// Threads.
-    pub threads: u32,
-    /// Batches queued.
-    pub batches: u64,
-    /// Recipients queued.
-    pub recipients: u64,
-    /// Octets of the batches' messages.
-    pub bytes: u64,
-    /// Agents.
-    pub agents: u32,
-    /// The limit on them.
-    pub agents_max: u32,
-    /// Agents among them that are idle.
-    pub idle: u32,
-    /// Threads that wait for this limit.
-    pub waiting: u32,
+    /// Its threads and agents.
+    #[serde(flatten)]
+    pub usage: Usage,
 }
 
 /// A row of `threads`.
@@ -378,14 +371,14 @@ impl RingView {
             channel: self.channel.to_string(),
             site: self.site.to_string(),
             clause: self.clause.matches.as_str().to_owned(),
-            threads: self.threads,
-            batches: self.load.batches,
-            recipients: self.load.recipients,
-            bytes: self.load.bytes,
-            agents: self.agents,
-            agents_max: self.clause.ring_agents,
-            idle: self.idle,
-            waiting: self.waiting,
+            usage: Usage {
+                threads: self.threads,
+                load: self.load,
+                agents: self.agents,
+                agents_max: self.clause.ring_agents,
+                idle: self.idle,
+                waiting: self.waiting,
+            },
         }
     }
 }
@@ -395,14 +388,14 @@ impl ChannelView {
     pub fn row(&self) -> ChannelRow {
         ChannelRow {
             channel: self.channel.to_string(),
-            threads: self.threads,
-            batches: self.load.batches,
-            recipients: self.load.recipients,
-            bytes: self.load.bytes,
-            agents: self.agents,
-            agents_max: self.agents_max,
-            idle: self.idle,
-            waiting: self.waiting,
+            usage: Usage {
+                threads: self.threads,
+                load: self.load,
+                agents: self.agents,
+                agents_max: self.agents_max,
+                idle: self.idle,
+                waiting: self.waiting,
+            },
         }
     }
 }

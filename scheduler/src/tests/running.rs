@@ -221,8 +221,12 @@ fn listings_show_what_is_queued() {
     assert_eq!((detail.row.state.as_str(), detail.clause.as_str(), detail.retries.len()), ("held", "*", 3));
 
     let channels = client.call("channels", json!({})).unwrap();
+    let named: Vec<&str> = channels["channels"][1].as_object().unwrap().keys().map(String::as_str).collect();
+    for field in ["channel", "threads", "batches", "recipients", "bytes", "agents", "agents_max", "idle", "waiting"] {
+        assert!(named.contains(&field), "{field} stands in the row itself");
+    }
     let channels: Vec<ChannelRow> = serde_json::from_value(channels["channels"].clone()).unwrap();
-    assert_eq!((channels.len(), channels[1].channel.as_str(), channels[1].agents), (2, "smtp", 2));
+    assert_eq!((channels.len(), channels[1].channel.as_str(), channels[1].usage.agents), (2, "smtp", 2));
     let rings = client.call("rings", json!({})).unwrap();
     let rings: Vec<RingRow> = serde_json::from_value(rings["rings"].clone()).unwrap();
     assert_eq!(rings.len(), 3);
