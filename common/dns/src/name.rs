@@ -1,5 +1,7 @@
 //! Names of hosts as this crate keeps them: lower case, A-labels, no trailing dot.
 
+use std::fmt::Write;
+
 use hickory_proto::rr::Name;
 
 /// Octets of a name (RFC 1035 §2.3.4, without the root's).
@@ -18,13 +20,21 @@ pub(crate) fn normal(text: &str) -> Option<String> {
     is_host(&name).then_some(name)
 }
 
-/// A name from the wire in the form of this crate, without a check of its characters: odd ones are escaped. The root is
-/// the empty string.
+/// A name from the wire in the form of this crate, without a check of its characters: odd ones are escaped as RFC 1035
+/// §5.1 says. The root is the empty string.
 pub(crate) fn plain(name: &Name) -> String {
-    let mut text = name.to_ascii();
-    text.make_ascii_lowercase();
-    if text.ends_with('.') {
-        text.pop();
+    let mut text = String::with_capacity(name.len());
+    for label in name.iter() {
+        if !text.is_empty() {
+            text.push('.');
+        }
+        for octet in label {
+            if is_plain(*octet) {
+                text.push(char::from(octet.to_ascii_lowercase()));
+            } else {
+                let _ = write!(text, "\\{octet:03}");
+            }
+        }
     }
     text
 }
@@ -36,15 +46,17 @@ pub(crate) fn is_host(name: &str) -> bool {
 }
 
 fn is_label(label: &str) -> bool {
-    (1..=LABEL_MAX).contains(&label.len())
-        && label.bytes().all(|octet| octet.is_ascii_alphanumeric() || matches!(octet, b'-' | b'_'))
+    (1..=LABEL_MAX).contains(&label.len()) && label.bytes().all(is_plain)
 }
 
-/// `name` for the wire.
+fn is_plain(octet: u8) -> bool {
+    octet.is_ascii_alphanumeric() || matches!(octet, b'-' | b'_')
+}
+
+/// `name`, which [`is_host`], for the wire. Octet by octet: the text form of the library knows no label that begins with
+/// a hyphen, and there are such hosts.
 pub(crate) fn wire(name: &str) -> Option<Name> {
-    let mut name = Name::from_ascii(name).ok()?;
-    name.set_fqdn(true);
-    Some(name)
+    Name::from_labels(name.split('.').map(str::as_bytes)).ok()
 }
 
 #[cfg(test)]
@@ -58,6 +70,16 @@ mod tests {
         assert_eq!(normal("BÜCHER.example.").as_deref(), Some("xn--bcher-kva.example"));
         assert_eq!(normal("_odd.example").as_deref(), Some("_odd.example"));
         assert_eq!(normal("localhost").as_deref(), Some("localhost"));
+    }
+
+    #[test]
+    fn what_is_a_host_goes_to_the_wire_and_back() {
+        for text in ["-", "-a.example", "a-.example", "a_b.example", "localhost", &"a".repeat(63)] {
+            assert_eq!(wire(text).map(|name| plain(&name)).as_deref(), Some(text));
+        }
+        let odd = Name::from_labels([b"a.b".as_slice(), b"*", b"EXAMPLE"]).unwrap();
+        assert_eq!(plain(&odd), "a\\046b.\\042.example");
+        assert_eq!(plain(&Name::root()), "");
     }
 
     #[test]
