@@ -226,6 +226,7 @@ impl<S: Letters> Running<S> {
     fn order(&mut self, now: Timestamp, order: Order) {
         match order {
             Order::Lease { lease, thread, clause, takes_over } => self.lease(now, lease, thread, clause, takes_over),
+            Order::Connect { lease } => self.with_lease(lease, |agent, shared| agent.connect(now, shared)),
             Order::Carry { lease, batch } => self.with_lease(lease, |agent, shared| {
                 agent.carry(now, shared, batch);
                 Fate::Runs
