@@ -28,6 +28,7 @@ use zrelay_smtpserver::{Control, Intake};
 use zrelay_spool::{Reader, Request, Spool};
 use zrelay_tls::{ClientTls, Roots, ServerTls};
 
+use super::access::Users;
 use super::threads::{Notices, Thread};
 use crate::Failure;
 
@@ -81,9 +82,10 @@ impl Hub {
         let (spool, handle, recovered) = Spool::open(options, clock.now()).map_err(Failure::new)?;
         let (scheduler_loop, inlets) = SchedulerLoop::new().map_err(no_descriptors)?;
         let store = Box::new(SpoolStore(handle.clone()));
+        let access = Box::new(Users::new(config.access.clone()));
         let version = env!("CARGO_PKG_VERSION");
-        let control =
-            ControlServer::bind(&config.control, inlets.handle.clone(), store, version, clock).map_err(Failure::new)?;
+        let control = ControlServer::bind(&config.control, inlets.handle.clone(), store, access, version, clock)
+            .map_err(Failure::new)?;
         let options = zrelay_smtpserver::Options { storage: handle.clone(), tls, clock };
         let intake = Intake::bind(config, options).map_err(Failure::new)?;
 
