@@ -2,6 +2,7 @@
 
 mod access;
 mod hub;
+mod store;
 mod threads;
 
 use std::time::Instant;

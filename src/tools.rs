@@ -11,9 +11,11 @@ use zrelay_scheduler::control::Client;
 use zrelay_scheduler::snapshot::MessageRow;
 
 use crate::check::configuration;
-use crate::cli::{Command, HubOptions, Listing, MessagesArgs, Output, QshapeArgs, SelectArgs, ThreadsArgs};
+use crate::cli::{
+    Command, ForgetArgs, HubOptions, Listing, MessagesArgs, Output, QshapeArgs, SelectArgs, SitesCommand, ThreadsArgs,
+};
 use crate::print::{Column, Row, numbers, words};
-use crate::{Done, Failure, message, print};
+use crate::{Done, Failure, message, print, sites};
 
 /// Rows of `messages` unless another number is asked for.
 const MESSAGES_DEFAULT: usize = 100;
@@ -39,6 +41,13 @@ pub(crate) fn run(hub: &HubOptions, command: Command) -> Result<Done, Failure> {
         Command::Retry(args) => hub.change("retry", &args),
         Command::Expire(args) => hub.change("expire", &args),
         Command::Drop(args) => hub.change("drop", &args),
+        Command::Sites(args) => match args.command {
+            Some(SitesCommand::Forget(args)) => hub.forget(&args),
+            None => {
+                let params = json!({ "pattern": args.pattern, "topic": args.topic });
+                hub.list("sites", params, &args.listing, &sites::COLUMNS, sites::cells)
+            }
+        },
         Command::Serve | Command::Check | Command::Route(_) | Command::Spool(_) => {
             Err(Failure::new("this command does not ask a hub"))
         }
@@ -127,6 +136,16 @@ impl Hub {
             return Ok(Done::Well);
         }
         print::table(&[words("item"), numbers("value")], flattened("", &answer).into_iter().map(Row::from).collect());
+        Ok(Done::Well)
+    }
+
+    fn forget(&mut self, args: &ForgetArgs) -> Result<Done, Failure> {
+        let answer = self.ask("sites.forget", json!({ "pattern": args.pattern, "topic": args.topic }))?;
+        if args.output.json {
+            print::json(&answer)?;
+        } else {
+            print::line(format_args!("forgotten: {} fact(s)", answer["facts"]));
+        }
         Ok(Done::Well)
     }
 

@@ -24,7 +24,7 @@ pub use operate::{Preview, SAMPLE_MAX};
 const ROWS_MAX: usize = 1_000_000;
 
 /// The methods and the role that each takes. What is not in the table, the rest of the hub knows ([`Store::call`]), and takes [`Role::Admin`].
-pub(super) const METHODS: [(&str, Role); 18] = [
+pub(super) const METHODS: [(&str, Role); 19] = [
     ("status", Role::ReadOnly),
     ("channels", Role::ReadOnly),
     ("rings", Role::ReadOnly),
@@ -42,6 +42,7 @@ pub(super) const METHODS: [(&str, Role); 18] = [
     ("retry", Role::Operator),
     ("expire", Role::Operator),
     ("reroute", Role::Operator),
+    ("sites.forget", Role::Operator),
     ("drop", Role::Admin),
 ];
 
