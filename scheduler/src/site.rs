@@ -7,7 +7,7 @@ use std::time::Duration;
 use zrelay_agent::{Judgement, LeaseId, Verdict};
 use zrelay_clock::Timestamp;
 use zrelay_config::{Clause, ReplyClass};
-use zrelay_spool::{Diagnostic, Request, Status};
+use zrelay_spool::{Diagnostic, Disposition, Request, Status};
 
 use crate::class::{Classified, classify};
 use crate::limit::{Ring, RingId, RingPlace};
@@ -180,6 +180,7 @@ impl Scheduler {
     /// not want; else the site is down, and each of its threads backs off when it would be its turn.
     pub(crate) fn host_failed(&mut self, now: Timestamp, id: ThreadId, diagnostic: Arc<Diagnostic>) {
         let Some(thread) = self.threads.get_mut(id) else { return };
+        thread.recent.hear(now, Disposition::Deferred, &diagnostic, 0);
         thread.fruitless = 0;
         let (ring_id, clause) = (thread.ring, thread.clause.clone());
         let classified = classify(&clause, &diagnostic);

@@ -21,6 +21,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod access;
 mod check;
 pub mod defaults;
 mod error;
@@ -32,9 +33,10 @@ mod reply;
 
 use std::path::Path;
 
+pub use access::{Account, Principal, PrincipalError};
 pub use error::{ConfigError, Problem};
 pub use model::{
-    BareNewline, Clause, Config, Dns, Intake, Listen, Loops, Pipelining, Protocol, Route, ServerTls, TlsPolicy,
+    Access, BareNewline, Clause, Config, Dns, Intake, Listen, Loops, Pipelining, Protocol, Route, ServerTls, TlsPolicy,
 };
 pub use pattern::{Pattern, PatternError};
 pub use reply::{ReplyClass, ReplyRule};
