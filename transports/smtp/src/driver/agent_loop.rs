@@ -169,7 +169,7 @@ impl<S: Letters> Running<S> {
             self.events(now, &events);
             self.orders(now, orders);
             self.shared.dns.handle_timeout(now);
-            self.answers(now);
+            self.answers();
             self.deadlines(now);
             self.turns(now);
             self.shared.reports.flush();
@@ -272,10 +272,10 @@ impl<S: Letters> Running<S> {
         self.with(key, |agent, shared| agent.begin(now, shared));
     }
 
-    fn answers(&mut self, now: Timestamp) {
+    fn answers(&mut self) {
         while let Some((token, answer)) = self.shared.dns.poll_answer() {
             let key = AgentKey::from(KeyData::from_ffi(token));
-            self.with(key, |agent, shared| agent.resolved(now, shared, answer));
+            self.with(key, |agent, shared| agent.resolved(shared, answer));
         }
     }
 

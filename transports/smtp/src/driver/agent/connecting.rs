@@ -51,7 +51,6 @@ impl<L: Letter> Agent<L> {
     /// The look-up has ended.
     pub(crate) fn resolved<S: Letters<Letter = L>>(
         &mut self,
-        now: Timestamp,
         shared: &mut Shared<S>,
         answer: Result<Target, DnsError>,
     ) -> Fate {
