@@ -76,8 +76,10 @@ mod stored;
 mod threads;
 mod writer;
 
-#[cfg(test)]
+#[cfg(any(test, feature = "testing"))]
 mod simulated;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 pub use envelope::{Content, Envelope, Notify, Origin, Recipient, Ret};
 pub use flow::Flow;

@@ -43,11 +43,19 @@ pub(crate) struct Counters {
     pub(crate) free_bytes: AtomicU64,
 }
 
+/// Where ids and segments take the time from.
+enum Time {
+    Clock(Clock),
+    /// Microseconds, set by whoever steps the spool.
+    #[cfg(feature = "testing")]
+    Set(AtomicU64),
+}
+
 /// See the module's head.
 pub(crate) struct Shared {
     index: Vec<RwLock<HashMap<MessageId, Place>>>,
     segments: RwLock<HashMap<u32, Arc<dyn View>>>,
-    clock: Clock,
+    time: Time,
     last_id: AtomicU64,
     health: AtomicU8,
     pub(crate) counters: Counters,
@@ -67,7 +75,7 @@ impl Shared {
         Self {
             index: (0..SHARDS).map(|_| RwLock::default()).collect(),
             segments: RwLock::default(),
-            clock: Clock::start(),
+            time: Time::Clock(Clock::start()),
             last_id: AtomicU64::new(0),
             health: AtomicU8::new(Health::Good as u8),
             counters: Counters::default(),
@@ -104,7 +112,7 @@ impl Shared {
     }
 
     pub(crate) fn next_id(&self) -> MessageId {
-        self.next_id_at(self.clock.now())
+        self.next_id_at(self.now())
     }
 
     fn next_id_at(&self, now: Timestamp) -> MessageId {
@@ -114,7 +122,25 @@ impl Shared {
     }
 
     pub(crate) fn now(&self) -> Timestamp {
-        self.clock.now()
+        match &self.time {
+            Time::Clock(clock) => clock.now(),
+            #[cfg(feature = "testing")]
+            Time::Set(micros) => Timestamp::from_micros(micros.load(Ordering::Relaxed)),
+        }
+    }
+
+    /// The same with a time that passes when it is told.
+    #[cfg(feature = "testing")]
+    pub(crate) fn at(now: Timestamp) -> Self {
+        Self { time: Time::Set(AtomicU64::new(now.as_micros())), ..Self::new() }
+    }
+
+    /// Lets the time be `now`, if it is not the clock's.
+    #[cfg(feature = "testing")]
+    pub(crate) fn set_time(&self, now: Timestamp) {
+        if let Time::Set(micros) = &self.time {
+            micros.store(now.as_micros(), Ordering::Relaxed);
+        }
     }
 
     /// No id at or below `id` is given out from now on.
