@@ -78,7 +78,7 @@ mod writer;
 
 #[cfg(any(test, feature = "testing"))]
 mod simulated;
-#[cfg(feature = "testing")]
+#[cfg(any(test, feature = "testing"))]
 pub mod testing;
 
 pub use envelope::{Content, Envelope, Notify, Origin, Recipient, Ret};

@@ -47,7 +47,7 @@ pub(crate) struct Counters {
 enum Time {
     Clock(Clock),
     /// Microseconds, set by whoever steps the spool.
-    #[cfg(feature = "testing")]
+    #[cfg(any(test, feature = "testing"))]
     Set(AtomicU64),
 }
 
@@ -124,19 +124,19 @@ impl Shared {
     pub(crate) fn now(&self) -> Timestamp {
         match &self.time {
             Time::Clock(clock) => clock.now(),
-            #[cfg(feature = "testing")]
+            #[cfg(any(test, feature = "testing"))]
             Time::Set(micros) => Timestamp::from_micros(micros.load(Ordering::Relaxed)),
         }
     }
 
     /// The same with a time that passes when it is told.
-    #[cfg(feature = "testing")]
+    #[cfg(any(test, feature = "testing"))]
     pub(crate) fn at(now: Timestamp) -> Self {
         Self { time: Time::Set(AtomicU64::new(now.as_micros())), ..Self::new() }
     }
 
     /// Lets the time be `now`, if it is not the clock's.
-    #[cfg(feature = "testing")]
+    #[cfg(any(test, feature = "testing"))]
     pub(crate) fn set_time(&self, now: Timestamp) {
         if let Time::Set(micros) = &self.time {
             micros.store(now.as_micros(), Ordering::Relaxed);
