@@ -36,6 +36,17 @@ Examples:
   zrelay expire --dry-run 'smtp/*.example.net' recipient:gone.example.net
   zrelay drop 'sender:spammer@*' 'age:<1h'";
 
+const SITES: &str = "\
+Topics of an address:
+  level       the highest conversation level it stands: lockstep, transaction, pipelined, stream
+  recipients  how many recipients it took in one transaction before it refused one more
+  clear       TLS with it fails; it is met in the clear where that is allowed
+  approach    careful: it hung up on more messages than it had answered
+
+Examples:
+  zrelay sites '192.0.2.*'              what is known of these addresses
+  zrelay sites forget '192.0.2.1:*'     it was repaired: meet it as if for the first time";
+
 /// A mail relay hub for large list servers.
 #[derive(Debug, Parser)]
 #[command(name = "zrelay", version, about, after_help = EXAMPLES)]
@@ -95,9 +106,44 @@ pub(crate) enum Command {
     /// Take recipients out of the queue for good, on record, without a report to the sender
     #[command(after_help = TERMS)]
     Drop(SelectArgs),
+    /// What was learned of hosts, and how long it holds
+    #[command(args_conflicts_with_subcommands = true, after_help = SITES)]
+    Sites(SitesArgs),
     /// Look into the spool on disk, get mail out of it and into it
     #[command(subcommand)]
     Spool(SpoolCommand),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SitesArgs {
+    #[command(subcommand)]
+    pub(crate) command: Option<SitesCommand>,
+    /// Of which addresses or sites; * is any run of characters, ? any one
+    #[arg(default_value = "*", value_name = "PATTERN")]
+    pub(crate) pattern: String,
+    /// Only this topic
+    #[arg(long)]
+    pub(crate) topic: Option<String>,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SitesCommand {
+    /// Forget what was learned; it is learned anew
+    Forget(ForgetArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ForgetArgs {
+    /// Of which addresses or sites
+    #[arg(value_name = "PATTERN")]
+    pub(crate) pattern: String,
+    /// Only this topic
+    #[arg(long)]
+    pub(crate) topic: Option<String>,
+    #[command(flatten)]
+    pub(crate) output: Output,
 }
 
 #[derive(Debug, Subcommand)]

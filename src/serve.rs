@@ -1,6 +1,7 @@
 //! `zrelay serve`: the hub in the foreground.
 
 mod hub;
+mod store;
 mod threads;
 
 use std::time::Instant;

@@ -8,9 +8,9 @@ use zrelay_scheduler::control::Client;
 use zrelay_scheduler::snapshot::{ChannelRow, MessageRow, RingRow, ThreadDetail, ThreadRow, Usage};
 
 use crate::check::configuration;
-use crate::cli::{Command, HubOptions, MessagesArgs, Output, SelectArgs};
+use crate::cli::{Command, ForgetArgs, HubOptions, MessagesArgs, Output, SelectArgs, SitesCommand};
 use crate::print::{Column, numbers, octets, seconds, words};
-use crate::{Done, Failure, message, print};
+use crate::{Done, Failure, message, print, sites};
 
 /// Runs a command that asks a running hub.
 pub(crate) fn run(hub: &HubOptions, command: Command) -> Result<Done, Failure> {
@@ -30,6 +30,13 @@ pub(crate) fn run(hub: &HubOptions, command: Command) -> Result<Done, Failure> {
         Command::Retry(args) => hub.change("retry", &args),
         Command::Expire(args) => hub.change("expire", &args),
         Command::Drop(args) => hub.change("drop", &args),
+        Command::Sites(args) => match args.command {
+            Some(SitesCommand::Forget(args)) => hub.forget(&args),
+            None => {
+                let params = json!({ "pattern": args.pattern, "topic": args.topic });
+                hub.list("sites", params, args.output, &sites::COLUMNS, sites::cells)
+            }
+        },
         Command::Serve | Command::Check | Command::Route(_) | Command::Spool(_) => {
             Err(Failure::new("this command does not ask a hub"))
         }
@@ -123,6 +130,16 @@ impl Hub {
             return Ok(Done::Well);
         }
         print::line(print::table(&[words("item"), numbers("value")], flattened("", &answer)));
+        Ok(Done::Well)
+    }
+
+    fn forget(&mut self, args: &ForgetArgs) -> Result<Done, Failure> {
+        let answer = self.ask("sites.forget", json!({ "pattern": args.pattern, "topic": args.topic }))?;
+        if args.output.json {
+            print::json(&answer)?;
+        } else {
+            print::line(format_args!("forgotten: {} fact(s)", answer["facts"]));
+        }
         Ok(Done::Well)
     }
 

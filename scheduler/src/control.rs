@@ -55,7 +55,8 @@
 //! first), `next_attempt` (soonest first), `state`. A sender pattern `<>` means the null sender. An empty thread that is
 //! only remembered counts as a thread.
 //!
-//! What else the hub offers ([`Store::call`]) has its methods on the same socket.
+//! What else the hub offers ([`Store::call`]) has its methods on the same socket: `sites` and `sites.forget`, what was
+//! learned of hosts.
 //!
 //! # Errors
 //!

@@ -8,6 +8,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use zrelay_clock::{Clock, Timestamp};
 
 use crate::storage::View;
+use crate::table::Table;
 use crate::{Health, MessageId, Statistics};
 
 /// Shards of the index: enough that a dozen loops seldom meet at one lock.
@@ -53,7 +54,7 @@ enum Time {
 
 /// See the module's head.
 pub(crate) struct Shared {
-    index: Vec<RwLock<HashMap<MessageId, Place>>>,
+    index: Vec<RwLock<Table<Place>>>,
     segments: RwLock<HashMap<u32, Arc<dyn View>>>,
     time: Time,
     last_id: AtomicU64,
@@ -82,13 +83,13 @@ impl Shared {
         }
     }
 
-    fn shard(&self, id: MessageId) -> &RwLock<HashMap<MessageId, Place>> {
+    fn shard(&self, id: MessageId) -> &RwLock<Table<Place>> {
         // Ids are times in microseconds, so that their low bits are as good as any hash.
         &self.index[id.0 as usize % SHARDS]
     }
 
     pub(crate) fn place(&self, id: MessageId) -> Option<Place> {
-        self.shard(id).read().unwrap_or_else(PoisonError::into_inner).get(&id).copied()
+        self.shard(id).read().unwrap_or_else(PoisonError::into_inner).get(id).copied()
     }
 
     pub(crate) fn insert(&self, id: MessageId, place: Place) {
@@ -96,7 +97,12 @@ impl Shared {
     }
 
     pub(crate) fn remove(&self, id: MessageId) {
-        self.shard(id).write().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        self.shard(id).write().unwrap_or_else(PoisonError::into_inner).remove(id);
+    }
+
+    /// Octets of memory that the places of `messages` take.
+    pub(crate) fn octets(messages: usize) -> usize {
+        messages * (size_of::<Place>() + size_of::<u32>())
     }
 
     pub(crate) fn view(&self, segment: u32) -> Option<Arc<dyn View>> {
