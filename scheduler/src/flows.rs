@@ -52,6 +52,14 @@ impl Flows {
         self.order.len()
     }
 
+    /// The flows that have something due, in the order of their turns: how much, and their next batch.
+    pub(crate) fn turns(&self) -> impl Iterator<Item = (Flow, usize, BatchId)> {
+        self.order.iter().filter_map(|(_, flow)| {
+            let backlog = self.flows.get(flow)?;
+            Some((*flow, backlog.batches.len(), backlog.batches.first()?.1))
+        })
+    }
+
     /// A batch is due since then.
     pub(crate) fn insert(&mut self, flow: Flow, due: Timestamp, id: BatchId) {
         let backlog = self.flows.entry(flow).or_default();

@@ -89,6 +89,7 @@ fn check_books(thread: &Thread, now: Timestamp) {
     let mut load = Load::default();
     thread.batches.values().for_each(|batch| load.add(Load::of(&batch.recipients, batch.size)));
     assert_eq!(load, thread.load);
+    assert_eq!(load.recipients, thread.ages.sum());
     let of = |place| thread.batches.values().filter(|batch| batch.place == place).count();
     assert_eq!(of(Place::Carried), thread.in_flight as usize);
     assert_eq!(of(Place::Queued), thread.queue.len());

@@ -80,7 +80,7 @@ impl Stepped {
     pub fn turn(&mut self, now: Timestamp, idle: Idle) {
         self.shared.set_time(now);
         self.appender.turn();
-        if idle == Idle::Yes && !self.appender.is_settled() {
+        if idle == Idle::Yes && !self.is_settled() {
             self.appender.settle();
         }
     }
