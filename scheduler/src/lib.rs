@@ -110,6 +110,8 @@ mod settle;
 mod site;
 pub mod snapshot;
 mod sweep;
+#[cfg(any(test, feature = "testing"))]
+mod testing;
 mod thread;
 
 pub use ages::{AGE_LIMITS, AgeTable};
