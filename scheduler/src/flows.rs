@@ -42,7 +42,7 @@ impl Flows {
         self.batches == 0
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, feature = "testing"))]
     pub(crate) fn len(&self) -> usize {
         self.batches
     }
