@@ -3,12 +3,15 @@
 //! * [`AppendFile`] and [`Map`]: a file that only grows below a fixed size, and a read-only mapping of it that shows
 //!   only what its writer has published. Together they keep the promise that makes mapping a file sound: octets that a
 //!   reader can see never change.
+//! * [`unreadable_pages`]: a bad block under a mapping is an error of its reader, not the end of the process.
 //! * [`tcp_info`]: what the kernel measures of a TCP connection.
 //! * [`quickack`]: acknowledge at once, for clients that stop and wait.
 #![deny(unsafe_code)]
 
+mod fault;
 mod map;
 mod tcp;
 
-pub use map::{AppendFile, Map};
+pub use fault::unreadable_pages;
+pub use map::{AppendFile, Map, release_tail};
 pub use tcp::{TcpInfo, quickack, tcp_info};

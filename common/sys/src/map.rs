@@ -4,11 +4,11 @@
 //! octets under a slice that was handed out. Both are ruled out here by construction: an [`AppendFile`] gets its full
 //! size when it is created and has no operation that shrinks it; it refuses to write below the published end; and a
 //! [`Map`] hands out slices below that end only. What is left to the owner of the directory is to keep others out of
-//! it (mode 0700, a lock file).
+//! it (mode 0700, a lock file). If a page cannot be read all the same, it reads as zeros; see `fault.rs`.
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::slice;
 use std::sync::Arc;
@@ -18,9 +18,13 @@ use memmap2::{MmapOptions, MmapRaw};
 use rustix::fs::{FallocateFlags, fallocate, fdatasync};
 use rustix::io::Errno;
 
+use crate::fault::Guard;
+
 /// A read-only mapping of a file of fixed size, of which a prefix is published.
 #[derive(Debug)]
 pub struct Map {
+    // Dropped in this order: what is looked after is still mapped.
+    _guard: Guard,
     raw: MmapRaw,
     published: AtomicU64,
 }
@@ -29,7 +33,7 @@ impl Map {
     fn new(file: &File, published: u64) -> io::Result<Self> {
         let raw = MmapOptions::new().map_raw_read_only(file)?;
         let published = AtomicU64::new(published.min(raw.len() as u64));
-        Ok(Self { raw, published })
+        Ok(Self { _guard: Guard::new(raw.as_ptr(), raw.len()), raw, published })
     }
 
     /// Maps an existing file, all of it published. Only for files that were written through an [`AppendFile`] which
@@ -117,16 +121,39 @@ impl AppendFile {
     /// is written no more.
     pub fn release(&self, end: u64) {
         let end = end.max(self.map.published());
-        let length = (self.map.raw.len() as u64).saturating_sub(end);
-        if length > 0 {
-            // Optional: a file system that cannot do it keeps the space until the file is removed.
-            let _ = fallocate(&self.file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, end, length);
-        }
+        punch(&self.file, end, self.map.raw.len() as u64);
     }
 
     /// The mapping of this file.
     pub fn map(&self) -> Arc<Map> {
         self.map.clone()
+    }
+}
+
+/// Gives the disk space of a file from `end` on back to the file system, as [`AppendFile::release`] does, for a file
+/// that is there already. Nobody may look behind `end` through a [`Map`] any more: octets there read as zeros afterwards.
+/// Says whether there was any.
+///
+/// # Errors
+/// Whatever opening the file for writing reports.
+pub fn release_tail(path: &Path, end: u64) -> io::Result<bool> {
+    /// What `st_blocks` counts in, on every file system.
+    const BLOCK_OCTETS: u64 = 512;
+    let file = OpenOptions::new().write(true).open(path)?;
+    let metadata = file.metadata()?;
+    let slack = metadata.blksize().max(BLOCK_OCTETS);
+    let has_tail = metadata.len() > end && metadata.blocks().saturating_mul(BLOCK_OCTETS) > end.saturating_add(slack);
+    if has_tail {
+        punch(&file, end, metadata.len());
+    }
+    Ok(has_tail)
+}
+
+fn punch(file: &File, from: u64, to: u64) {
+    let length = to.saturating_sub(from);
+    if length > 0 {
+        // Optional: a file system that cannot do it keeps the space until the file is removed.
+        let _ = fallocate(file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, from, length);
     }
 }
 
@@ -163,6 +190,24 @@ mod tests {
         file.release(11);
         file.publish(11);
         assert_eq!(file.map().get(0, 11), Some(&b"hello world"[..]));
+    }
+
+    #[test]
+    fn the_unused_end_of_a_file_is_given_back_and_its_size_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a");
+        let file = AppendFile::create(&path, 1 << 20).unwrap();
+        file.write(0, &[b'x'; 5000]).unwrap();
+        let allocated = || std::fs::metadata(&path).unwrap().blocks() * 512;
+        if allocated() < 1 << 20 {
+            return; // This file system does not allocate ahead.
+        }
+        drop(file);
+        assert!(release_tail(&path, 5000).unwrap());
+        assert!(allocated() <= 1 << 16, "{}", allocated());
+        assert!(!release_tail(&path, 5000).unwrap());
+        let map = Map::open(&path).unwrap();
+        assert_eq!((map.published(), map.get(4999, 2)), (1 << 20, Some(&b"x\0"[..])));
     }
 
     #[test]
