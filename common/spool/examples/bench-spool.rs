@@ -20,11 +20,13 @@ usage: tests/bench-spool [OPTION...]
 
 Durable messages per second of the spool at 1, 8 and 64 writers, each of which waits for its answer, beside the same
 messages written as one file and one fsync each (in a directory per writer; the directory is not synced, to the
-advantage of the files). Then: octets written for a post to many recipients, and the time to open spools of growing
+advantage of the files). The two take turns in short rounds; the table has the medians, and the least and the largest
+ratio of a pair of rounds. Then: octets written for a post to many recipients, and the time to open spools of growing
 queues. Prints a table, and JSON as the last line.
 
   --directory DIR   where to write; use the disk that is meant       [default: the temporary directory]
-  --seconds N       length of each measurement of writers            [default: 3]
+  --rounds N        pairs of rounds for each number of writers       [default: 9]
+  --round MS        length of a round                                [default: 500]
   --length OCTETS   length of a message                              [default: 4096]
   --recipients N    recipients of the post                           [default: 10000]
   --queue N         messages in the largest queue that is reopened   [default: 100000]";
@@ -33,22 +35,30 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 struct Settings {
     directory: PathBuf,
-    seconds: u64,
+    rounds: u64,
+    round: Duration,
     length: usize,
     recipients: u32,
     queue: u32,
 }
 
 fn settings() -> Result<Settings, String> {
-    let mut settings =
-        Settings { directory: std::env::temp_dir(), seconds: 3, length: 4096, recipients: 10_000, queue: 100_000 };
+    let mut settings = Settings {
+        directory: std::env::temp_dir(),
+        rounds: 9,
+        round: Duration::from_millis(500),
+        length: 4096,
+        recipients: 10_000,
+        queue: 100_000,
+    };
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         let value = arguments.next().ok_or_else(|| format!("{argument} wants a value"))?;
         let number = || value.parse::<u32>().map_err(|_| format!("{argument} wants a number"));
         match argument.as_str() {
             "--directory" => settings.directory = PathBuf::from(value),
-            "--seconds" => settings.seconds = number()?.into(),
+            "--rounds" => settings.rounds = number()?.max(1).into(),
+            "--round" => settings.round = Duration::from_millis(number()?.max(1).into()),
             "--length" => settings.length = (number()? as usize).min(PIECE_MAX),
             "--recipients" => settings.recipients = number()?,
             "--queue" => settings.queue = number()?,
@@ -126,21 +136,22 @@ fn content(writer: usize, number: u64, length: usize) -> Vec<u8> {
     content
 }
 
-/// Runs `write` in so many threads for so long; messages per second.
-fn rate(writers: usize, seconds: u64, write: impl Fn(usize, u64) + Sync) -> f64 {
+/// One round: so many threads for so long, each with the work that `make` gives it; messages per second.
+fn rate<W: FnMut(u64)>(writers: usize, length: Duration, first: u64, make: impl Fn(usize) -> W + Sync) -> f64 {
     let begin = Instant::now();
-    let until = begin + Duration::from_secs(seconds);
+    let until = begin + length;
     let count: u64 = thread::scope(|scope| {
-        let write = &write;
+        let make = &make;
         let threads: Vec<_> = (0..writers)
             .map(|writer| {
                 scope.spawn(move || {
-                    let mut number = 0;
+                    let mut write = make(writer);
+                    let mut number = first;
                     while Instant::now() < until {
-                        write(writer, number);
+                        write(number);
                         number += 1;
                     }
-                    number
+                    number - first
                 })
             })
             .collect();
@@ -149,36 +160,69 @@ fn rate(writers: usize, seconds: u64, write: impl Fn(usize, u64) + Sync) -> f64 
     count as f64 / begin.elapsed().as_secs_f64()
 }
 
-fn files(directory: &Path, writers: usize, settings: &Settings) -> f64 {
-    let folders: Vec<PathBuf> = (0..writers).map(|writer| directory.join(format!("files{writers}.{writer}"))).collect();
-    folders.iter().for_each(|folder| fs::create_dir_all(folder).expect("a directory"));
-    rate(writers, settings.seconds, |writer, number| {
-        let mut file = File::create(folders[writer].join(number.to_string())).expect("a file");
-        file.write_all(&content(writer, number, settings.length)).expect("it is written");
-        file.sync_all().expect("it is synced");
+fn files(directory: &Path, writers: usize, round: u64, settings: &Settings) -> f64 {
+    rate(writers, settings.round, round << 32, |writer| {
+        let folder = directory.join(format!("files{writers}.{writer}"));
+        fs::create_dir_all(&folder).expect("a directory");
+        move |number| {
+            let mut file = File::create(folder.join(number.to_string())).expect("a file");
+            file.write_all(&content(writer, number, settings.length)).expect("it is written");
+            file.sync_all().expect("it is synced");
+        }
     })
 }
 
-/// Messages per second, and `fdatasync`s per message.
-fn spool(directory: &Path, writers: usize, settings: &Settings) -> (f64, f64) {
-    let running = start(&directory.join(format!("spool{writers}")));
-    let rate = rate(writers, settings.seconds, |writer, number| {
+fn spool(running: &Running, writers: usize, round: u64, settings: &Settings) -> f64 {
+    rate(writers, settings.round, round << 32, |writer| {
+        // As a loop of the intake has it: one mailbox for all answers.
         let (to, answers) = mailbox(1);
-        let message = running.handle.next_id();
-        let tail = content(writer, number, settings.length);
-        let mut digest = [0; 32];
-        digest[..8].copy_from_slice(&message.0.to_le_bytes());
-        let reply = CommitReply { to, token: message.0 };
-        let envelope = Box::new(envelope(1));
-        let commit = Request::Commit { message, tail, digest, envelope, reply };
-        assert!(running.handle.intake().send(commit).is_ok());
-        stored(&answers);
-        // Somebody takes the news, as the router does.
-        running.routing.drain(64).for_each(drop);
-    });
+        let (intake, routing) = (running.handle.intake(), &running.routing);
+        move |number| {
+            let message = running.handle.next_id();
+            let tail = content(writer, number, settings.length);
+            let mut digest = [0; 32];
+            digest[..8].copy_from_slice(&message.0.to_le_bytes());
+            let reply = CommitReply { to: to.clone(), token: message.0 };
+            let envelope = Box::new(envelope(1));
+            let commit = Request::Commit { message, tail, digest, envelope, reply };
+            assert!(intake.send(commit).is_ok());
+            stored(&answers);
+            // Somebody takes the news, as the router does.
+            routing.drain(64).for_each(drop);
+        }
+    })
+}
+
+/// What so many writers bring about, in messages per second.
+struct Contest {
+    files: f64,
+    spool: f64,
+    /// Of the two in each pair of rounds: least, median, most.
+    ratios: [f64; 3],
+    syncs_per_message: f64,
+}
+
+/// Short rounds in turn, so that both have the same disk and the same machine; medians of all rounds.
+fn contest(directory: &Path, writers: usize, settings: &Settings) -> Contest {
+    let running = start(&directory.join(format!("spool{writers}")));
+    let rounds: Vec<(f64, f64)> = (0..settings.rounds)
+        .map(|round| (files(directory, writers, round, settings), spool(&running, writers, round, settings)))
+        .collect();
     let statistics = running.handle.statistics();
     running.stop();
-    (rate, statistics.syncs as f64 / statistics.messages as f64)
+    let sorted = |value: fn(&(f64, f64)) -> f64| {
+        let mut values: Vec<f64> = rounds.iter().map(value).collect();
+        values.sort_by(f64::total_cmp);
+        values
+    };
+    let median = |values: &[f64]| values[values.len() / 2];
+    let ratios = sorted(|(files, spool)| spool / files);
+    Contest {
+        files: median(&sorted(|(files, _)| *files)),
+        spool: median(&sorted(|(_, spool)| *spool)),
+        ratios: [ratios[0], median(&ratios), ratios[ratios.len() - 1]],
+        syncs_per_message: statistics.syncs as f64 / statistics.messages as f64,
+    }
 }
 
 /// Octets written for one post, and what of them is not its content, for each recipient: acceptance, the routing
@@ -267,13 +311,17 @@ fn main() -> ExitCode {
     let directory = tempfile::tempdir_in(&settings.directory).expect("a directory to write to");
     let directory = directory.path();
     let mut json = Vec::new();
-    println!("{:>8} {:>12} {:>12} {:>8} {:>14}", "writers", "files/s", "spool/s", "ratio", "syncs/message");
+    println!(
+        "{:>8} {:>10} {:>10} {:>8} {:>16} {:>14}",
+        "writers", "files/s", "spool/s", "ratio", "least..most", "syncs/message"
+    );
     for writers in [1, 8, 64] {
-        let files = files(directory, writers, &settings);
-        let (spool, syncs) = spool(directory, writers, &settings);
-        println!("{writers:>8} {files:>12.0} {spool:>12.0} {:>8.1} {syncs:>14.3}", spool / files);
+        let Contest { files, spool, ratios: [least, ratio, most], syncs_per_message } =
+            contest(directory, writers, &settings);
+        let span = format!("{least:.1}..{most:.1}");
+        println!("{writers:>8} {files:>10.0} {spool:>10.0} {ratio:>8.1} {span:>16} {syncs_per_message:>14.3}");
         json.push(format!(
-            r#"{{"writers":{writers},"files_per_s":{files:.1},"spool_per_s":{spool:.1},"syncs_per_message":{syncs:.4}}}"#
+            r#"{{"writers":{writers},"files_per_s":{files:.1},"spool_per_s":{spool:.1},"ratio":{ratio:.2},"ratio_least":{least:.2},"ratio_most":{most:.2},"syncs_per_message":{syncs_per_message:.4}}}"#
         ));
     }
     let (octets, per_recipient) = post(directory, &settings);
