@@ -184,9 +184,9 @@ pub(crate) enum SpoolCommand {
     Export(ExportArgs),
     /// Put exported messages into the spool of a hub that is stopped
     ///
-    /// Takes each DIR/ID.json with its DIR/ID.eml. The recipients that were open are queued, under a new queue id and
-    /// with the original time of arrival; the hub routes them at its next start. What was imported is renamed to
-    /// DIR/ID.json.imported, so that an import that was interrupted can be repeated.
+    /// Takes each DIR/ID.json with its DIR/ID.eml. Messages get a new queue id and keep the time of their arrival, and
+    /// what was known of them: threads, attempts, due times, holds, last replies, reports that are owed. What was imported
+    /// is renamed to DIR/ID.json.imported, so that an import that was interrupted can be repeated.
     Import(ImportArgs),
 }
 
@@ -216,6 +216,9 @@ pub(crate) struct ImportArgs {
     /// Where the exported files are
     #[arg(value_name = "DIR")]
     pub(crate) from: PathBuf,
+    /// Let the hub route the open recipients anew, as mail that has just come in, because its routes are others
+    #[arg(long)]
+    pub(crate) route: bool,
     #[command(flatten)]
     pub(crate) spool: SpoolArgs,
 }

@@ -3,6 +3,7 @@
 mod envelope;
 mod export;
 mod import;
+mod progress;
 
 use std::io::{self, Write};
 use std::path::PathBuf;

@@ -3,9 +3,12 @@
 use serde::{Deserialize, Serialize};
 use zrelay_clock::Timestamp;
 use zrelay_spool::{
-    ByMode, Content, DeliverBy, Envelope, Fate, Flow, Handling, MessageId, Notify, Offline, Recipient, Ret, Stored,
+    ByMode, Content, DeliverBy, Envelope, Fate, Flow, Handling, MessageId, Notify, Offline, Progress, Recipient, Ret,
+    Stored, ThreadKey,
 };
 use zrelay_wire::{Address, ForwardPath, Utf8};
+
+use super::progress::{ExportedBatch, ExportedReply, ExportedReport};
 
 /// What `ID.json` holds. Field names are stable; fields that are not known are refused rather than lost.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -41,6 +44,12 @@ pub(super) struct Exported {
     /// Reverse paths without brackets; `""` is the null sender.
     pub(super) senders: Vec<String>,
     pub(super) recipients: Vec<ExportedRecipient>,
+    /// Since version 2. Empty: it was not routed yet.
+    #[serde(default)]
+    pub(super) batches: Vec<ExportedBatch>,
+    /// Reports owed to the senders. Since version 2.
+    #[serde(default)]
+    pub(super) reports: Vec<ExportedReport>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -96,11 +105,11 @@ pub(super) enum State {
     Done,
 }
 
-/// The format written and read here.
-pub(super) const VERSION: u32 = 1;
+/// The format written here. Version 1, without batches and reports, is read as well.
+pub(super) const VERSION: u32 = 2;
 
 impl Exported {
-    pub(super) fn of(offline: &Offline, id: MessageId, stored: &Stored) -> Self {
+    pub(super) fn of(offline: &Offline, id: MessageId, stored: &Stored, progress: Option<&Progress>) -> Self {
         let recipient = |index| {
             let recipient = stored.recipient(index);
             ExportedRecipient {
@@ -141,6 +150,8 @@ impl Exported {
             }),
             senders: (0..stored.senders()).map(|index| stored.sender(index).to_owned()).collect(),
             recipients: (0..stored.recipients()).map(recipient).collect(),
+            batches: progress.into_iter().flat_map(|known| &known.batches).map(ExportedBatch::of).collect(),
+            reports: progress.into_iter().flat_map(|known| &known.reports).map(ExportedReport::of).collect(),
         }
     }
 
@@ -158,8 +169,19 @@ impl Exported {
         if self.recipients.iter().any(|recipient| recipient.sender as usize >= self.senders.len()) {
             return Err("a recipient names a sender that is not there".to_owned());
         }
+        let lists = self.batches.iter().map(|batch| &batch.recipients);
+        let lists = lists.chain(self.reports.iter().map(|report| &report.recipients));
+        if lists.flatten().any(|index| *index as usize >= self.recipients.len()) {
+            return Err("a batch or report names a recipient that is not there".to_owned());
+        }
+        for batch in &self.batches {
+            batch.thread.parse::<ThreadKey>().map_err(|error| format!("{:?}: {error}", batch.thread))?;
+        }
+        let replies = self.batches.iter().filter_map(|batch| batch.last.as_ref());
+        let replies = replies.chain(self.reports.iter().map(|report| &report.reply));
+        let said = replies.flat_map(ExportedReply::texts).chain(self.batches.iter().map(|batch| &batch.thread));
         let orcpts = self.recipients.iter().filter_map(|recipient| recipient.orcpt.as_ref());
-        let texts = orcpts.chain(&self.envid).chain([&self.client]);
+        let texts = orcpts.chain(&self.envid).chain([&self.client]).chain(said);
         match texts.into_iter().find(|text| text.chars().any(char::is_control)) {
             Some(text) => Err(format!("{text:?} has control characters in it")),
             None => Ok(()),
@@ -171,9 +193,32 @@ impl Exported {
         self.recipients.iter().filter(|recipient| recipient.state == state).count()
     }
 
-    /// The envelope with the open recipients, for a message with this `trace` header.
+    /// Whether nothing is left to do.
+    pub(super) fn is_done(&self) -> bool {
+        self.recipients.iter().all(|recipient| recipient.state == State::Done)
+    }
+
+    /// Whether it says how far the message had come.
+    pub(super) fn has_progress(&self) -> bool {
+        !(self.batches.is_empty() && self.reports.is_empty())
+    }
+
+    /// How far the message had come.
+    pub(super) fn take_progress(&mut self) -> Progress {
+        let batches = std::mem::take(&mut self.batches).into_iter().filter_map(ExportedBatch::progress).collect();
+        let reports = std::mem::take(&mut self.reports).into_iter().map(ExportedReport::report).collect();
+        Progress { batches, reports }
+    }
+
+    /// Leaves the open recipients alone, for the router.
+    pub(super) fn forget_progress(&mut self) {
+        self.recipients.retain(|recipient| recipient.state == State::Open);
+        self.batches.clear();
+        self.reports.clear();
+    }
+
+    /// The envelope, for a message with this `trace` header.
     pub(super) fn envelope(self, trace: Vec<u8>) -> Envelope {
-        let open = self.recipients.into_iter().filter(|recipient| recipient.state == State::Open);
         let recipient = |recipient: ExportedRecipient| Recipient {
             notify: notify(recipient.notify.as_deref()),
             address: recipient.address,
@@ -197,7 +242,7 @@ impl Exported {
             }),
             handling: Handling { flow: self.flow.map(Flow), priority: self.priority, deliver_by },
             senders: self.senders,
-            recipients: open.map(recipient).collect(),
+            recipients: self.recipients.into_iter().map(recipient).collect(),
             origin: None,
         }
     }

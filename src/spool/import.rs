@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 use zrelay_clock::Clock;
-use zrelay_spool::{Envelope, Importer, MessageId};
+use zrelay_spool::{Importer, MessageId};
 
 use super::directory;
 use super::envelope::{Exported, State, VERSION};
@@ -34,9 +34,12 @@ pub(super) fn import(hub: &HubOptions, args: &ImportArgs) -> Result<Done, Failur
     let mut tally = Tally::default();
     for path in envelopes {
         match read(&path) {
-            Ok((exported, trace, content)) => {
-                tally.reports_left_out += exported.count(State::Owed) as u64;
-                tally.add(&mut importer, exported.envelope(trace), &content, path);
+            Ok((mut exported, trace, content)) => {
+                if args.route || !exported.has_progress() {
+                    tally.reports_left_out += exported.count(State::Owed) as u64;
+                    exported.forget_progress();
+                }
+                tally.add(&mut importer, exported, trace, &content, path);
             }
             Err(sentence) => {
                 eprintln!("zrelay: {}: {sentence}", path.display());
@@ -58,13 +61,14 @@ pub(super) fn import(hub: &HubOptions, args: &ImportArgs) -> Result<Done, Failur
 }
 
 impl Tally {
-    fn add(&mut self, importer: &mut Importer, envelope: Envelope, content: &[u8], path: PathBuf) {
-        // Nothing was left to deliver: it counts as imported, and is not looked at again.
-        if envelope.recipients.is_empty() {
+    fn add(&mut self, importer: &mut Importer, mut exported: Exported, trace: Vec<u8>, content: &[u8], path: PathBuf) {
+        // Nothing was left to do: it counts as imported, and is not looked at again.
+        if exported.is_done() {
             self.done(&path);
             return;
         }
-        self.group.push((importer.add(envelope, content), path));
+        let progress = exported.take_progress();
+        self.group.push((importer.add_at(exported.envelope(trace), content, progress), path));
         self.group_octets += content.len();
         if self.group.len() >= GROUP_MESSAGES_MAX || self.group_octets >= GROUP_OCTETS_MAX {
             self.commit(importer);
@@ -119,8 +123,8 @@ fn read(path: &Path) -> Result<(Exported, Vec<u8>, Vec<u8>), String> {
     let sentence = |error: &dyn std::fmt::Display| error.to_string();
     let text = fs::read(path).map_err(|error| sentence(&error))?;
     let exported: Exported = serde_json::from_slice(&text).map_err(|error| sentence(&error))?;
-    if exported.version != VERSION {
-        return Err(format!("it has format {}, this zrelay reads {VERSION}", exported.version));
+    if !(1..=VERSION).contains(&exported.version) {
+        return Err(format!("it has format {}, this zrelay reads 1 to {VERSION}", exported.version));
     }
     exported.validate()?;
     let content_path = path.with_extension("eml");

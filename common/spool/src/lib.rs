@@ -13,18 +13,20 @@
 //!                              segments ◀──mapped, read only── Reader ◀── router, agents
 //! ```
 //!
-//! | what happens | record | durable | what a crash means |
-//! |---|---|---|---|
-//! | [`Request::Append`] | Piece | with the commit | before the commit: the message was never there, its client has no answer |
-//! | [`Request::Commit`] | Message (the envelope, and where its content lies) | before [`Committed`] | answered: it is there. Not answered: it may be there, and the client may send it again |
-//! | [`Request::Routed`] | Routed | before [`Queue::Batch`] | lost before that: the message is announced to the router again |
-//! | [`Request::Outcomes`] | Outcomes | before [`Fact::Outcome`] | lost before that: the recipients are open, and may get the message twice |
-//! | [`Request::Batch`], [`Request::Reroute`], [`Request::Thread`] | Batch, Rerouted, Thread | at the end of its group | lost before that: the state before |
-//! | a notification ([`Envelope::origin`]) | its Message | before [`Committed`] | stored and settled, or neither |
-//! | [`Request::Settled`] | Settled | at the end of its group | lost before that: the report is owed, and told again |
-//! | a message is copied forward | Pieces, Moved | with the next group, or 100 ms later | lost before that: it is where it was, and its old segment stays until it is durable |
-//! | the last recipient done, nothing owed | Finished | with the next group, or 100 ms later | lost before that: it follows from the outcomes, which stay until it is durable |
-//! | [`Request::Flush`] | none | all before it, before [`Committed`] | |
+//! | what happens | record | durable | what a crash means | test in `appender/durability.rs` |
+//! |---|---|---|---|---|
+//! | a segment is begun | Segments | before anything else is written to it, with its name in the directory | before that: it was never there | `a_segment_that_was_not_finished_being_made_was_never_there` |
+//! | [`Request::Append`] | Piece | with the commit | before the commit: the message was never there, its client has no answer | `pieces_without_a_commit_were_never_there` |
+//! | [`Request::Commit`] | Message (the envelope, and where its content lies) | before [`Committed`] | answered: it is there. Not answered: it may be there, and the client may send it again | `a_message_is_there_when_it_was_answered` |
+//! | [`Request::Routed`] | Routed | before [`Queue::Batch`] | lost before that: the message is announced to the router again | `a_decision_that_was_not_told_is_asked_for_again` |
+//! | [`Request::Outcomes`] | Outcomes | before [`Fact::Outcome`] | lost before that: the recipients are open, and may get the message twice | `an_outcome_that_was_not_told_leaves_the_recipient_open` |
+//! | [`Request::Batch`], [`Request::Reroute`], [`Request::Thread`] | Batch, Rerouted, Thread | at the end of its group | lost before that: the state before | `what_an_operator_did_counts_from_the_end_of_its_group` |
+//! | a notification ([`Envelope::origin`]) | its Message | before [`Committed`] | stored and settled, or neither | `a_notification_is_stored_and_settles_or_neither` |
+//! | [`Request::Settled`] | Settled | at the end of its group | lost before that: the report is owed, and told again | `a_report_that_was_not_settled_is_owed_again` |
+//! | a message is copied forward | Pieces, Moved | with the next group, or 100 ms later | lost before that: it is where it was, and its old segment stays until it is durable | `a_message_that_moves_is_at_one_place_or_the_other` |
+//! | the last recipient done, nothing owed | Finished | with the next group, or 100 ms later | lost before that: it follows from the outcomes, which stay until it is durable | `an_end_that_was_not_recorded_follows_from_the_outcomes` |
+//! | a segment is removed | none | its name leaves the directory when what it still held is durable elsewhere | lost before that: it is there, is not believed and removed again | `a_segment_whose_removal_was_lost_is_not_believed` |
+//! | [`Request::Flush`] | none | all before it, before [`Committed`] | | `a_flush_is_answered_when_all_before_it_is_durable` |
 //!
 //! **Space.** A message in the queue pins every segment with a record of it, and those with its content. A full
 //! segment that nothing pins is removed. Before that, what else in it is still wanted is recorded again: that messages
@@ -92,7 +94,7 @@ pub use flow::Flow;
 pub use handle::{Health, SpoolHandle, Statistics};
 pub use handling::{ByMode, DeliverBy, Handling};
 pub use id::{BatchId, MessageId, ThreadKey, ThreadKeyError};
-pub use import::Importer;
+pub use import::{BatchProgress, Importer, Progress, Report};
 pub use offline::{Check, Fate, Figures, Offline};
 pub use outcome::{
     BatchState, Diagnostic, Disposition, Outcome, Owed, QueuedBatch, RoutedBatch, Status, ThreadState, Timing,

@@ -3,7 +3,7 @@
 //! Nothing is changed, not even what a start of the hub would tidy up, so it works beside a running hub as well: what
 //! is seen is the log as it was at one moment, up to the last record that had reached the file.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use crate::recovery::{Damage, Recovery, RecoveryError, inspect};
 use crate::shared::Shared;
 use crate::spool::{holder, unreadable};
 use crate::storage::Frozen;
-use crate::{Holder, MessageId, OpenError, QueuedBatch, Reader};
+use crate::{BatchProgress, Fact, Holder, MessageId, OpenError, Progress, QueuedBatch, Reader, Report};
 
 /// How often the log is read anew when a running hub has removed a segment between the look at the directory and the
 /// look at the segment.
@@ -130,6 +130,35 @@ impl Offline {
         &self.recovery.work.batches
     }
 
+    /// How far each message has come; those are left out on which the router has not decided.
+    pub fn progress(&self) -> HashMap<MessageId, Progress> {
+        let mut all: HashMap<MessageId, Progress> = HashMap::new();
+        for batch in self.batches() {
+            all.entry(batch.id.message).or_default().batches.push(BatchProgress {
+                thread: batch.thread.clone(),
+                recipients: batch.recipients.to_vec(),
+                attempts: batch.attempts,
+                due: batch.due,
+                held: batch.held,
+                last: batch.last.clone(),
+            });
+        }
+        for fact in &self.recovery.work.facts {
+            let Fact::Owed(owed) = fact else { continue };
+            if !owed.disposition.is_final() {
+                // A notice of delay on recipients that are in a batch above: whoever delivers them gives it in time.
+                continue;
+            }
+            all.entry(owed.message).or_default().reports.push(Report {
+                recipients: owed.recipients.clone(),
+                disposition: owed.disposition,
+                diagnostic: owed.diagnostic.clone(),
+                at: owed.at,
+            });
+        }
+        all
+    }
+
     /// What is left to do for a recipient.
     pub fn fate(&self, message: MessageId, recipient: u32) -> Fate {
         let ledger = &self.recovery.ledger;
@@ -163,8 +192,10 @@ impl Offline {
 
     /// Verifies every record of every segment, and every message in the queue.
     pub fn check(&self) -> Check {
-        let mut check =
-            Check { damage: self.recovery.damage.clone(), messages: self.messages().len() as u64, ..Check::default() };
+        let damage = self.recovery.damage.clone();
+        let damaged = damage.iter().filter(|damage| matches!(damage, Damage::Content(_))).count();
+        let messages = self.messages().len().saturating_sub(damaged) as u64;
+        let mut check = Check { damage, messages, ..Check::default() };
         for (&segment, &end) in &self.recovery.sealed {
             check.segments += 1;
             check.octets += u64::from(end);
