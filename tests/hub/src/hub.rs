@@ -23,6 +23,7 @@ pub struct Hub {
     directory: TempDir,
     smtp: Port,
     lmtp: Option<Port>,
+    disk: Option<u64>,
 }
 
 /// The configuration of a [`Hub`]. Retries come after a second unless a clause says otherwise.
@@ -35,6 +36,7 @@ pub struct HubBuilder {
     listen: String,
     smtp: Port,
     lmtp: Option<Port>,
+    disk: Option<u64>,
 }
 
 impl HubBuilder {
@@ -85,6 +87,14 @@ impl HubBuilder {
         self.table(&format!("[tls]\ncertificate = \"{}\"\nkey = \"{}\"", chain.display(), key.display()))
     }
 
+    /// The spool is on a disk of its own with so many octets: a tmpfs in a mount namespace that the hub is alone in, and
+    /// that is gone with it. As another user than root it needs user namespaces.
+    #[must_use]
+    pub fn small_disk(mut self, octets: u64) -> Self {
+        self.disk = Some(octets);
+        self
+    }
+
     /// The hub's directory.
     pub fn directory(&self) -> &Path {
         self.directory.path()
@@ -116,7 +126,14 @@ impl HubBuilder {
         // Behind the test's own clauses: the first match wins.
         text.push_str("\n[[thread]]\nmatch = \"*/*\"\ninterval = \"1s\"\nretries = [1]\n");
         fs::write(path.join("zrelay.toml"), text).expect("the configuration can be written");
-        Hub { binary: self.binary, directory: self.directory, smtp: self.smtp, lmtp: self.lmtp, process: None }
+        Hub {
+            binary: self.binary,
+            directory: self.directory,
+            smtp: self.smtp,
+            lmtp: self.lmtp,
+            disk: self.disk,
+            process: None,
+        }
     }
 
     /// Starts the hub and waits until it listens.
@@ -144,6 +161,7 @@ impl Hub {
             listen: String::new(),
             smtp: Port::free(),
             lmtp: None,
+            disk: None,
         }
     }
 
@@ -158,8 +176,16 @@ impl Hub {
     /// When it is running already.
     pub fn spawn(&mut self) -> &mut Process {
         assert!(self.process.is_none(), "the hub is running already");
-        let process = Process::start("hub", self.directory.path(), &self.binary, |command| {
-            command.current_dir(self.directory.path());
+        let (program, first) = match self.disk {
+            None => (self.binary.clone(), Vec::new()),
+            Some(octets) => {
+                let spool = self.directory.path().join("spool");
+                fs::create_dir_all(&spool).expect("the spool's directory can be made");
+                ("unshare".into(), small_disk(octets, &spool, &self.binary))
+            }
+        };
+        let process = Process::start("hub", self.directory.path(), &program, |command| {
+            command.current_dir(self.directory.path()).args(first);
             command.args(["serve", "--config"]).arg(self.directory.path().join("zrelay.toml"));
             command.env_remove("ZRELAY_CONFIG").env("RUST_BACKTRACE", "1");
         });
@@ -181,6 +207,13 @@ impl Hub {
             ports.iter().all(|port| TcpStream::connect(port).is_ok()) && UnixStream::connect(&control).is_ok()
         });
         assert!(ready, "the hub does not listen");
+    }
+
+    /// Where the hub's file `name` is for us, when the hub sees another disk there.
+    pub fn seen_by_hub(&self, name: &str) -> PathBuf {
+        let path = self.path().join(name);
+        let inside = path.strip_prefix("/").unwrap_or(&path);
+        PathBuf::from(format!("/proc/{}/root", self.id())).join(inside)
     }
 
     /// Where it listens for SMTP.
@@ -302,4 +335,12 @@ impl Hub {
         let rows = self.json(&["threads"]);
         rows.as_array().into_iter().flatten().find(|row| row["thread"] == name).cloned().unwrap_or_default()
     }
+}
+
+/// Arguments of `unshare` up to those of the program itself.
+fn small_disk(octets: u64, directory: &Path, program: &Path) -> Vec<std::ffi::OsString> {
+    const MOUNT: &str = r#"mount -t tmpfs -o mode=700,size="$1" tmpfs "$2" && shift 2 && exec "$@""#;
+    let user: &[&str] = if nix::unistd::geteuid().is_root() { &[] } else { &["--user", "--map-root-user"] };
+    let words = user.iter().copied().chain(["--mount", "--", "sh", "-c", MOUNT, "sh"]).map(Into::into);
+    words.chain([octets.to_string().into(), directory.into(), program.into()]).collect()
 }
