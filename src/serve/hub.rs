@@ -84,8 +84,12 @@ impl Hub {
             .map(|tls| ServerTls::from_pem(&tls.certificate, &tls.key))
             .transpose()
             .map_err(Failure::new)?;
-        let options =
-            zrelay_spool::Options { reserve_bytes: config.intake.reserve, ..zrelay_spool::Options::new(&config.spool) };
+        let options = zrelay_spool::Options {
+            segment_bytes: config.segment_size,
+            reserve_bytes: config.intake.reserve,
+            compaction_rate: config.compaction_rate,
+            ..zrelay_spool::Options::new(&config.spool)
+        };
         let (spool, handle, recovered) = Spool::open(options, clock.now()).map_err(Failure::new)?;
         let (scheduler_loop, inlets) = SchedulerLoop::new().map_err(no_descriptors)?;
         let tracing = Tracing::new();

@@ -56,6 +56,18 @@ impl Check<'_> {
                 defaults::BOUNCE_GATHER,
                 value::ZERO..=value::DAY,
             ),
+            segment_size: self.size(
+                "segment_size",
+                file.segment_size.as_ref(),
+                defaults::SEGMENT_SIZE.into(),
+                (1 << 20)..=(1 << 30),
+            ) as u32,
+            compaction_rate: self.size(
+                "compaction_rate",
+                file.compaction_rate.as_ref(),
+                defaults::COMPACTION_RATE,
+                65_536..=(1 << 32),
+            ),
             listen: self.listeners(file.listen, tls.is_some()),
             tls,
             intake: self.intake(&file.intake),

@@ -16,6 +16,10 @@ pub const CONTROL: &str = "zrelay-data/control.sock";
 pub const DRAIN: Duration = Duration::from_secs(30);
 /// Failures of one message that come within this time share one report.
 pub const BOUNCE_GATHER: Duration = Duration::from_secs(300);
+/// Octets of a segment of the spool.
+pub const SEGMENT_SIZE: u32 = 64 * 1024 * 1024;
+/// Octets that compaction of the spool may read and write in a second.
+pub const COMPACTION_RATE: u64 = 16 * 1024 * 1024;
 /// All agents together: a few thousand descriptors are the usual limit of a service.
 pub const AGENTS: u32 = 1000;
 

@@ -25,6 +25,11 @@ pub struct Config {
     /// How long failures of one message are gathered before its sender is told of them, unless all recipients are
     /// finished sooner. Default 5 min.
     pub bounce_gather: Duration,
+    /// Octets of a segment of the spool. Default 64 MiB: large enough that creating one is rare, small enough that
+    /// removing one frees space soon. A change counts for the segments made from then on.
+    pub segment_size: u32,
+    /// Octets that compaction of the spool may read and write in a second. Default 16 MiB: little beside what a disk does.
+    pub compaction_rate: u64,
     /// The listeners. Default one, SMTP on 127.0.0.1:2525 relaying for loopback.
     pub listen: Vec<Listen>,
     /// The certificate offered by listeners with STARTTLS.

@@ -10,7 +10,7 @@ use toml::Spanned;
 pub(crate) type Key<T> = Option<Spanned<T>>;
 
 /// The keys outside of tables.
-pub(crate) const TOP: [&str; 15] = [
+pub(crate) const TOP: [&str; 17] = [
     "access",
     "hostname",
     "spool",
@@ -18,6 +18,8 @@ pub(crate) const TOP: [&str; 15] = [
     "postmaster",
     "drain",
     "bounce_gather",
+    "segment_size",
+    "compaction_rate",
     "agents",
     "listen",
     "tls",
@@ -37,6 +39,8 @@ pub(crate) struct File {
     pub(crate) postmaster: Key<String>,
     pub(crate) drain: Key<String>,
     pub(crate) bounce_gather: Key<String>,
+    pub(crate) segment_size: Key<Size>,
+    pub(crate) compaction_rate: Key<Size>,
     pub(crate) agents: Key<i64>,
     pub(crate) listen: Vec<Spanned<Listen>>,
     pub(crate) tls: Key<Tls>,

@@ -155,8 +155,9 @@ impl Appender {
 
     /// Starts the first segment, so that a full or broken disk shows at once.
     pub(crate) fn start(&mut self) {
-        if let Err(error) = self.log.ensure_started() {
-            self.fail(&error);
+        match self.log.ensure_started() {
+            Ok(()) => self.log.release_tails(),
+            Err(error) => self.fail(&error),
         }
     }
 
@@ -457,6 +458,10 @@ impl From<io::Error> for WriteError {
     }
 }
 
+#[cfg(test)]
+mod durability;
+#[cfg(test)]
+mod formats;
 #[cfg(test)]
 mod model;
 #[cfg(test)]

@@ -19,17 +19,16 @@ const GROUP_MAX: usize = 1024;
 const SETTLE_AFTER: Duration = Duration::from_millis(100);
 /// How often the space left on the file system is looked at.
 const MEASURE_EVERY: Duration = Duration::from_secs(1);
-/// Octets that compaction may read and write in a second: little beside what a disk does, and a full segment in a few
-/// seconds.
-const COMPACTION_RATE: u64 = 16 << 20;
+/// Smallest grant to compaction, in octets.
+const GRANT_MIN: u64 = 1024;
 /// How often a disk in trouble is tried again.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// How long to wait for room in somebody's mailbox: those who make room there do not wake this thread.
 const ROOM_AFTER: Duration = Duration::from_millis(2);
 /// How long to wait at the end for others to take what is ready for them.
 const PART_AFTER: Duration = Duration::from_secs(1);
-/// How long to wait when there is nothing at all to do.
-const IDLE: Duration = Duration::from_secs(60);
+/// How long to wait when there is nothing at all to do but to look after the space and the directory.
+const IDLE: Duration = Duration::from_secs(5);
 
 /// The appender with its mailboxes.
 pub(crate) struct Driver {
@@ -42,10 +41,14 @@ pub(crate) struct Driver {
     answers: VecDeque<(Sender<Committed>, Committed)>,
     recovered: Recovered,
     retry_at: Option<Instant>,
+    /// Octets that compaction may read and write in a second.
+    compaction_rate: u64,
     /// Up to when compaction has been paid for.
     granted_at: Instant,
     /// When the space was looked at last.
     measured_at: Option<Instant>,
+    /// Pages that could not be read, as far as it was told.
+    unreadable: u64,
 }
 
 struct Inbox {
@@ -79,6 +82,7 @@ impl Driver {
         requests: Receiver<Request>,
         outlets: Outlets,
         work: Work,
+        compaction_rate: u64,
     ) -> Self {
         // Threads first: the scheduler must know that a host is down before it sees the batches for it.
         let threads = work.threads.into_iter().map(Queue::Thread);
@@ -97,8 +101,10 @@ impl Driver {
             answers: VecDeque::new(),
             recovered,
             retry_at: None,
+            compaction_rate,
             granted_at: Instant::now(),
             measured_at: None,
+            unreadable: 0,
         }
     }
 
@@ -157,9 +163,11 @@ impl Driver {
 
     fn grant(&mut self) {
         let now = Instant::now();
-        let millis = u64::try_from((now - self.granted_at).as_millis()).unwrap_or(u64::MAX);
-        if millis > 0 {
-            self.appender.grant(millis.saturating_mul(COMPACTION_RATE / 1000));
+        let micros = u64::try_from((now - self.granted_at).as_micros()).unwrap_or(u64::MAX);
+        let octets = micros.saturating_mul(self.compaction_rate) / 1_000_000;
+        // Not for less than a record's worth, so that nothing is lost to rounding.
+        if octets >= GRANT_MIN {
+            self.appender.grant(octets);
             self.granted_at = now;
         }
     }
@@ -167,6 +175,14 @@ impl Driver {
     fn measure(&mut self) {
         if self.measured_at.is_none_or(|at| at.elapsed() >= MEASURE_EVERY) {
             self.appender.measure();
+            let unreadable = zrelay_sys::unreadable_pages();
+            if unreadable > self.unreadable {
+                log::error!(
+                    "spool: {unreadable} page(s) of the spool's files cannot be read, the disk fails; messages on them are \
+                     put off, `zrelay spool check` names them"
+                );
+                self.unreadable = unreadable;
+            }
             self.measured_at = Some(Instant::now());
         }
     }

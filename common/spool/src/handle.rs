@@ -14,7 +14,7 @@ pub enum Health {
     Good,
     /// No space is left, or less than is kept for delivery: refuse mail with `452 4.3.1`. Looked at every second.
     Full,
-    /// The disk fails: refuse mail with `451 4.3.0`. Tried again every second.
+    /// The disk fails: refuse mail with `452 4.3.1` at MAIL, `451 4.3.0` behind it. Tried again every second.
     Broken,
 }
 
@@ -39,6 +39,10 @@ pub struct Statistics {
     pub moved_messages: u64,
     /// Octets left on the file system, as of the last second.
     pub free_bytes: u64,
+    /// Faults in what is recorded that were found at the start; each is in the log.
+    pub damage: u64,
+    /// Pages of the files that the disk did not give since the start. What is on them is damaged.
+    pub unreadable_pages: u64,
 }
 
 /// A handle on the running spool; clone it freely.

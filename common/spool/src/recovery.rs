@@ -3,7 +3,8 @@
 //! Segments are read oldest first, up to their fences; see [`crate::format`] for where the newest one ends. Bodies of
 //! messages in older segments are skipped on this pass; those of messages that turn out to be in the queue are checked
 //! at its end. A damaged record is reported and skipped. When it was a piece of a message in the queue, the message
-//! cannot be delivered any more; it is reported as lost, at every start, until its segment is reclaimed.
+//! cannot be delivered any more; it is reported at every start and stays in the queue, where everybody can see why it is
+//! put off (see [`Reader::intact`]), until it expires and its sender is told, or an operator drops it.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
@@ -66,7 +67,7 @@ pub enum Damage {
     #[error("{0}")]
     Unreadable(ReadError),
     /// A piece of a message's content is not what was written.
-    #[error("the content of message {0} is damaged; the message is lost")]
+    #[error("the content of message {0} is damaged; it is put off until it expires or is dropped")]
     Content(MessageId),
 }
 
@@ -99,6 +100,7 @@ pub(crate) fn recover(storage: &mut dyn Storage, shared: &Arc<Shared>) -> Result
     segments.remove_dead(storage)?;
     let recovery = replay(segments, shared);
     recovery.damage.iter().for_each(|damage| log::error!("spool: {damage}"));
+    shared.counters.damage.store(recovery.damage.len() as u64, Ordering::Relaxed);
     Ok(recovery)
 }
 
@@ -121,9 +123,7 @@ fn replay(segments: Segments, shared: &Arc<Shared>) -> Recovery {
     for (number, segment) in &segments.live {
         replay.read(*number, &*segment.view, segment.end);
     }
-    let damaged = replay.lost(&segments.live);
-    for message in damaged {
-        replay.damage.push(Damage::Content(message));
+    for message in replay.lost(&segments.live) {
         shared.remove(message);
         replay.ledger.forget(message);
         replay.details.remove(&message);
@@ -453,14 +453,19 @@ impl Replay {
         });
     }
 
-    /// The messages whose content is not what was written.
+    /// The messages that cannot be read. Those of which only the content is not what was written are reported.
     fn lost(&mut self, segments: &BTreeMap<u32, Segment>) -> Vec<MessageId> {
         // Equal bodies are stored once and checked once.
         let mut sound = HashSet::new();
         let mut check = |extent: Extent| sound.contains(&extent) || is_sound(extent, segments) && sound.insert(extent);
         let (reader, damage) = (&self.reader, &mut self.damage);
         let mut is_lost = |message: &MessageId| match reader.message(*message) {
-            Ok(stored) => !stored.extents().all(&mut check),
+            Ok(stored) => {
+                if !stored.extents().all(&mut check) {
+                    damage.push(Damage::Content(*message));
+                }
+                false
+            }
             Err(error) => {
                 damage.push(Damage::Unreadable(error));
                 true

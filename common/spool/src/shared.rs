@@ -42,6 +42,7 @@ pub(crate) struct Counters {
     pub(crate) live_bytes: AtomicU64,
     pub(crate) moved_messages: AtomicU64,
     pub(crate) free_bytes: AtomicU64,
+    pub(crate) damage: AtomicU64,
 }
 
 /// Where ids and segments take the time from.
@@ -183,6 +184,8 @@ impl Shared {
             live_bytes: read(&counters.live_bytes),
             moved_messages: read(&counters.moved_messages),
             free_bytes: read(&counters.free_bytes),
+            damage: read(&counters.damage),
+            unreadable_pages: zrelay_sys::unreadable_pages(),
         }
     }
 }

@@ -39,6 +39,7 @@ struct Disk {
     removed: BTreeMap<u32, File>,
     fault: Option<Fault>,
     free: u64,
+    misplaced: bool,
 }
 
 /// What the disk refuses to do, and when.
@@ -151,6 +152,11 @@ impl Simulated {
     /// The disk works again.
     pub fn heal(&self) {
         self.disk(|disk| disk.fault = None);
+    }
+
+    /// Somebody moves the directory away, or puts it back.
+    pub(crate) fn set_misplaced(&self, misplaced: bool) {
+        self.disk(|disk| disk.misplaced = misplaced);
     }
 
     /// So much space is left, as far as anybody asks for it.
@@ -288,6 +294,21 @@ impl Storage for Simulated {
             disk.removed.clear();
             Ok(())
         })
+    }
+
+    fn release_tail(&mut self, number: u32, end: u32) -> io::Result<bool> {
+        self.disk(|disk| {
+            let file = disk.file(number)?;
+            let tail = file.octets.iter().skip(end as usize).any(|octet| *octet != 0);
+            for octets in [&mut file.octets, &mut file.durable] {
+                octets.iter_mut().skip(end as usize).for_each(|octet| *octet = 0);
+            }
+            Ok(tail)
+        })
+    }
+
+    fn is_in_place(&mut self) -> io::Result<()> {
+        self.disk(|disk| if disk.misplaced { Err(io::ErrorKind::NotFound.into()) } else { Ok(()) })
     }
 
     fn free(&mut self) -> io::Result<u64> {

@@ -36,6 +36,8 @@ pub struct Options {
     /// Octets of the file system that are kept for delivery: with less than that free, no new mail is taken
     /// ([`Health::Full`](crate::Health::Full)); with less than half of it, none at all.
     pub reserve_bytes: u64,
+    /// Octets that compaction may read and write in a second, at least 1; see the crate's documentation.
+    pub compaction_rate: u64,
     /// Octets of memory for the books of the queue: 32 for a message with one recipient, else 100 and a bit for each
     /// recipient. With more than that in the queue, no new mail is taken in ([`Health::Full`](crate::Health::Full)).
     pub memory_bytes: u64,
@@ -52,6 +54,8 @@ impl Options {
     /// 256 MiB: a few segments for the outcomes of what is in the queue.
     pub const RESERVE_BYTES_DEFAULT: u64 = 256 << 20;
 
+    /// 16 MiB: little beside what a disk does, and a full segment in a few seconds.
+    pub const COMPACTION_RATE_DEFAULT: u64 = 16 << 20;
     /// 320 MiB: ten million messages.
     pub const MEMORY_BYTES_DEFAULT: u64 = 320 << 20;
 
@@ -61,6 +65,7 @@ impl Options {
             directory: directory.into(),
             segment_bytes: Self::SEGMENT_BYTES_DEFAULT,
             reserve_bytes: Self::RESERVE_BYTES_DEFAULT,
+            compaction_rate: Self::COMPACTION_RATE_DEFAULT,
             memory_bytes: Self::MEMORY_BYTES_DEFAULT,
         }
     }
@@ -157,6 +162,7 @@ pub struct Spool {
     pub(crate) appender: Appender,
     intake: Receiver<Request>,
     requests: Receiver<Request>,
+    compaction_rate: u64,
     /// Locked as long as it is open.
     pub(crate) lock: File,
 }
@@ -203,7 +209,7 @@ impl Spool {
     /// # Errors
     /// [`OpenError`], in sentences for the operator.
     pub fn open(options: Options, now: Timestamp) -> Result<(Self, SpoolHandle, Recovered), OpenError> {
-        let Options { directory, segment_bytes, reserve_bytes, memory_bytes } = options;
+        let Options { directory, segment_bytes, reserve_bytes, compaction_rate, memory_bytes } = options;
         if !(Options::SEGMENT_BYTES_MIN..=Options::SEGMENT_BYTES_MAX).contains(&segment_bytes) {
             return Err(OpenError::SegmentBytes(segment_bytes));
         }
@@ -223,14 +229,14 @@ impl Spool {
         let (to_intake, intake) = mailbox(INTAKE_CAPACITY);
         let (to_requests, requests) = mailbox(REQUESTS_CAPACITY);
         let handle = SpoolHandle { shared, intake: to_intake, requests: to_requests };
-        Ok((Self { appender, intake, requests, lock }, handle, recovered))
+        Ok((Self { appender, intake, requests, compaction_rate, lock }, handle, recovered))
     }
 
     /// The body of the appender's thread. Returns after [`Request::Shutdown`], or when all handles are gone, with
     /// everything durable that could be made so.
     pub fn run(self, outlets: Outlets, recovered: Recovered) {
-        let Self { appender, intake, requests, lock } = self;
-        Driver::new(appender, intake, requests, outlets, recovered.work).run();
+        let Self { appender, intake, requests, compaction_rate, lock } = self;
+        Driver::new(appender, intake, requests, outlets, recovered.work, compaction_rate).run();
         drop(lock);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -41,6 +42,11 @@ pub(crate) trait Storage: Send {
     fn remove(&mut self, number: u32) -> io::Result<()>;
     /// Makes creations and removals durable.
     fn sync_directory(&mut self) -> io::Result<()>;
+    /// Gives the unused space of an existing segment from `end` on back; nobody may look behind it any more. Says whether
+    /// there was any.
+    fn release_tail(&mut self, number: u32, end: u32) -> io::Result<bool>;
+    /// Whether the directory is the one that was opened.
+    fn is_in_place(&mut self) -> io::Result<()>;
     /// Octets that can still be used.
     fn free(&mut self) -> io::Result<u64>;
 }
@@ -49,11 +55,13 @@ pub(crate) trait Storage: Send {
 #[derive(Debug)]
 pub(crate) struct Disk {
     directory: PathBuf,
+    /// The directory itself, wherever it is by now.
+    opened: Option<fs::File>,
 }
 
 impl Disk {
     pub(crate) fn new(directory: &Path) -> Self {
-        Self { directory: directory.to_owned() }
+        Self { directory: directory.to_owned(), opened: fs::File::open(directory).ok() }
     }
 
     fn path(&self, number: u32) -> PathBuf {
@@ -90,6 +98,26 @@ impl Storage for Disk {
         fs::File::open(&self.directory)?.sync_all()
     }
 
+    fn release_tail(&mut self, number: u32, end: u32) -> io::Result<bool> {
+        zrelay_sys::release_tail(&self.path(number), end.into())
+    }
+
+    fn is_in_place(&mut self) -> io::Result<()> {
+        let Some(opened) = &self.opened else { return Ok(()) };
+        let opened = opened.metadata()?;
+        let there = fs::metadata(&self.directory);
+        if opened.nlink() > 0 && there.is_ok_and(|there| (there.dev(), there.ino()) == (opened.dev(), opened.ino())) {
+            return Ok(());
+        }
+        let path = self.directory.display();
+        let sentence = if opened.nlink() == 0 {
+            format!("the spool directory {path} was removed while the hub ran")
+        } else {
+            format!("the spool directory {path} was moved away or replaced while the hub ran; put it back")
+        };
+        Err(io::Error::new(io::ErrorKind::NotFound, sentence))
+    }
+
     fn free(&mut self) -> io::Result<u64> {
         let figures = rustix::fs::statvfs(&self.directory)?;
         Ok(figures.f_bavail.saturating_mul(figures.f_frsize))
@@ -124,7 +152,7 @@ impl Storage for Frozen {
 
     fn open(&mut self, number: u32) -> io::Result<Arc<dyn View>> {
         let path = self.disk.path(number);
-        Ok(if number == self.newest { Arc::new(Octets(fs::read(path)?)) } else { Arc::new(Map::open(&path)?) })
+        Ok(if number == self.newest { Arc::new(Octets(read(&path)?)) } else { Arc::new(Map::open(&path)?) })
     }
 
     fn remove(&mut self, _: u32) -> io::Result<()> {
@@ -135,9 +163,36 @@ impl Storage for Frozen {
         Err(io::ErrorKind::ReadOnlyFilesystem.into())
     }
 
+    fn release_tail(&mut self, _: u32, _: u32) -> io::Result<bool> {
+        Ok(false)
+    }
+
+    fn is_in_place(&mut self) -> io::Result<()> {
+        self.disk.is_in_place()
+    }
+
     fn free(&mut self) -> io::Result<u64> {
         self.disk.free()
     }
+}
+
+/// A file as it is now. What the disk does not give reads as zeros, as it does in a mapping.
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    /// Lost around an octet that cannot be read.
+    const BLOCK_OCTETS: usize = 4096;
+    match fs::read(path) {
+        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()) => {}
+        result => return result,
+    }
+    let file = fs::File::open(path)?;
+    let length = usize::try_from(file.metadata()?.len()).map_err(|_| io::ErrorKind::FileTooLarge)?;
+    let mut octets = vec![0; length];
+    for (block, at) in octets.chunks_mut(BLOCK_OCTETS).zip((0..).step_by(BLOCK_OCTETS)) {
+        if file.read_exact_at(block, at).is_err() {
+            block.fill(0);
+        }
+    }
+    Ok(octets)
 }
 
 /// A segment that was read into memory.

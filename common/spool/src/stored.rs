@@ -6,6 +6,7 @@ use std::sync::Arc;
 use zrelay_clock::Timestamp;
 
 use crate::message::{Extent, Layout};
+use crate::recovery::is_intact;
 use crate::shared::{Place, Shared};
 use crate::storage::View;
 use crate::{Content, Handling, MessageId, Notify, Origin, Ret};
@@ -33,6 +34,9 @@ pub enum ReadError {
     /// Its record does not make sense.
     #[error("message {0}: its record in the spool is damaged")]
     Damaged(MessageId),
+    /// Its content is not what was written.
+    #[error("message {0}: its content in the spool is damaged")]
+    Content(MessageId),
 }
 
 impl Reader {
@@ -55,6 +59,21 @@ impl Reader {
                 _ => return found,
             }
         }
+    }
+
+    /// The message `id`, every octet of which is as it was written: checked here, so that it costs a look at all of them.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub fn intact(&self, id: MessageId) -> Result<Stored, ReadError> {
+        let stored = self.message(id)?;
+        // Views reach to the ends of their segments at least.
+        let is_sound = |extent: Extent| {
+            let view = stored.maps.iter().find(|(segment, _)| *segment == extent.segment);
+            view.is_some_and(|(_, view)| is_intact(extent, &**view, view.len()))
+        };
+        let sound = stored.extents().all(is_sound);
+        if sound { Ok(stored) } else { Err(ReadError::Content(id)) }
     }
 
     fn read(&self, id: MessageId, place: Place) -> Result<Stored, ReadError> {
@@ -133,6 +152,14 @@ impl Stored {
 
     pub(crate) fn extents(&self) -> impl Iterator<Item = Extent> {
         (0..self.layout.extents).filter_map(|index| self.layout.extent(self.bytes(), index))
+    }
+
+    /// The message without its content, as one that is [damaged](ReadError::Content): envelope and trace header.
+    #[must_use]
+    pub fn without_content(mut self) -> Self {
+        self.layout.extents = 0;
+        self.layout.content_octets = 0;
+        self
     }
 
     /// Its queue id.

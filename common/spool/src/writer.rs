@@ -13,6 +13,8 @@ use crate::storage::{SegmentFile, Storage};
 /// Octets that are gathered before they are written without waiting for the end of the group: bounds the memory that
 /// a large message takes.
 const GATHER_MAX: usize = 1 << 20;
+/// Octets of a segment where there is no space for one of the usual size: some thousand outcomes.
+const SMALL_BYTES: u32 = 64 << 10;
 
 /// The writing end of the log.
 pub(crate) struct Log {
@@ -114,6 +116,10 @@ impl Log {
 
     /// Creates the next segment, with room for a record of `room` octets at least. The one before must be sealed.
     fn start(&mut self, room: u32) -> io::Result<()> {
+        self.start_sized(self.segment_bytes, room)
+    }
+
+    fn start_sized(&mut self, octets: u32, room: u32) -> io::Result<()> {
         let older = self.sealed.iter().map(|(segment, end)| Fence { segment: *segment, end: *end }).collect();
         let mut body = Vec::new();
         Record::Segments { highest: self.shared.last_id(), older }.encode(&mut body);
@@ -121,7 +127,7 @@ impl Log {
         let number = self.next_number;
         self.next_number = number.checked_add(1).ok_or(io::ErrorKind::StorageFull)?;
         let needed = SEGMENT_HEADER + framed(body.len() as u32) + room;
-        let octets = self.segment_bytes.max(needed);
+        let octets = octets.max(needed);
         let created = self.create(number, octets, &body);
         if created.is_err() {
             // Best effort: what is left behind has no records and is removed by the next recovery.
@@ -161,12 +167,26 @@ impl Log {
         }
     }
 
-    /// Makes sure that there is a segment to write to.
+    /// Makes sure that there is a segment to write to: a small one, when there is no space for more, so that outcomes can
+    /// be recorded, which is what makes space.
     ///
     /// # Errors
     /// As [`append`](Self::append).
     pub(crate) fn ensure_started(&mut self) -> io::Result<()> {
-        if self.current.is_some() { Ok(()) } else { self.start(0) }
+        if self.current.is_some() {
+            return Ok(());
+        }
+        match self.start(0) {
+            Err(error) if error.kind() == io::ErrorKind::StorageFull && self.segment_bytes > SMALL_BYTES => {
+                self.start_sized(SMALL_BYTES, 0)
+            }
+            result => result,
+        }
+    }
+
+    /// Changes with every segment that is begun, and so with what this log leaves of the file system.
+    pub(crate) fn generation(&self) -> u32 {
+        self.next_number
     }
 
     /// Whether what is at `place` is durable.
@@ -181,6 +201,28 @@ impl Log {
         let current = self.current.as_ref().map(|current| current.number);
         let sealed = self.sealed.iter().map(|(segment, end)| (*segment, *end));
         sealed.filter(move |(segment, _)| Some(*segment) != current)
+    }
+
+    /// Gives back what earlier runs have left allocated: each its last segment at full size, when it was killed. To be
+    /// called when there is a segment that says where they end: until then what stands behind their ends may still be
+    /// needed to find them.
+    pub(crate) fn release_tails(&mut self) {
+        let sealed: Vec<(u32, u32)> = self.sealed().collect();
+        for (number, end) in sealed {
+            match self.storage.release_tail(number, end) {
+                Ok(true) => log::debug!("spool: gave back the unused space of segment {number}"),
+                Ok(false) => {}
+                Err(error) => log::warn!("spool: cannot give back the unused space of segment {number}: {error}"),
+            }
+        }
+    }
+
+    /// Whether the spool is where it was.
+    ///
+    /// # Errors
+    /// A sentence on where it is not.
+    pub(crate) fn is_in_place(&mut self) -> io::Result<()> {
+        self.storage.is_in_place()
     }
 
     /// Octets left on the file system.

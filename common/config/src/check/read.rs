@@ -23,6 +23,8 @@ pub(super) fn file(text: &str, findings: &mut Vec<Finding>) -> Option<raw::File>
             "postmaster" => file.postmaster = one(value, findings),
             "drain" => file.drain = one(value, findings),
             "bounce_gather" => file.bounce_gather = one(value, findings),
+            "segment_size" => file.segment_size = one(value, findings),
+            "compaction_rate" => file.compaction_rate = one(value, findings),
             "agents" => file.agents = one(value, findings),
             "listen" => file.listen = many(value, findings, "listen"),
             "tls" => file.tls = one(value, findings),

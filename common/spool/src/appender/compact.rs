@@ -183,9 +183,23 @@ impl Appender {
         }
     }
 
-    /// Moves a message. Says whether anything was left to do.
+    /// Copies a piece of the next message, or moves the message when all of them are copied: a large body is copied as
+    /// the allowance allows, over many groups. Says whether anything was left to do.
     fn move_next(&mut self, round: &mut Round) -> io::Result<bool> {
-        let Some(message) = round.messages.pop() else { return Ok(false) };
+        let Some(message) = round.messages.last().copied() else { return Ok(false) };
+        if let Some(extent) = self.next_piece(round, message) {
+            match self.copy(extent) {
+                Ok(copy) => {
+                    self.ledger.pin(copy.segment);
+                    round.copied.insert(extent, copy);
+                    return Ok(true);
+                }
+                // It is left to the move itself to say so.
+                Err(Stays::Damaged) => {}
+                Err(Stays::Disk(error)) => return Err(error),
+            }
+        }
+        round.messages.pop();
         // It may have left the queue meanwhile.
         let moved = self.ledger.is_live(message).then(|| round.replay.take(message, &self.ledger)).flatten();
         match moved.map(|moved| self.move_message(round, moved)) {
@@ -194,6 +208,12 @@ impl Appender {
             Some(Err(Stays::Disk(error))) => return Err(error),
         }
         Ok(true)
+    }
+
+    /// A piece of the message that is to be copied before it is moved.
+    fn next_piece(&self, round: &Round, message: MessageId) -> Option<Extent> {
+        let stored = self.ledger.is_live(message).then(|| self.reader.message(message).ok()).flatten()?;
+        stored.extents().find(|extent| round.sources.contains(&extent.segment) && !round.copied.contains_key(extent))
     }
 
     fn move_message(&mut self, round: &mut Round, mut moved: Moved) -> Result<(), Stays> {

@@ -26,6 +26,8 @@ pub(super) struct Space {
     /// Octets of memory for the books; `None` for no bound.
     memory_max: Option<u64>,
     memory: Memory,
+    /// That of the log when the disk was looked at last.
+    generation: u32,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -69,8 +71,14 @@ impl Appender {
         self.space.is_short()
     }
 
-    /// Looks at the space left. To be called every second or so.
+    /// Looks at the space left, and whether the spool is where it was. To be called every second or so.
     pub(crate) fn measure(&mut self) {
+        if self.trouble.is_none()
+            && let Err(error) = self.log.is_in_place()
+        {
+            self.fail(&error);
+            return;
+        }
         self.measure_memory();
         self.measure_disk();
     }
@@ -104,6 +112,7 @@ impl Appender {
             }
         };
         self.shared.counters.free_bytes.store(free, std::sync::atomic::Ordering::Relaxed);
+        self.space.generation = self.log.generation();
         let Space { reserve, room, .. } = self.space;
         // Some more before it is well again, so that it does not go back and forth with every segment.
         let enough = if room == Room::Enough { reserve } else { reserve.saturating_add(reserve / 4) };
@@ -138,6 +147,10 @@ impl Appender {
 
     /// Takes a request on mail that a client sends.
     pub(crate) fn take_from_client(&mut self, request: Request) {
+        // Clients can fill a small disk between two looks at it.
+        if self.space.generation != self.log.generation() && self.trouble.is_none() {
+            self.measure();
+        }
         if self.space.room < Room::Critical {
             return self.take(request);
         }
@@ -226,6 +239,20 @@ mod tests {
             bench.appender.measure();
             assert_eq!(bench.shared.health(), expected);
         }
+    }
+
+    #[test]
+    fn a_burst_of_mail_does_not_use_up_the_reserve_between_two_looks_at_the_disk() {
+        let mut bench = Bench::open(Simulated::default(), 4096);
+        bench.disk.set_free(10 * RESERVE);
+        bench.appender.set_reserve(RESERVE);
+        assert_eq!(submit(&mut bench).1, ["stored", "arrived"]);
+        bench.disk.set_free(0);
+        let message = bench.shared.next_id();
+        // It needs a segment of its own, and what comes behind it in the same group is refused.
+        bench.appender.take_from_client(Request::Append { message, bytes: vec![b'x'; 5000] });
+        assert_eq!(submit(&mut bench).1, ["full"]);
+        assert_eq!(bench.shared.health(), Health::Full);
     }
 
     #[test]

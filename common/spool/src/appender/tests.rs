@@ -351,8 +351,42 @@ fn damage_costs_the_damaged_record_only() {
 
     let bench = Bench::open(disk, 1 << 16);
 
-    let expected: Vec<MessageId> = messages.iter().copied().filter(|message| *message != messages[2]).collect();
-    assert_eq!(bench.work.arrived, expected);
+    // It stays in the queue, and is not sent.
+    assert_eq!(bench.work.arrived, messages);
+    assert!(bench.damage.contains(&Damage::Content(messages[2])), "{:?}", bench.damage);
+    let reader = Reader::new(bench.shared.clone());
+    let readable: Vec<bool> = messages.iter().map(|message| reader.intact(*message).is_ok()).collect();
+    assert_eq!(readable, [true, true, false, true, true]);
+}
+
+#[test]
+fn a_directory_that_is_moved_away_refuses_mail_until_it_is_back() {
+    let mut bench = Bench::open(Simulated::default(), 1 << 16);
+    bench.disk.set_misplaced(true);
+    bench.appender.measure();
+    assert_eq!(names(&bench.outputs()), ["paused"]);
+    bench.commit(b"x", envelope(ONE));
+    assert_eq!(names(&bench.turn()), ["broken"]);
+    bench.appender.retry();
+    assert!(bench.appender.is_in_trouble());
+    bench.disk.set_misplaced(false);
+    bench.appender.retry();
+    assert_eq!(names(&bench.outputs()), ["resumed"]);
+    bench.commit(b"x", envelope(ONE));
+    assert_eq!(names(&bench.turn()), ["stored", "arrived"]);
+}
+
+#[test]
+fn what_a_killed_run_left_allocated_is_given_back() {
+    let mut bench = Bench::open(Simulated::default(), 1 << 16);
+    bench.commit(b"kept", envelope(ONE));
+    bench.turn();
+    // As if something had been written that never was durable.
+    bench.disk.tamper(1, |octets| octets[60_000] = 1);
+    let bench = bench.restarted();
+    assert_eq!(bench.disk.octets(1)[60_000], 0);
+    assert_eq!(bench.disk.octets(1).len(), 1 << 16);
+    assert_eq!(bench.work.arrived.len(), 1);
 }
 
 #[test]

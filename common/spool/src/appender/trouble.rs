@@ -32,7 +32,7 @@ impl Appender {
         let Some(mut trouble) = self.trouble.take() else { return };
         // Reclaiming needs no space when nothing in the segment is wanted any more: it may be what helps.
         self.reclaim_for_free();
-        let mut result = self.log.ensure_started();
+        let mut result = self.log.is_in_place().and_then(|()| self.log.ensure_started());
         while result.is_ok()
             && let Some(record) = trouble.backlog.pop_front()
         {

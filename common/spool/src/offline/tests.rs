@@ -110,7 +110,8 @@ fn a_damaged_body_is_found_and_costs_no_other_message() {
     let check = offline.check();
     let record = Damage::Record { segment: 1, at: at as u32 - 20, kind: "Piece".into() };
     assert_eq!(check.damage, [Damage::Content(ids[0]), record]);
-    assert_eq!(offline.reader().message(ids[0]).unwrap_err(), ReadError::Unknown(ids[0]));
+    assert_eq!(offline.reader().intact(ids[0]).unwrap_err(), ReadError::Content(ids[0]));
+    assert_eq!(body(&offline, ids[0]), b"The first body", "what is left of it can be had");
     assert_eq!((body(&offline, ids[1]), check.messages), (b"the other body".to_vec(), 2));
 }
 

@@ -88,7 +88,8 @@ impl Letters for Reader {
     type Letter = zrelay_spool::Stored;
 
     fn letter(&self, message: MessageId) -> Result<Self::Letter, String> {
-        self.message(message).map_err(|error| error.to_string())
+        // What is damaged must not be sent; from here on nothing can be taken back.
+        self.intact(message).map_err(|error| error.to_string())
     }
 }
 
