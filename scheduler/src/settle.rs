@@ -206,7 +206,7 @@ impl Scheduler {
             thread.backoff.last = Some(diagnostic);
             return;
         }
-        if thread.batches.is_empty() || thread.backs_off(now) {
+        if !thread.has_batches() || thread.backs_off(now) {
             thread.backoff.last = Some(diagnostic);
             return;
         }
@@ -230,6 +230,7 @@ impl Scheduler {
 
     /// Begins something that concerns all batches of the thread that are there now.
     pub(crate) fn sweep(&mut self, id: ThreadId, work: Work) {
+        self.sweep_beyond(id, &work);
         let Some(thread) = self.threads.get_mut(id) else { return };
         let Some((last, _)) = thread.batches.last_key_value() else { return };
         let sweep = Sweep::until(*last, work);

@@ -120,13 +120,13 @@ impl Scheduler {
         let thread = self.threads.get(id)?;
         let leases = || thread.leases.iter().filter_map(|lease| self.leases.get(lease));
         let first = thread.batches.first_key_value().map(|(_, batch)| batch);
-        let wake = if thread.has_due() { Some(now) } else { thread.queue.first().map(|(wake, _)| *wake) };
+        let wake = if thread.has_due() { Some(now) } else { thread.next_wake() };
         let next = if thread.is_held() { None } else { wake };
         Some(ThreadView {
             key: thread.key.clone(),
             state: self.state_of(thread, now),
             load: thread.load,
-            oldest: first.map(|batch| batch.received),
+            oldest: first.map(|batch| batch.received).into_iter().chain(thread.beyond.oldest()).min(),
             flows: count(thread.flows.count()),
             held_by: thread.held_by.clone(),
             held: u64::try_from(thread.aside.len()).unwrap_or(u64::MAX),
@@ -142,13 +142,13 @@ impl Scheduler {
     }
 
     fn state_of(&self, thread: &Thread, now: Timestamp) -> State {
-        if thread.hold.is_held() || (thread.is_held() && !thread.batches.is_empty()) {
+        if thread.hold.is_held() || (thread.is_held() && thread.has_batches()) {
             return State::Held;
         }
         if thread.in_flight > 0 {
             return State::Running;
         }
-        if thread.batches.is_empty() {
+        if !thread.has_batches() {
             return State::Idle;
         }
         if self.paused.is_some() {
@@ -164,7 +164,7 @@ impl Scheduler {
             return State::Retry(thread.backoff.due);
         }
         if !thread.has_due() {
-            return thread.queue.first().map_or(State::Held, |(wake, _)| State::Waiting(*wake));
+            return thread.next_wake().map_or(State::Held, State::Waiting);
         }
         if let Some((limit, _)) = thread.line {
             return State::of_limit(limit);

@@ -14,6 +14,7 @@ use zrelay_spool::{
 
 use crate::Settings;
 use crate::batch::{Batch, Place};
+use crate::beyond::{RunId, SpillOrder, Spilled};
 use crate::lease::{Lease, LeaseState};
 use crate::limit::Level;
 use crate::line::Rank;
@@ -69,6 +70,17 @@ pub(super) struct World {
     clause: Arc<Clause>,
     next_message: u64,
     checks: bool,
+    /// What is beyond the window.
+    pub(super) spilled: BTreeMap<RunId, Vec<QueuedBatch>>,
+    pub(super) disk: Disk,
+}
+
+/// Whether batches can be written beyond the window and read again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Disk {
+    Works,
+    Full,
+    Unreadable,
 }
 
 impl World {
@@ -89,6 +101,8 @@ impl World {
             clause,
             next_message: 0,
             checks: true,
+            spilled: BTreeMap::new(),
+            disk: Disk::Works,
         }
     }
 
@@ -231,6 +245,32 @@ impl World {
         while let Some(order) = self.scheduler.poll_order() {
             self.obey(order);
         }
+        let Some(order) = self.scheduler.poll_spill() else { return };
+        self.spill(order);
+        self.take_output();
+    }
+
+    fn spill(&mut self, order: SpillOrder) {
+        let spilled = match (order, self.disk) {
+            (SpillOrder::Write { run, batches }, Disk::Full) => Spilled::NotWritten { run, batches },
+            (SpillOrder::Write { run, batches }, _) => {
+                assert!(!batches.is_empty());
+                assert!(self.spilled.insert(run, batches).is_none());
+                return;
+            }
+            (SpillOrder::Read { run, .. }, Disk::Unreadable) => Spilled::NotRead { run },
+            (SpillOrder::Read { run, thread }, _) => {
+                let batches = self.spilled.remove(&run).expect("a run that was written");
+                assert!(batches.iter().all(|batch| batch.thread == thread));
+                Spilled::Read { run, batches }
+            }
+        };
+        self.scheduler.handle_spill(self.now, spilled);
+    }
+
+    /// All batches of a thread that are beyond the window.
+    pub(super) fn beyond(&self, thread: &ThreadKey) -> impl Iterator<Item = &QueuedBatch> {
+        self.spilled.values().flatten().filter(move |batch| batch.thread == *thread)
     }
 
     fn note(&mut self, outcome: Outcome) {
@@ -317,6 +357,9 @@ impl World {
             assert!(thread.leases.len() <= thread.clause.thread_agents as usize, "too many agents");
             let mut load = Load::default();
             thread.batches.values().for_each(|batch| load.add(Load::of(&batch.recipients, batch.size)));
+            self.beyond(&thread.key).for_each(|batch| load.add(Load::of(&batch.recipients, batch.size)));
+            let waits = thread.beyond.times().is_some_and(|(due, _)| due <= self.now) && self.disk == Disk::Works;
+            assert!(!waits || thread.has_due() || !s.may_run(id, self.now), "waits beyond the window");
             assert_eq!(load, thread.load);
             assert_eq!(load.recipients, thread.ages.sum());
             let of = |place| thread.batches.values().filter(|batch| batch.place == place).count();
@@ -350,6 +393,7 @@ impl World {
             }
         }
         assert_eq!(total, s.all.load);
+        assert_eq!(s.beyond_window(), self.spilled.values().map(Vec::len).sum::<usize>());
         assert_eq!(total.recipients as usize, self.open.len() + self.answered_in_part());
     }
 
