@@ -104,7 +104,7 @@ impl Ages {
     }
 }
 
-#[cfg(test)]
+#[cfg(any(test, feature = "testing"))]
 impl Ages {
     pub(crate) fn sum(&self) -> u64 {
         self.slots.iter().map(|slot| slot.recipients).sum()

@@ -25,6 +25,7 @@ use zrelay_spool::{BatchId, MessageId, QueuedBatch, ThreadKey};
 use crate::batch::Place;
 use crate::operator::{Action, Changed};
 use crate::scheduler::Scheduler;
+use crate::snapshot::Load;
 use crate::sweep::Work;
 use crate::thread::{Thread, ThreadId};
 
@@ -102,7 +103,7 @@ pub(crate) struct Beyond {
 
 #[derive(Debug)]
 struct Run {
-    batches: usize,
+    load: Load,
     due: Timestamp,
     expires: Timestamp,
     /// When the message of its oldest batch came in.
@@ -125,13 +126,17 @@ impl Run {
     fn of(batches: &[QueuedBatch], expires: impl Fn(&QueuedBatch) -> Timestamp) -> Option<Self> {
         let ids = || batches.iter().map(|batch| batch.id);
         Some(Self {
-            batches: batches.len(),
+            load: load_of(batches),
             due: batches.iter().map(|batch| batch.due).min()?,
             expires: batches.iter().map(expires).min()?,
             oldest: batches.iter().map(|batch| batch.received).min()?,
             ids: (ids().min()?, ids().max()?),
             pending: Vec::new(),
         })
+    }
+
+    fn batches(&self) -> usize {
+        usize::try_from(self.load.batches).unwrap_or(usize::MAX)
     }
 
     fn may_hold(&self, message: MessageId) -> bool {
@@ -142,6 +147,14 @@ impl Run {
 impl Beyond {
     pub(crate) fn is_empty(&self) -> bool {
         self.runs.is_empty()
+    }
+
+    /// How much there is.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn load(&self) -> Load {
+        let mut load = Load::default();
+        self.runs.values().for_each(|run| load.add(run.load));
+        load
     }
 
     /// When its oldest message came in.
@@ -311,7 +324,7 @@ impl Scheduler {
     fn bring_in(&mut self, run_id: RunId, batches: Vec<QueuedBatch>, now: Timestamp) {
         let Some(id) = self.window.owners.remove(&run_id) else { return };
         let Some(run) = self.threads.get_mut(id).and_then(|thread| thread.beyond.remove(run_id)) else { return };
-        self.window.beyond = self.window.beyond.saturating_sub(run.batches);
+        self.window.beyond = self.window.beyond.saturating_sub(run.batches());
         let ids: Vec<BatchId> = batches.iter().map(|batch| batch.id).collect();
         for batch in batches {
             self.insert_batch(id, batch, now);
@@ -392,7 +405,7 @@ impl Scheduler {
             // Whose turn is before that of the next one in memory is wanted as soon as there is room.
             let next = thread.flows.next().and_then(|id| Some((thread.batches.get(&id)?.wake, id)));
             let wanted = thread.flows.len() < kept || next.is_none_or(|next| (known.due, known.ids.0) < next);
-            (thread.flows.is_empty() || (wanted && known.batches <= room)).then_some(*run)
+            (thread.flows.is_empty() || (wanted && known.batches() <= room)).then_some(*run)
         };
         let wanted = thread.beyond.wanted.first().copied();
         let Some(run) = wanted.or_else(|| expired().map(|(_, run)| *run)).or_else(due) else { return };
@@ -460,4 +473,10 @@ impl Scheduler {
         self.touch(id);
         true
     }
+}
+
+fn load_of(batches: &[QueuedBatch]) -> Load {
+    let mut load = Load::default();
+    batches.iter().for_each(|batch| load.add(Load::of(&batch.recipients, batch.size)));
+    load
 }

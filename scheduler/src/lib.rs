@@ -81,6 +81,8 @@ mod scheduler;
 mod settle;
 pub mod snapshot;
 mod sweep;
+#[cfg(any(test, feature = "testing"))]
+mod testing;
 mod thread;
 
 pub use ages::{AGE_LIMITS, AgeTable};

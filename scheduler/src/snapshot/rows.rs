@@ -349,7 +349,7 @@ impl FlowView {
 fn reply(heard: &Heard, now: Timestamp) -> ReplyRow {
     let outcome = match heard.disposition {
         Disposition::Delivered { .. } => "delivered",
-        Disposition::Deferred => "deferred",
+        Disposition::Deferred | Disposition::Delayed => "deferred",
         Disposition::Failed => "failed",
         Disposition::Expired => "expired",
         Disposition::Dropped => "dropped",
