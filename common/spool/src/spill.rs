@@ -19,13 +19,14 @@ use rustix::fs::{FallocateFlags, fallocate};
 use zrelay_clock::Timestamp;
 
 use crate::codec::{Decoder, Encoder, Malformed};
+use crate::handling;
 use crate::record::{decode_diagnostic, encode_diagnostic};
-use crate::{BatchId, Diagnostic, Flow, MessageId, QueuedBatch, ThreadKey};
+use crate::{BatchId, Diagnostic, Handling, MessageId, QueuedBatch, ThreadKey};
 
 /// Octets of the unit in which file systems give space back.
 const BLOCK: u64 = 4096;
 /// Octets of a batch at the least: bounds what is believed of a count.
-const BATCH_MIN: usize = 42;
+const BATCH_MIN: usize = 50;
 /// Octets of the checksum behind a run.
 const CHECKSUM: usize = 4;
 
@@ -125,17 +126,32 @@ fn encode(octets: &mut Vec<u8>, batches: &[QueuedBatch]) {
     let mut before: Option<&Arc<Diagnostic>> = None;
     for batch in batches {
         // All fields by name: one that is added must not be forgotten here.
-        let QueuedBatch { id, thread: _, recipients, received, size, copies, flow, attempts, due, held, last } = batch;
+        let QueuedBatch {
+            id,
+            thread: _,
+            recipients,
+            received,
+            size,
+            copies,
+            flow,
+            priority,
+            deliver_by,
+            warned,
+            attempts,
+            due,
+            held,
+            last,
+        } = batch;
         out.u64(id.message.0);
         out.u32(id.number);
         out.indices(recipients);
         out.u64(received.as_micros());
         out.u64(*size);
         out.u32(*copies);
-        out.u32(flow.0);
+        Handling { flow: Some(*flow), priority: *priority, deliver_by: *deliver_by }.encode(&mut out);
         out.u32(*attempts);
         out.u64(due.as_micros());
-        out.u8((*held).into());
+        out.u8(u8::from(*held) | u8::from(*warned) << 1);
         out.u8(last.is_some().into());
         if let Some(last) = last {
             match before {
@@ -153,24 +169,32 @@ fn decode(body: &[u8], thread: &ThreadKey) -> Result<Vec<QueuedBatch>, Malformed
     let mut batches = Vec::with_capacity(count);
     let mut before: Option<Arc<Diagnostic>> = None;
     for _ in 0..count {
+        let id = BatchId { message: MessageId(from.u64()?), number: from.u32()? };
+        let recipients = from.indices()?.into();
+        let (received, size, copies) = (Timestamp::from_micros(from.u64()?), from.u64()?, from.u32()?);
+        let Handling { flow, priority, deliver_by } = Handling::decode(from.take(handling::OCTETS)?)?;
+        let (attempts, due, bits) = (from.u32()?, Timestamp::from_micros(from.u64()?), from.u8()?);
+        let last = if from.u8()? == 0 {
+            None
+        } else {
+            before = Some(decode_diagnostic(&mut from, before.as_ref())?);
+            before.clone()
+        };
         batches.push(QueuedBatch {
-            id: BatchId { message: MessageId(from.u64()?), number: from.u32()? },
+            id,
             thread: thread.clone(),
-            recipients: from.indices()?.into(),
-            received: Timestamp::from_micros(from.u64()?),
-            size: from.u64()?,
-            copies: from.u32()?,
-            flow: Flow(from.u32()?),
-            attempts: from.u32()?,
-            due: Timestamp::from_micros(from.u64()?),
-            held: from.u8()? != 0,
-            last: match from.u8()? {
-                0 => None,
-                _ => {
-                    before = Some(decode_diagnostic(&mut from, before.as_ref())?);
-                    before.clone()
-                }
-            },
+            recipients,
+            received,
+            size,
+            copies,
+            flow: flow.unwrap_or_default(),
+            priority,
+            deliver_by,
+            warned: bits & 2 != 0,
+            attempts,
+            due,
+            held: bits & 1 != 0,
+            last,
         });
     }
     Ok(batches)
@@ -183,7 +207,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::Status;
+    use crate::{ByMode, DeliverBy, Flow, Status};
 
     fn key() -> ThreadKey {
         ThreadKey::new("smtp", "example.net")
@@ -204,6 +228,13 @@ mod tests {
                 size,
                 copies,
                 flow: Flow(flow),
+                priority: attempts as i8,
+                deliver_by: held.then_some(DeliverBy {
+                    deadline: Timestamp::from_micros(size),
+                    mode: if copies % 2 == 0 { ByMode::Return } else { ByMode::Notify },
+                    trace: number % 2 == 0,
+                }),
+                warned: copies % 3 == 0,
                 attempts,
                 due: Timestamp::from_micros(due),
                 held,
@@ -248,6 +279,9 @@ mod tests {
             size: 1,
             copies: 1,
             flow: Flow(0),
+            priority: 0,
+            deliver_by: None,
+            warned: false,
             attempts: 0,
             due: Timestamp::ZERO,
             held: false,
