@@ -15,8 +15,8 @@ use zrelay_scheduler::{
     Answer, Ask, BATCH_OCTETS, Outlets as SchedulerOutlets, Scheduler, SchedulerHandle, SchedulerLoop, Settings,
 };
 use zrelay_spool::{
-    CommitReply, Committed, Content, Envelope, Fact, Notify, Options, Outlets, Recipient, Request, RoutedBatch, Spill,
-    Spool, SpoolHandle, ThreadKey,
+    CommitReply, Committed, Content, Envelope, Fact, Handling, Notify, Options, Outlets, Recipient, Request,
+    RoutedBatch, Spill, Spool, SpoolHandle, ThreadKey,
 };
 
 const USAGE: &str = "\
@@ -204,6 +204,7 @@ fn envelope(number: u64, recipients: u32) -> Envelope {
         senders: vec!["list-bounces@example.org".to_owned()],
         recipients: (0..recipients).map(recipient).collect(),
         origin: None,
+        handling: Handling::default(),
     }
 }
 

@@ -54,8 +54,20 @@ impl Batch {
 
     /// The same as the disk takes it.
     pub(crate) fn into_queued(self, id: BatchId, thread: &ThreadKey) -> QueuedBatch {
-        let Self { recipients, received, size, due, wake: _, last, copies, flow, attempts, reported: _, place: _, hold } =
-            self;
+        let Self {
+            recipients,
+            received,
+            size,
+            due,
+            wake: _,
+            last,
+            copies,
+            flow,
+            attempts,
+            reported: _,
+            place: _,
+            hold,
+        } = self;
         let (thread, held) = (thread.clone(), hold.is_held());
         // What is not kept in memory is not missed on disk.
         let (priority, deliver_by, warned) = (0, None, false);

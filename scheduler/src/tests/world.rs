@@ -266,11 +266,6 @@ impl World {
         self.scheduler.handle_spill(self.now, spilled);
     }
 
-    /// All batches of a thread that are beyond the window.
-    pub(super) fn beyond(&self, thread: &ThreadKey) -> impl Iterator<Item = &QueuedBatch> {
-        self.spilled.values().flatten().filter(move |batch| batch.thread == *thread)
-    }
-
     fn note(&mut self, outcome: Outcome) {
         let expired = self.received[&outcome.batch] + self.clause.expiry <= self.now;
         assert!(!outcome.recipients.is_empty());
