@@ -397,7 +397,7 @@ impl Scheduler {
             return;
         }
         // What is due is tried once more however old it is.
-        let waits = |run: &RunId| !running || thread.beyond.runs.get(run).is_some_and(|run| run.due > now);
+        let waits = |run: &RunId| thread.beyond.runs.get(run).is_some_and(|run| thread.due_at(run.due) > now);
         let expired = || thread.beyond.expiry.first().filter(|(at, run)| *at <= now && thread.wakes() && waits(run));
         let due = || {
             let (_, _, run) = thread.beyond.due.first().filter(|(at, ..)| running && *at <= now)?;

@@ -60,8 +60,6 @@ pub(crate) struct Thread {
     pub(crate) proven: bool,
     /// Leases in a row that ended early without a single verdict.
     pub(crate) fruitless: u32,
-    /// Concurrency that the host tolerated, until then.
-    pub(crate) cap: Option<(u32, Timestamp)>,
     pub(crate) line: Option<(Limit, Standing)>,
     pub(crate) timer: Option<Timestamp>,
     pub(crate) sweeps: VecDeque<Sweep>,
@@ -116,7 +114,12 @@ impl Thread {
 
     /// When the batch may go out, as far as it and the host are concerned.
     pub(crate) fn due(&self, batch: &Batch) -> Timestamp {
-        if self.backoff.failures > 0 { batch.due.max(self.backoff.due) } else { batch.due }
+        self.due_at(batch.due)
+    }
+
+    /// When something that is due by itself then may go out as far as the host is concerned.
+    pub(crate) fn due_at(&self, due: Timestamp) -> Timestamp {
+        if self.backoff.failures > 0 { due.max(self.backoff.due) } else { due }
     }
 
     /// Whether there are any batches, in memory or not.
@@ -137,8 +140,7 @@ impl Thread {
     /// When something is to be done next with a batch beyond the window. In the past when it waits for its turn.
     pub(crate) fn next_beyond(&self) -> Option<Timestamp> {
         let (due, expires) = self.beyond.times()?;
-        let due = if self.backoff.failures > 0 { due.max(self.backoff.due) } else { due };
-        Some(due.min(expires))
+        Some(self.due_at(due).min(expires))
     }
 
     /// Whether something is due.
