@@ -28,13 +28,6 @@ pub(crate) struct Batch {
     pub(crate) hold: Hold,
 }
 
-impl Batch {
-    /// What it counts against credit and other flows, octets.
-    pub(crate) fn weight(&self) -> u64 {
-        zrelay_agent::weight(self.size, self.copies, self.recipients.len())
-    }
-}
-
 /// Where a batch is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Place {

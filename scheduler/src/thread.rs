@@ -10,6 +10,7 @@ use zrelay_spool::{BatchId, Diagnostic, ThreadKey, ThreadState};
 
 use crate::ages::Ages;
 use crate::batch::{Batch, Hold, Place};
+use crate::door::DoorKey;
 use crate::flows::Flows;
 use crate::limit::{ChannelId, Limit, RingId};
 use crate::line::{Rank, Standing};
@@ -56,6 +57,8 @@ pub(crate) struct Thread {
     /// Leases in a row that ended early without a single verdict.
     pub(crate) fruitless: u32,
     pub(crate) line: Option<(Limit, Standing)>,
+    /// The door at which it waits, and its turn there.
+    pub(crate) door: Option<(DoorKey, u64)>,
     pub(crate) timer: Option<Timestamp>,
     pub(crate) sweeps: VecDeque<Sweep>,
     pub(crate) dirty: bool,
