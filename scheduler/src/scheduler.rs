@@ -12,7 +12,8 @@ use zrelay_sites::Sites;
 use zrelay_spool::{Outcome, Queue, QueuedBatch, Request, ThreadKey, ThreadState};
 
 use crate::ages::Ages;
-use crate::batch::{Batch, Hold, Place};
+use crate::batch::{Batch, Hold};
+use crate::beyond::{Beyond, Window};
 use crate::clause::{Clauses, Settings};
 use crate::door::{Gates, Passage};
 use crate::flows::Flows;
@@ -38,7 +39,7 @@ pub const OUTCOMES_MAX: usize = 1024;
 /// - mutators: what an operator wants ([`Scheduler::operate`], [`Scheduler::drain`]).
 /// - getters: snapshots for the tools.
 /// - `poll_*`: what the driver has to do now, in any order: hand out [`poll_order`](Self::poll_order)s, record
-///   [`poll_record`](Self::poll_record)s, and call [`handle_timeout`](Self::handle_timeout) at
+///   [`poll_record`](Self::poll_record)s, do what [`poll_spill`](Self::poll_spill) says, and call [`handle_timeout`](Self::handle_timeout) at
 ///   [`poll_timeout`](Self::poll_timeout).
 #[derive(Debug)]
 pub struct Scheduler {
@@ -75,6 +76,7 @@ pub struct Scheduler {
     records: VecDeque<Request>,
     outcomes: Vec<Outcome>,
     pub(crate) tally: Tally,
+    pub(crate) window: Window,
 }
 
 /// Whether the hub goes on or down.
@@ -116,6 +118,7 @@ impl Scheduler {
             records: VecDeque::new(),
             outcomes: Vec::new(),
             tally: Tally::default(),
+            window: Window::default(),
         }
     }
 
@@ -227,7 +230,7 @@ impl Scheduler {
                 self.serve_lines(ring, channel, now);
             } else if let Some(thread) = self.dirty.pop_front() {
                 self.pump(thread, now);
-            } else if !self.let_in(now) && !self.balance(now) {
+            } else if !self.let_in(now) && !self.balance(now) && !self.relieve(now) {
                 break;
             }
         }
@@ -240,7 +243,8 @@ impl Scheduler {
         if self.may_run(id, now) {
             self.feed(id, now);
         }
-        let waits = self.threads.get(id).filter(|thread| thread.has_due() && self.is_awake(id, now));
+        self.fetch(id, now);
+        let waits = self.threads.get(id).filter(|thread| thread.has_work() && self.is_awake(id, now));
         if let Some(shut) = waits.and_then(|thread| self.shut(thread, Passage::Mail, now)) {
             self.wait_at(id, shut);
         } else if self.wants_agent(id, now) {
@@ -252,6 +256,7 @@ impl Scheduler {
         self.rest(id, now);
         self.arm(id, now);
         self.note_emptiness(id, now);
+        self.note_size(id);
     }
 
     /// Whether the thread's due batches may go out, limits on agents aside.
@@ -291,6 +296,7 @@ impl Scheduler {
         // One in the past is there if the clock is not heeded now, or has brought more than one turn may wake.
         let heeded = thread.wakes();
         let wake = thread.queue.first().map(|(wake, _)| *wake).filter(|wake| heeded || *wake > now);
+        let wake = wake.into_iter().chain(thread.next_beyond().filter(|wake| *wake > now)).min();
         let next = if thread.is_held() || self.paused.is_some() {
             None
         } else if thread.backs_off(now) {
@@ -339,6 +345,7 @@ impl Scheduler {
         self.leave_line(id);
         self.leave_door(id);
         let Some(mut thread) = self.threads.remove(id) else { return };
+        self.forget_size(id, &thread);
         if thread.backoff.failures > 0 {
             thread.backoff = Backoff::default();
             self.record(Request::Thread(thread.state()));
@@ -372,33 +379,27 @@ impl Scheduler {
             return;
         }
         let id = self.thread_named(&queued.thread);
-        let Some(thread) = self.threads.get_mut(id) else { return };
+        let (received, load) = (queued.received, Load::of(&queued.recipients, queued.size));
+        if self.insert_batch(id, queued, now) {
+            self.count_in(id, received, load);
+            self.touch(id);
+        }
+    }
+
+    /// Takes a batch into memory, without counting it. Says whether it was not there.
+    pub(crate) fn insert_batch(&mut self, id: ThreadId, queued: QueuedBatch, now: Timestamp) -> bool {
+        let Some(thread) = self.threads.get_mut(id) else { return false };
         if thread.batches.contains_key(&queued.id) {
             log::warn!("batch {} is in the queue of {} already", queued.id, queued.thread);
-            return;
+            return false;
         }
         // Behind a restart in the middle of a back-off, what has been tried before has been reported before.
         let known = thread.backoff.failures > 0 && queued.attempts > 0;
-        let load = Load::of(&queued.recipients, queued.size);
-        let received = queued.received;
-        let batch = Batch {
-            recipients: queued.recipients,
-            received: queued.received,
-            size: queued.size,
-            due: queued.due,
-            wake: queued.due,
-            last: queued.last,
-            copies: queued.copies,
-            flow: queued.flow,
-            attempts: queued.attempts,
-            reported: if known { thread.backoff.epoch } else { 0 },
-            place: Place::Queued,
-            hold: Hold::from_flag(queued.held),
-        };
-        thread.batches.insert(queued.id, batch);
-        thread.enqueue(queued.id, now);
-        self.count_in(id, received, load);
-        self.touch(id);
+        let reported = if known { thread.backoff.epoch } else { 0 };
+        let batch_id = queued.id;
+        thread.batches.insert(batch_id, Batch::of(queued, reported));
+        thread.enqueue(batch_id, now);
+        true
     }
 
     fn recall_thread(&mut self, state: ThreadState) {
@@ -436,6 +437,8 @@ impl Scheduler {
             ring,
             channel,
             batches: BTreeMap::new(),
+            beyond: Beyond::default(),
+            size: None,
             flows: Flows::default(),
             queue: BTreeSet::new(),
             aside: BTreeSet::new(),

@@ -7,4 +7,5 @@ mod rates;
 mod running;
 mod scenes;
 mod simulation;
+mod window;
 mod world;
