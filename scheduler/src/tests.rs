@@ -3,7 +3,9 @@
 mod fairness;
 mod mute;
 mod pace;
+mod rates;
 mod running;
 mod scenes;
 mod simulation;
+mod window;
 mod world;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::{Pattern, Principal, ReplyRule};
+use crate::{Pattern, Principal, Rates, ReplyRule};
 
 /// The whole configuration, checked. Swapped as a whole on reload.
 #[derive(Clone, Debug)]
@@ -31,6 +31,8 @@ pub struct Config {
     pub tls: Option<ServerTls>,
     /// Limits of the intake.
     pub intake: Intake,
+    /// Limits of the queue.
+    pub queue: Queue,
     /// Routes, first match wins; behind them the default: `smtp` by recipient domain.
     pub routes: Vec<Route>,
     /// Clauses, first match wins; behind them the built-in one.
@@ -41,6 +43,8 @@ pub struct Config {
     pub channel_agents: Vec<(String, u32)>,
     /// Who may use the control socket beside root and the hub's own user. Default: nobody.
     pub access: Access,
+    /// Source addresses that are being warmed up. Default none.
+    pub sources: Vec<WarmUp>,
     /// The name servers.
     pub dns: Dns,
     /// Event loops for intake and for transport. Default 1 each: one loop saturates a disk and a gigabit link.
@@ -115,6 +119,15 @@ pub struct Intake {
     pub reserve: u64,
 }
 
+/// Limits of the queue.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Queue {
+    /// Memory for what is in the queue, octets: five eighths for the books of the spool, which with ten million messages
+    /// are full at the default of 512 MiB, so that new ones get `452 4.3.1` at MAIL; a quarter for batches near their
+    /// turn, the others waiting on disk.
+    pub memory: u64,
+}
+
 /// What to do with a CR or LF of DATA that is not part of a CRLF. BDAT content is judged alike, since it may have to
 /// leave by DATA.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -186,8 +199,24 @@ pub struct Clause {
     /// Connections to a site (a ring) to begin with; each one that delivers allows another, up to the ring's limit.
     /// Default 2, below Postfix's `initial_destination_concurrency` of 5: a connection here carries more.
     pub initial_agents: u32,
+    /// Rates for each ring. Default none.
+    pub ring_rates: Rates,
+    /// Rates for all threads of the clause together. Default none.
+    pub clause_rates: Rates,
     /// Replies that are read differently, first match wins. Default none.
     pub replies: Vec<ReplyRule>,
+}
+
+/// A `[[source]]`: an address from which mail has not been sent before, and which receivers are to get to know slowly.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct WarmUp {
+    /// The address, as clauses have it in [`Clause::source`].
+    pub address: IpAddr,
+    /// Midnight UTC at which the first day begins.
+    pub start: zrelay_clock::Timestamp,
+    /// Recipients per day (UTC), first day first; nothing is sent before `start`, and behind the last day there is no
+    /// limit.
+    pub days: Vec<u32>,
 }
 
 /// What TLS is wanted on the way out. Postfix's names.

@@ -8,9 +8,10 @@ use zrelay_spool::{BatchId, Flow, MessageId, ThreadKey};
 
 use super::view::{
     AgeView, BatchPlace, BatchView, ChannelView, FLOWS_MAX, FlowView, LeaseView, RingView, State, ThreadView,
-    ThreadZoom, TotalsView,
+    ThreadZoom, TotalsView, Used,
 };
 use crate::batch::{Batch, Place};
+use crate::door::{Passage, Shut, Why};
 use crate::lease::{Lease, LeaseState};
 use crate::limit::{Level, Limit, Ring};
 use crate::scheduler::{Phase, Scheduler};
@@ -120,7 +121,7 @@ impl Scheduler {
         let thread = self.threads.get(id)?;
         let leases = || thread.leases.iter().filter_map(|lease| self.leases.get(lease));
         let first = thread.batches.first_key_value().map(|(_, batch)| batch);
-        let wake = if thread.has_due() { Some(now) } else { thread.queue.first().map(|(wake, _)| *wake) };
+        let wake = if thread.has_due() { Some(now) } else { thread.next_wake() };
         let next = if thread.is_held() { None } else { wake };
         let suspended = self.rings.get(thread.ring).and_then(|ring| ring.pace.suspended(now));
         let suspension = suspended.map(|(_, diagnostic)| diagnostic.clone());
@@ -128,7 +129,7 @@ impl Scheduler {
             key: thread.key.clone(),
             state: self.state_of(thread, now),
             load: thread.load,
-            oldest: first.map(|batch| batch.received),
+            oldest: first.map(|batch| batch.received).into_iter().chain(thread.beyond.oldest()).min(),
             flows: count(thread.flows.count()),
             held_by: thread.held_by.clone(),
             held: u64::try_from(thread.aside.len()).unwrap_or(u64::MAX),
@@ -146,13 +147,13 @@ impl Scheduler {
     }
 
     fn state_of(&self, thread: &Thread, now: Timestamp) -> State {
-        if thread.hold.is_held() || (thread.is_held() && !thread.batches.is_empty()) {
+        if thread.hold.is_held() || (thread.is_held() && thread.has_batches()) {
             return State::Held;
         }
         if thread.in_flight > 0 {
             return State::Running;
         }
-        if thread.batches.is_empty() {
+        if !thread.has_batches() {
             return State::Idle;
         }
         if self.paused.is_some() {
@@ -168,11 +169,16 @@ impl Scheduler {
             return State::Retry(thread.backoff.due);
         }
         if !thread.has_due() {
-            return thread.queue.first().map_or(State::Held, |(wake, _)| State::Waiting(*wake));
+            return thread.next_wake().map_or(State::Held, State::Waiting);
         }
         let pace = self.rings.get(thread.ring).map(|ring| &ring.pace);
-        if let Some((until, _)) = pace.and_then(|pace| pace.suspended(now)) {
-            return State::Suspended(until);
+        let connection = thread.leases.is_empty().then(|| self.shut(thread, Passage::Connection, now)).flatten();
+        match self.shut(thread, Passage::Mail, now).or(connection) {
+            Some(Shut { until, why: Why::Suspended, .. }) => return State::Suspended(until),
+            Some(Shut { until, why: Why::UsedUp(unit, allowance), key }) => {
+                return State::Rate(until, Used { unit, allowance, place: key.place.name() });
+            }
+            None => {}
         }
         match (thread.line, pace) {
             (Some((Limit::Ring, _)), Some(pace)) if pace.is_probed() => return State::Probe,
