@@ -55,7 +55,7 @@ pub(crate) const SEGMENT_HEADER: u32 = 64;
 /// Octets of a record's header.
 pub(crate) const RECORD_HEADER: u32 = 20;
 /// Records start at multiples of this.
-const ALIGN: u32 = 4;
+pub(crate) const ALIGN: u32 = 4;
 const MARK: [u8; 3] = [0xb5, b'Z', b'R'];
 /// Largest body of a record: an envelope of some million recipients. Bounds what recovery believes of a length field.
 pub(crate) const BODY_MAX: u32 = 256 << 20;

@@ -43,6 +43,10 @@ pub struct Statistics {
     pub damage: u64,
     /// Pages of the files that the disk did not give since the start. What is on them is damaged.
     pub unreadable_pages: u64,
+    /// Checkpoints made since the start.
+    pub checkpoints: u64,
+    /// Messages of an earlier run that nobody was told of yet: for some seconds after the start.
+    pub recovering: u64,
 }
 
 /// A handle on the running spool; clone it freely.

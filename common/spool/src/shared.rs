@@ -43,6 +43,8 @@ pub(crate) struct Counters {
     pub(crate) moved_messages: AtomicU64,
     pub(crate) free_bytes: AtomicU64,
     pub(crate) damage: AtomicU64,
+    pub(crate) checkpoints: AtomicU64,
+    pub(crate) recovering: AtomicU64,
 }
 
 /// Where ids and segments take the time from.
@@ -186,6 +188,8 @@ impl Shared {
             free_bytes: read(&counters.free_bytes),
             damage: read(&counters.damage),
             unreadable_pages: zrelay_sys::unreadable_pages(),
+            checkpoints: read(&counters.checkpoints),
+            recovering: read(&counters.recovering),
         }
     }
 }

@@ -8,7 +8,8 @@ use super::methods::{Addressed, MessageFacts, Store};
 /// Answers from the running spool. A hub with methods of its own wraps it and adds [`Store::call`].
 ///
 /// `statistics` gives `{health: "good" | "full" | "broken", messages, open_messages, segments, live_bytes, written_bytes,
-/// syncs, shared_bodies, moved_messages, free_bytes, damage, unreadable_pages}`; see [`Statistics`](zrelay_spool::Statistics) for what they count.
+/// syncs, shared_bodies, moved_messages, free_bytes, damage, unreadable_pages, checkpoints, recovering}`; see
+/// [`Statistics`](zrelay_spool::Statistics) for what they count.
 #[derive(Clone, Debug)]
 pub struct SpoolStore(pub SpoolHandle);
 
@@ -61,6 +62,8 @@ impl Store for SpoolStore {
             "free_bytes": figures.free_bytes,
             "damage": figures.damage,
             "unreadable_pages": figures.unreadable_pages,
+            "checkpoints": figures.checkpoints,
+            "recovering": figures.recovering,
         })
     }
 }

@@ -19,8 +19,8 @@ use super::tests::{Bench, DELIVERED, envelope, outcome, route};
 use super::*;
 use crate::simulated::Simulated;
 use crate::{
-    BatchId, BatchState, ByMode, DeliverBy, Disposition, Fate, Flow, Handling, Importer, Notify, Offline, Options,
-    Recipient, Ret, Spool, ThreadKey, ThreadState,
+    BatchId, BatchState, ByMode, DeliverBy, Disposition, Fate, Flow, Handling, Importer, Notify, Offline, Recipient,
+    Ret, ThreadKey, ThreadState,
 };
 
 const SEGMENT: u32 = 4096;
@@ -183,8 +183,7 @@ fn formats_of_earlier_versions_are_read_and_continued() {
         let expected = fs::read_to_string(fixture.join("expected.txt")).unwrap();
         assert_eq!(describe(directory.path()), expected, "{}", fixture.display());
         let (before, now) = (Offline::open(directory.path()).unwrap().messages(), Timestamp::from_secs(1));
-        let (_, _, recovered) = Spool::open(Options::new(directory.path()), now).unwrap();
-        assert_eq!(recovered.threads().len(), 1);
+        assert_eq!(Offline::open(directory.path()).unwrap().figures().threads, 1);
         let mut importer = Importer::open(directory.path(), now).unwrap();
         let added = importer.add(envelope(TWO), b"later");
         assert_eq!(importer.commit(), [(added, Ok(()))]);
