@@ -21,6 +21,7 @@ pub(crate) struct Batch {
     /// Envelope senders of its recipients: each is a transaction with the whole message.
     pub(crate) copies: u32,
     pub(crate) flow: Flow,
+    pub(crate) priority: i8,
     pub(crate) attempts: u32,
     /// The back-off of the thread in which it was last reported as deferred.
     pub(crate) reported: u32,

@@ -25,13 +25,20 @@
 //! # Whose turn it is
 //!
 //! - Between threads: a place goes to hosts that are known to work, then to those that nothing is known of, then to those
-//!   that failed; among equals, and one time in four among all, to who has waited longest. A thread that others wait for
-//!   keeps its place for [`SLICE`] at most, and without a greeting for [`STARTING_SLICE`]: its host has failed then.
+//!   that failed; among these to the more urgent, by the priority of what they have due and of their clause; among equals,
+//!   and one time in four among all, to who has waited longest.
+//! - A thread that others wait for keeps its place for a slice: until it has sent [`QUANTUM`] or had it for [`SLICE`],
+//!   both times the `weight` of its clause; and without a greeting for [`STARTING_SLICE`]: its host has failed then. What
+//!   a slice overdraws, one batch at most, is taken from the next one (deficit round robin, where the line before each
+//!   limit is the round). So a thread with `n` before it in line for `p` places of weight 1 begins within
+//!   `4 × (n / p + 1)` slices of a quantum, what was carried already, and a batch each, however large their posts are.
 //!   Hosts known to be down hold a quarter of the places at most while better ones wait, or give way after that time.
 //!   Of many hosts that nothing is known of, those that are down are known when each has had its first slice.
-//! - Inside a thread: the due batches are divided into **flows** by sender domain ([`zrelay_spool::Flow`]), and the flows
-//!   are served alike, by weight: octets of the message, as often as it is sent, plus
-//!   [`RECIPIENT_WEIGHT`](zrelay_agent::RECIPIENT_WEIGHT) per recipient. A message to a thread that is busy with another
+//! - Inside a thread: the due batches are divided by priority (RFC 6710), each with its share, and those of one priority
+//!   into **flows** by sender domain or what the configuration says ([`zrelay_spool::Flow`]); the flows are served alike,
+//!   by weight: octets of the message, as often as it is sent, plus
+//!   [`RECIPIENT_WEIGHT`](zrelay_agent::RECIPIENT_WEIGHT) per recipient. No priority starves another: the lowest has 1/64
+//!   of the highest one's share. A message to a thread that is busy with another
 //!   flow's post of a hundred thousand recipients goes out next: behind what its agents were given before it came, which
 //!   is at most their credit and one batch. The router makes no batch larger than goes out at once.
 //!
@@ -77,10 +84,11 @@ mod settle;
 pub mod snapshot;
 mod sweep;
 mod thread;
+mod turns;
 
 pub use clause::Settings;
 pub use driver::{Inlets, Outlets, QUERIES_MAX, QUEUE_MAX, REPORTS_MAX, SchedulerLoop};
-pub use grant::SLICE;
+pub use grant::{QUANTUM, SLICE};
 pub use holds::HOLDS_MAX;
 pub use mute::{STARTING_SLICE, STARTING_SLICE_AMONG_FAILED};
 pub use operator::{Action, Changed, Chosen, Selector, SelectorError};

@@ -5,4 +5,5 @@ mod mute;
 mod running;
 mod scenes;
 mod simulation;
+mod slices;
 mod world;

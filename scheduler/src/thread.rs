@@ -54,6 +54,8 @@ pub(crate) struct Thread {
     /// Concurrency that the host tolerated, until then.
     pub(crate) cap: Option<(u32, Timestamp)>,
     pub(crate) line: Option<(Limit, Standing)>,
+    /// What its last slice had more than its share.
+    pub(crate) deficit: i64,
     pub(crate) timer: Option<Timestamp>,
     pub(crate) sweeps: VecDeque<Sweep>,
     pub(crate) dirty: bool,
@@ -86,6 +88,11 @@ impl Thread {
     /// Whether the host failed and is to be left alone for now.
     pub(crate) fn backs_off(&self, now: Timestamp) -> bool {
         self.backoff.failures > 0 && self.backoff.due > now
+    }
+
+    /// How urgent it is that it gets an agent.
+    pub(crate) fn urgency(&self) -> i8 {
+        self.flows.urgency().unwrap_or_default().saturating_add(self.clause.priority)
     }
 
     /// How it stands in line.
@@ -141,7 +148,7 @@ impl Thread {
         if due <= now {
             batch.place = Place::Due;
             batch.wake = due;
-            self.flows.insert(batch.flow, due, id);
+            self.flows.insert(batch.priority, batch.flow, due, id);
             return;
         }
         batch.place = Place::Queued;
@@ -156,7 +163,7 @@ impl Thread {
             Place::Queued => {
                 self.queue.remove(&(batch.wake, id));
             }
-            Place::Due => self.flows.remove(batch.flow, batch.wake, id),
+            Place::Due => self.flows.remove(batch.priority, batch.flow, batch.wake, id),
             Place::Aside => {
                 self.aside.remove(&id);
             }

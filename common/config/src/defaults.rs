@@ -58,6 +58,10 @@ pub const RESERVE: u64 = 256 * 1024 * 1024;
 pub const THREAD_AGENTS: u32 = 1;
 /// Agents per ring: what large sites tolerate from one client, as Postfix's destination limit.
 pub const RING_AGENTS: u32 = 20;
+/// Share of a thread where threads compete.
+pub const WEIGHT: u32 = 1;
+/// Priority of a thread in line, and of mail that a listener takes.
+pub const PRIORITY: i8 = 0;
 /// Unit of the retries.
 pub const INTERVAL: Duration = Duration::from_secs(60);
 /// Waits in units of the interval; the last one repeats.

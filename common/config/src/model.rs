@@ -147,6 +147,11 @@ pub struct Clause {
     pub thread_agents: u32,
     /// Agents per ring. Default 20.
     pub ring_agents: u32,
+    /// Share of a thread where threads compete for agents: how many quanta of work a thread may send before it gives
+    /// way to others that wait. Default 1; at most 20, so that no slice is longer than 10 min.
+    pub weight: u32,
+    /// Added to the priority of the mail when a thread waits in line for an agent, -9 to 9. Default 0.
+    pub priority: i8,
     /// Unit of [`Clause::retries`]. Default 1 min.
     pub interval: Duration,
     /// Waits between attempts in units of the interval; the last one repeats. Default 1 1 2 3 5 8 13 21 34.

@@ -96,6 +96,8 @@ pub(crate) struct Thread {
     pub(crate) matches: Spanned<String>,
     pub(crate) thread_agents: Key<i64>,
     pub(crate) ring_agents: Key<i64>,
+    pub(crate) weight: Key<i64>,
+    pub(crate) priority: Key<i64>,
     pub(crate) channel_agents: Key<i64>,
     pub(crate) interval: Key<String>,
     pub(crate) retries: Key<Vec<Spanned<i64>>>,

@@ -82,6 +82,18 @@ impl Check<'_> {
         }
     }
 
+    /// RFC 6710 §4.
+    pub(super) fn priority(&mut self, given: Option<&Spanned<i64>>, default: i8) -> i8 {
+        let Some(given) = given else { return default };
+        match i8::try_from(*given.get_ref()) {
+            Ok(priority) if (-9..=9).contains(&priority) => priority,
+            _ => {
+                self.out_of_range("priority", given.span(), -9, 9);
+                default
+            }
+        }
+    }
+
     pub(super) fn jitter(&mut self, given: Option<&Spanned<f64>>, default: f64) -> f64 {
         let Some(given) = given else { return default };
         if !(0.0..=1.0).contains(given.get_ref()) {
