@@ -13,8 +13,8 @@ use toml::Spanned;
 use crate::error::Finding;
 use crate::raw;
 use crate::{
-    BareNewline, CHANNELS, Clause, Config, Dns, Intake, Listen, Loops, Pattern, Pipelining, Protocol, Route, ServerTls,
-    TlsPolicy, defaults, host,
+    BareNewline, CHANNELS, Clause, Config, Dns, FlowKey, Intake, Listen, Loops, Pattern, Pipelining, Protocol, Route,
+    ServerTls, TlsPolicy, defaults, host,
 };
 
 /// Reads and checks a whole file.
@@ -144,6 +144,8 @@ impl Check<'_> {
                 protocol: defaults::PROTOCOL,
                 relay_from: networks,
                 starttls: certificate,
+                priority: defaults::PRIORITY,
+                tag: None,
             }];
         }
         let mut seen = HashMap::new();
@@ -175,12 +177,15 @@ impl Check<'_> {
                     None => networks.clone(),
                 },
                 starttls: listen.starttls.map_or(certificate, Spanned::into_inner),
+                priority: self.priority(listen.priority.as_ref(), defaults::PRIORITY),
+                tag: listen.tag.as_ref().and_then(|tag| self.tag(tag)),
             });
         }
         listeners
     }
 
     fn intake(&mut self, given: &raw::Intake) -> Intake {
+        let flows = [("sender-domain", FlowKey::SenderDomain), ("list", FlowKey::List)];
         let bare = [("refuse", BareNewline::Refuse), ("normalise", BareNewline::Normalise)];
         Intake {
             message_size: self.size(
@@ -222,6 +227,8 @@ impl Check<'_> {
             data_rate: self.number("data_rate", given.data_rate.as_ref(), defaults::DATA_RATE, 0..=1_000_000_000),
             memory: self.size("memory", given.memory.as_ref(), defaults::MEMORY, (16 << 20)..=1 << 40),
             reserve: self.size("reserve", given.reserve.as_ref(), defaults::RESERVE, 0..=1 << 50),
+            flow: self.choice("flow", given.flow.as_ref(), defaults::FLOW, &flows),
+            flow_header: given.flow_header.as_ref().and_then(|name| self.header_name("flow_header", name)),
         }
     }
 

@@ -4,7 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use crate::{BareNewline, Pipelining, Protocol, TlsPolicy};
+use crate::{BareNewline, FlowKey, Pipelining, Protocol, TlsPolicy};
 
 /// Name of a hub on a machine whose own name is not usable.
 pub const HOSTNAME: &str = "localhost.localdomain";
@@ -58,6 +58,8 @@ pub const RESERVE: u64 = 256 * 1024 * 1024;
 pub const THREAD_AGENTS: u32 = 1;
 /// Agents per ring: what large sites tolerate from one client, as Postfix's destination limit.
 pub const RING_AGENTS: u32 = 20;
+/// What makes a flow.
+pub const FLOW: FlowKey = FlowKey::SenderDomain;
 /// Share of a thread where threads compete.
 pub const WEIGHT: u32 = 1;
 /// Priority of a thread in line, and of mail that a listener takes.

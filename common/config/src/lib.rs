@@ -33,7 +33,7 @@ use std::path::Path;
 
 pub use error::{ConfigError, Problem};
 pub use model::{
-    BareNewline, Clause, Config, Dns, Intake, Listen, Loops, Pipelining, Protocol, Route, ServerTls, TlsPolicy,
+    BareNewline, Clause, Config, Dns, FlowKey, Intake, Listen, Loops, Pipelining, Protocol, Route, ServerTls, TlsPolicy,
 };
 pub use pattern::{Pattern, PatternError};
 

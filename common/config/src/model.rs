@@ -56,6 +56,10 @@ pub struct Listen {
     pub relay_from: Vec<IpNet>,
     /// Whether STARTTLS is offered. Default: when a certificate is configured.
     pub starttls: bool,
+    /// Priority of mail that names none (RFC 6710), -9 to 9. Default 0.
+    pub priority: i8,
+    /// Makes all mail of this listener one flow, which shares a next hop with others as one. Default none.
+    pub tag: Option<String>,
 }
 
 /// The protocol of a listener.
@@ -111,6 +115,19 @@ pub struct Intake {
     /// Space on the spool's file system that is kept for delivery: below it new messages get `452 4.3.1` at MAIL, below
     /// half of it also those under way. Default 256 MiB, four segments of the spool.
     pub reserve: u64,
+    /// What makes a flow where listener and header say nothing. Default the sender's domain.
+    pub flow: FlowKey,
+    /// A header field whose value makes the flow, in lower case with its colon. Default none.
+    pub flow_header: Option<Arc<str>>,
+}
+
+/// Whose mail is whose, for fairness: mail of one flow takes turns with that of others.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FlowKey {
+    /// The domain of the envelope sender.
+    SenderDomain,
+    /// The list: its `List-Id` (RFC 2919), else the envelope sender without what VERP adds.
+    List,
 }
 
 /// What to do with a CR or LF of DATA that is not part of a CRLF. BDAT content is judged alike, since it may have to

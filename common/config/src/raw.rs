@@ -53,6 +53,8 @@ pub(crate) struct Listen {
     pub(crate) protocol: Key<String>,
     pub(crate) relay_from: Option<Vec<Spanned<String>>>,
     pub(crate) starttls: Key<bool>,
+    pub(crate) priority: Key<i64>,
+    pub(crate) tag: Key<String>,
 }
 
 #[derive(serde::Deserialize)]
@@ -78,6 +80,8 @@ pub(crate) struct Intake {
     pub(crate) data_rate: Key<i64>,
     pub(crate) memory: Key<Size>,
     pub(crate) reserve: Key<Size>,
+    pub(crate) flow: Key<String>,
+    pub(crate) flow_header: Key<String>,
 }
 
 #[derive(serde::Deserialize)]

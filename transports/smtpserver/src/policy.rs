@@ -20,6 +20,10 @@ pub struct SessionPolicy {
     pub protocol: Protocol,
     /// Whether STARTTLS is offered.
     pub starttls: StartTls,
+    /// The priority of mail that names none.
+    pub priority: i8,
+    /// Whose mail all of it is.
+    pub tag: Option<String>,
     /// Sizes, counts and times.
     pub limits: Intake,
 }
@@ -28,6 +32,13 @@ impl SessionPolicy {
     /// The policy of one of the configuration's listeners.
     pub fn of(config: &Config, listen: &Listen) -> Self {
         let starttls = if listen.starttls && config.tls.is_some() { StartTls::Offered } else { StartTls::Absent };
-        Self { hostname: config.hostname.clone(), protocol: listen.protocol, starttls, limits: config.intake.clone() }
+        Self {
+            hostname: config.hostname.clone(),
+            protocol: listen.protocol,
+            starttls,
+            priority: listen.priority,
+            tag: listen.tag.clone(),
+            limits: config.intake.clone(),
+        }
     }
 }

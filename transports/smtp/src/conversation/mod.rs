@@ -22,6 +22,7 @@ mod ending;
 mod opening;
 mod replies;
 mod transaction;
+mod urgency;
 mod writing;
 
 #[cfg(test)]
