@@ -12,6 +12,7 @@ mod message;
 mod print;
 mod route;
 mod serve;
+mod sites;
 mod spool;
 mod tools;
 

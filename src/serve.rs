@@ -1,6 +1,8 @@
 //! `zrelay serve`: the hub in the foreground.
 
+mod access;
 mod hub;
+mod store;
 mod threads;
 
 use std::time::Instant;

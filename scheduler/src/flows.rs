@@ -51,7 +51,7 @@ impl Flows {
         self.batches == 0
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, feature = "testing"))]
     pub(crate) fn len(&self) -> usize {
         self.batches
     }
@@ -59,6 +59,18 @@ impl Flows {
     /// Flows that have something due, each counted once per urgency.
     pub(crate) fn count(&self) -> usize {
         self.classes.iter().map(|(_, class)| class.turns.len()).sum()
+    }
+
+    /// The flows that have something due, in the order of their turns: how much, and their next batch.
+    pub(crate) fn turns(&self) -> impl Iterator<Item = (Flow, usize, BatchId)> {
+        let class =
+            |Reverse(priority)| self.classes.iter().find(|(other, _)| *other == priority).map(|(_, class)| class);
+        self.urgencies.iter().filter_map(class).flat_map(|class| {
+            class.turns.iter().filter_map(|flow| {
+                let batches = class.flows.get(&flow)?;
+                Some((flow, batches.len(), batches.first()?.1))
+            })
+        })
     }
 
     /// The highest priority that has something due.

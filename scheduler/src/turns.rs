@@ -52,6 +52,11 @@ impl<K: Ord + Copy> Turns<K> {
         self.order.first().map(|(_, key)| *key)
     }
 
+    /// All who want something, in the order of their turns.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = K> {
+        self.order.iter().map(|(_, key)| *key)
+    }
+
     /// Somebody wants something, and did not before.
     pub(crate) fn join(&mut self, key: K) {
         let start = self.starts.entry(key).or_default();

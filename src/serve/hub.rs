@@ -23,11 +23,14 @@ use zrelay_mailbox::{SendError, Sender, mailbox};
 use zrelay_router::{Router, Worker};
 use zrelay_scheduler::control::{ControlServer, SpoolStore, Stopper};
 use zrelay_scheduler::{Outlets, Scheduler, SchedulerHandle, SchedulerLoop, Settings};
+use zrelay_sites::{Keeper, Sites};
 use zrelay_smtp::AgentLoop;
 use zrelay_smtpserver::{Control, Intake};
 use zrelay_spool::{Reader, Request, Spool};
 use zrelay_tls::{ClientTls, Roots, ServerTls};
 
+use super::access::Users;
+use super::store::HubStore;
 use super::threads::{Notices, Thread};
 use crate::Failure;
 
@@ -37,6 +40,8 @@ const ROUTING_MAX: usize = 1024;
 const FACTS_MAX: usize = 4096;
 /// Orders that wait for the local agents; the rest waits with the scheduler.
 const LOCAL_ORDERS_MAX: usize = 1024;
+/// The file in the spool's directory with what was learned of hosts.
+const SITES: &str = "sites.jsonl";
 /// How long a thread that was told to end may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long agents may take when nobody is left to hear them. Behind a drain they have nothing under way and end as soon
@@ -53,6 +58,7 @@ pub(crate) struct Hub {
     scheduler: SchedulerHandle,
     control: Stopper,
     requests: Sender<Request>,
+    sites: Sites,
     threads: Threads,
 }
 
@@ -64,6 +70,7 @@ struct Threads {
     spool: Thread,
     router: Thread,
     notary: Thread,
+    keeper: Thread,
 }
 
 impl Hub {
@@ -80,17 +87,19 @@ impl Hub {
             zrelay_spool::Options { reserve_bytes: config.intake.reserve, ..zrelay_spool::Options::new(&config.spool) };
         let (spool, handle, recovered) = Spool::open(options, clock.now()).map_err(Failure::new)?;
         let (scheduler_loop, inlets) = SchedulerLoop::new().map_err(no_descriptors)?;
-        let store = Box::new(SpoolStore(handle.clone()));
+        let access = Box::new(Users::new(config.access.clone()));
+        let (keeper, sites) = Keeper::open(&config.spool.join(SITES), clock);
+        let store = Box::new(HubStore { spool: SpoolStore(handle.clone()), sites: sites.clone(), clock });
         let version = env!("CARGO_PKG_VERSION");
-        let control =
-            ControlServer::bind(&config.control, inlets.handle.clone(), store, version, clock).map_err(Failure::new)?;
+        let control = ControlServer::bind(&config.control, inlets.handle.clone(), store, access, version, clock)
+            .map_err(Failure::new)?;
         let options = zrelay_smtpserver::Options { storage: handle.clone(), tls, clock };
         let intake = Intake::bind(config, options).map_err(Failure::new)?;
 
         let addresses = intake.local_addresses();
         let messages = recovered.messages();
         let stopper = control.stopper();
-        let agents = start_agents(config, &handle.reader(), &inlets.reports, clock, notices)?;
+        let agents = start_agents(config, &handle.reader(), &sites, &inlets.reports, clock, notices)?;
         let outlets = Outlets { spool: handle.sender(), smtp: agents.smtp, local: agents.local };
         let agents = agents.threads;
         let scheduler = Scheduler::new(Settings::from(config), seed());
@@ -115,9 +124,10 @@ impl Hub {
         let outlets = zrelay_spool::Outlets { routing, scheduler: inlets.queue, facts };
         let spool = Thread::start("spool", notices, move || spool.run(outlets, recovered))?;
         let control = Thread::start("control", notices, move || control.run())?;
+        let keeper = Thread::start("sites", notices, move || keeper.run())?;
         let loops = intake.loops.into_iter().map(|one| Thread::start("intake", notices, move || one.run()));
-        let threads =
-            Threads { intake: loops.collect::<Result<_, _>>()?, scheduler, agents, control, spool, router, notary };
+        let intake_loops = loops.collect::<Result<_, _>>()?;
+        let threads = Threads { intake: intake_loops, scheduler, agents, control, spool, router, notary, keeper };
         Ok(Self {
             addresses,
             recovered: messages,
@@ -125,6 +135,7 @@ impl Hub {
             scheduler: inlets.handle,
             control: stopper,
             requests,
+            sites,
             threads,
         })
     }
@@ -154,7 +165,7 @@ impl Hub {
 
     /// Ends all threads, the spool's last but those that wait for it: what they recorded is durable then.
     pub(crate) fn stop(self) {
-        let Threads { intake, scheduler, agents, control, spool, router, notary } = self.threads;
+        let Threads { intake, scheduler, agents, control, spool, router, notary, keeper } = self.threads;
         self.intake.stop();
         intake.into_iter().for_each(|thread| thread.join(PATIENCE));
         // An error says that it has ended, as it does after a drain.
@@ -168,6 +179,9 @@ impl Hub {
         router.join(PATIENCE);
         notary.join(PATIENCE);
         agents.into_iter().for_each(|thread| thread.join(AGENTS_PATIENCE));
+        // Behind the agents, who learn to their end.
+        self.sites.stop();
+        keeper.join(PATIENCE);
     }
 }
 
@@ -206,6 +220,7 @@ struct Agents {
 fn start_agents(
     config: &Config,
     reader: &Reader,
+    sites: &Sites,
     reports: &Sender<Report>,
     clock: Clock,
     notices: &Notices,
@@ -221,6 +236,7 @@ fn start_agents(
                 attempts: config.dns.attempts,
             },
             tls: tls.clone(),
+            sites: sites.clone(),
             clock,
             seed: seed(),
         };

@@ -1,4 +1,4 @@
-//! Small sets, small in memory: which recipients of a message, which segments.
+//! Small sets, small in memory: which recipients of a message.
 
 /// A set of recipients of one message. Up to 64 of them take no memory of their own.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -23,6 +23,14 @@ impl Bits {
             bits.insert(index);
         });
         bits
+    }
+
+    /// Octets of memory of their own.
+    pub(crate) fn octets(&self) -> usize {
+        match self {
+            Self::Few(_) => 0,
+            Self::Many(words) => size_of_val(&**words),
+        }
     }
 
     fn word(&self, index: u32) -> Option<&u64> {
@@ -60,45 +68,6 @@ impl Bits {
     }
 }
 
-/// The segments that a message keeps from being reclaimed, each once. Up to four take no memory of their own.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) enum Pins {
-    /// Unused places hold 0, which is no segment's number.
-    Few([u32; 4]),
-    Many(Vec<u32>),
-}
-
-impl Pins {
-    pub(crate) const NONE: Self = Self::Few([0; 4]);
-
-    /// Returns whether it is new.
-    pub(crate) fn insert(&mut self, segment: u32) -> bool {
-        if self.iter().any(|pin| pin == segment) {
-            return false;
-        }
-        match self {
-            Self::Many(pins) => pins.push(segment),
-            Self::Few(pins) => match pins.iter_mut().find(|pin| **pin == 0) {
-                Some(pin) => *pin = segment,
-                None => *self = Self::Many(pins.iter().copied().chain([segment]).collect()),
-            },
-        }
-        true
-    }
-
-    pub(crate) fn iter(&self) -> impl Iterator<Item = u32> {
-        let pins = match self {
-            Self::Few(pins) => &pins[..],
-            Self::Many(pins) => &pins[..],
-        };
-        pins.iter().copied().filter(|pin| *pin != 0)
-    }
-
-    pub(crate) fn oldest(&self) -> Option<u32> {
-        self.iter().min()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -121,17 +90,6 @@ mod tests {
                 }
             }
             prop_assert!((0..recipients).all(|index| bits.contains(index) == set.contains(&index)));
-        }
-
-        #[test]
-        fn pins_are_a_set(steps in proptest::collection::vec(1u32..9, 0..20)) {
-            let mut pins = Pins::NONE;
-            let mut set = BTreeSet::new();
-            for step in steps {
-                prop_assert_eq!(pins.insert(step), set.insert(step));
-            }
-            prop_assert_eq!(pins.oldest(), set.first().copied());
-            prop_assert_eq!(pins.iter().collect::<BTreeSet<_>>(), set);
         }
     }
 

@@ -5,39 +5,41 @@
 
 use std::collections::HashMap;
 
-use crate::bits::{Bits, Pins};
+use crate::fates::{Fate, Fates, State};
 use crate::moved::{Moved, Stage};
+use crate::pins::{PinLists, PinsId};
 use crate::record::Mark;
-use crate::shared::Place;
+use crate::shared::{Place, Shared};
+use crate::table::Table;
 use crate::{Disposition, MessageId, Notify, Outcome, RoutedBatch};
 
-/// The state of all messages in the queue and of the segments they lie in.
+/// The state of all messages in the queue and of the segments they lie in. A message with one recipient takes
+/// 16 octets.
 #[derive(Default, Debug)]
 pub(crate) struct Ledger {
-    messages: HashMap<MessageId, Entry>,
+    messages: Table<Entry>,
+    fates: Fates,
+    pins: PinLists,
     segments: HashMap<u32, Segment>,
     live: usize,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 struct Entry {
-    recipients: u32,
-    open_count: u32,
-    owed_count: u32,
-    open: Bits,
-    owed: Bits,
-    pins: Pins,
-    /// The first segment that may hold an older record of it, when it was moved.
-    moved_from: u32,
-    state: State,
+    fate: Fate,
+    pins: PinsId,
+    /// The segment with the last deferral of a message with one recipient, if it is not needed for anything else; 0,
+    /// which is no segment's number, if there is none. Of such a message earlier deferrals say nothing any more, so that
+    /// what is tried again and again does not need every segment in which it was.
+    deferred: u32,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum State {
-    Unrouted,
-    Routed,
-    /// Nothing is left to do but to record that.
-    Finishing,
+/// Octets of memory that a message takes here: its row in the table.
+const MESSAGE_OCTETS: usize = size_of::<Entry>() + size_of::<u32>();
+
+/// The segment that is needed for nothing but the last deferral.
+fn deferred_in(entry: &Entry) -> Option<u32> {
+    (entry.deferred != 0).then_some(entry.deferred)
 }
 
 /// What a segment is needed for.
@@ -86,37 +88,21 @@ fn owes(disposition: Disposition, notify: Notify) -> bool {
     }
 }
 
-impl Entry {
-    /// The change since `open_before`, `owed_before`. The message stays in the books until it is marked as finished.
-    fn change(&self, open_before: u32, owed_before: u32) -> Change {
-        match (self.open_count, self.owed_count) {
-            (0, 0) if open_before > 0 => Change::DoneAndFinished,
-            (0, 0) if owed_before > 0 => Change::Finished,
-            (0, _) if open_before > 0 => Change::Done,
-            _ => Change::None,
-        }
-    }
-}
-
-impl Entry {
-    fn oldest(&self) -> u32 {
-        self.pins.oldest().unwrap_or(u32::MAX).min(self.moved_from)
+/// The change between two counts of open recipients and owed reports. The message stays in the books until it is marked
+/// as finished.
+fn change((open_before, owed_before): (u32, u32), now: (u32, u32)) -> Change {
+    match now {
+        (0, 0) if open_before > 0 => Change::DoneAndFinished,
+        (0, 0) if owed_before > 0 => Change::Finished,
+        (0, _) if open_before > 0 => Change::Done,
+        _ => Change::None,
     }
 }
 
 impl Ledger {
     /// A message with `recipients`, and records in `segments`.
     pub(crate) fn admit(&mut self, message: MessageId, recipients: u32, segments: impl Iterator<Item = u32>) {
-        let entry = Entry {
-            recipients,
-            open_count: recipients,
-            owed_count: 0,
-            open: Bits::all(recipients),
-            owed: Bits::none(recipients),
-            pins: Pins::NONE,
-            moved_from: u32::MAX,
-            state: State::Unrouted,
-        };
+        let entry = Entry { fate: self.fates.add(recipients), pins: PinsId::default(), deferred: 0 };
         self.live += 1;
         self.messages.insert(message, entry);
         segments.for_each(|segment| self.touch(message, segment));
@@ -124,81 +110,127 @@ impl Ledger {
 
     /// The message was moved: it needs `segments` and no others. What older ones hold of it, from `oldest` on, is void.
     pub(crate) fn moved(&mut self, message: MessageId, oldest: u32, segments: impl Iterator<Item = u32>) {
-        let Some(entry) = self.messages.get_mut(&message) else { return };
-        entry.moved_from = oldest;
-        let before = std::mem::replace(&mut entry.pins, Pins::NONE);
+        let Some(entry) = self.messages.get_mut(message) else { return };
+        let before: Vec<u32> = self.pins.get(entry.pins).segments().chain(deferred_in(entry)).collect();
+        entry.pins = self.pins.moved(entry.pins, oldest);
+        entry.deferred = 0;
         segments.for_each(|segment| self.touch(message, segment));
-        before.iter().for_each(|segment| self.unpin(segment));
+        before.into_iter().for_each(|segment| self.unpin(segment));
     }
 
     /// The message is as this record says, whatever was known before.
     pub(crate) fn restore(&mut self, moved: &Moved, recipients: u32, segments: impl Iterator<Item = u32>) {
         self.forget(moved.message);
         self.admit(moved.message, recipients, segments);
-        let Some(entry) = self.messages.get_mut(&moved.message) else { return };
-        entry.moved_from = moved.oldest;
+        let Some(entry) = self.messages.get_mut(moved.message) else { return };
+        let Entry { fate, pins, .. } = entry;
+        let needed: Vec<u32> = self.pins.get(*pins).segments().collect();
+        *pins = self.pins.moved(*pins, moved.oldest);
+        *pins = needed.into_iter().fold(*pins, |pins, segment| self.pins.with(pins, segment));
         if moved.stage == Stage::Routed {
-            entry.state = State::Routed;
+            self.fates.set_state(fate, State::Routed);
         }
-        entry.open = Bits::none(recipients);
-        entry.open_count = moved.open.iter().map(|recipient| u32::from(entry.open.insert(*recipient))).sum();
-        let owed = moved.owed.iter().flat_map(|owed| &owed.recipients);
-        entry.owed_count = owed.map(|recipient| u32::from(entry.owed.insert(*recipient))).sum();
+        self.fates.keep_open(fate, moved.open.iter().copied());
+        for recipient in moved.owed.iter().flat_map(|owed| &owed.recipients) {
+            self.fates.owe(fate, *recipient);
+        }
     }
 
     /// What a record of the message's move says of its state: the first segment with a record of it, how far it is, and
     /// which recipients are open.
     pub(crate) fn moving(&self, message: MessageId) -> Option<(u32, Stage, Vec<u32>)> {
-        let entry = self.messages.get(&message).filter(|entry| entry.state != State::Finishing)?;
-        let stage = if entry.state == State::Unrouted { Stage::Unrouted } else { Stage::Routed };
-        let open = (0..entry.recipients).filter(|recipient| entry.open.contains(*recipient)).collect();
-        Some((entry.oldest(), stage, open))
+        let entry = self.entry(message)?;
+        let stage = match self.fates.state(entry.fate) {
+            State::Unrouted => Stage::Unrouted,
+            State::Routed => Stage::Routed,
+            State::Finishing => return None,
+        };
+        let recipients = 0..self.fates.recipients(entry.fate);
+        let open = recipients.filter(|recipient| self.fates.is_open(entry.fate, *recipient)).collect();
+        Some((self.oldest_record(entry), stage, open))
     }
 
     /// Whether the other books say the same of a message.
     pub(crate) fn agrees(&self, other: &Self, message: MessageId) -> bool {
-        let state = |ledger: &Self| {
-            ledger.messages.get(&message).map(|entry| (entry.state, entry.open.clone(), entry.owed.clone()))
-        };
-        state(self) == state(other)
+        match (self.entry(message), other.entry(message)) {
+            (Some(ours), Some(theirs)) => self.fates.agree(ours.fate, &other.fates, theirs.fate),
+            (None, None) => true,
+            _ => false,
+        }
+    }
+
+    fn entry(&self, message: MessageId) -> Option<&Entry> {
+        self.messages.get(message)
+    }
+
+    /// The first segment that may hold a record of a message, void ones included.
+    fn oldest_record(&self, entry: &Entry) -> u32 {
+        let pins = self.pins.get(entry.pins);
+        pins.oldest().into_iter().chain(deferred_in(entry)).fold(pins.moved_from(), u32::min)
     }
 
     /// The message has a record in `segment`.
     pub(crate) fn touch(&mut self, message: MessageId, segment: u32) {
-        let Some(entry) = self.messages.get_mut(&message) else { return };
-        if entry.pins.insert(segment) {
+        let Some(entry) = self.messages.get_mut(message) else { return };
+        if self.pins.get(entry.pins).contains(segment) {
+            return;
+        }
+        entry.pins = self.pins.with(entry.pins, segment);
+        if entry.deferred == segment {
+            // It counts once.
+            entry.deferred = 0;
+        } else {
             self.pin(segment);
+        }
+    }
+
+    /// The message has the record of its last deferral in `segment`.
+    fn touch_deferred(&mut self, message: MessageId, segment: u32) {
+        let Some(entry) = self.messages.get_mut(message).filter(|entry| entry.fate.is_single()) else {
+            return self.touch(message, segment);
+        };
+        let needed = self.pins.get(entry.pins).contains(segment);
+        let before = std::mem::replace(&mut entry.deferred, if needed { 0 } else { segment });
+        if before == segment {
+            return;
+        }
+        if !needed {
+            self.pin(segment);
+        }
+        if before != 0 {
+            self.unpin(before);
         }
     }
 
     /// Whether records on the message still matter.
     pub(crate) fn is_live(&self, message: MessageId) -> bool {
-        self.messages.get(&message).is_some_and(|entry| entry.state != State::Finishing)
+        self.entry(message).is_some_and(|entry| self.fates.state(entry.fate) != State::Finishing)
     }
 
     /// Whether the message waits for the router.
     pub(crate) fn is_unrouted(&self, message: MessageId) -> bool {
-        self.messages.get(&message).is_some_and(|entry| entry.state == State::Unrouted && entry.open_count > 0)
+        self.entry(message)
+            .is_some_and(|entry| self.fates.state(entry.fate) == State::Unrouted && self.fates.counts(entry.fate).0 > 0)
     }
 
     /// Whether the recipient has no final outcome yet.
     pub(crate) fn is_open(&self, message: MessageId, recipient: u32) -> bool {
-        self.messages.get(&message).is_some_and(|entry| entry.open.contains(recipient))
+        self.entry(message).is_some_and(|entry| self.fates.is_open(entry.fate, recipient))
     }
 
     /// Whether a report on the recipient is owed and not settled.
     pub(crate) fn is_owed(&self, message: MessageId, recipient: u32) -> bool {
-        self.messages.get(&message).is_some_and(|entry| entry.owed.contains(recipient))
+        self.entry(message).is_some_and(|entry| self.fates.is_owed(entry.fate, recipient))
     }
 
     /// Open recipients and owed reports of the message.
     pub(crate) fn counts(&self, message: MessageId) -> (u32, u32) {
-        self.messages.get(&message).map_or((0, 0), |entry| (entry.open_count, entry.owed_count))
+        self.entry(message).map_or((0, 0), |entry| self.fates.counts(entry.fate))
     }
 
-    /// Messages in the books.
+    /// Messages in the books, by id.
     pub(crate) fn messages(&self) -> impl Iterator<Item = MessageId> {
-        self.messages.keys().copied()
+        self.messages.iter().map(|(message, _)| message)
     }
 
     /// How many messages are in the queue.
@@ -206,81 +238,87 @@ impl Ledger {
         self.live
     }
 
+    /// Octets of memory that the messages in the queue take, here and in the index of their places.
+    pub(crate) fn octets(&self) -> usize {
+        self.messages.len() * MESSAGE_OCTETS + Shared::octets(self.messages.len()) + self.fates.octets()
+    }
+
     /// The router's decision. Recipients that are in none of the batches were duplicates of others: they are done.
     pub(crate) fn routed(&mut self, message: MessageId, batches: &[RoutedBatch], segment: u32) -> Change {
         self.touch(message, segment);
-        let Some(entry) = self.messages.get_mut(&message) else { return Change::None };
-        if entry.state != State::Unrouted {
+        let Some(Entry { fate, .. }) = self.messages.get_mut(message) else { return Change::None };
+        if self.fates.state(*fate) != State::Unrouted {
             return Change::None;
         }
-        entry.state = State::Routed;
-        let before = entry.open_count;
-        let mut open = Bits::none(entry.recipients);
-        entry.open_count = 0;
-        for recipient in batches.iter().flat_map(|batch| &batch.recipients) {
-            if entry.open.contains(*recipient) && open.insert(*recipient) {
-                entry.open_count += 1;
-            }
-        }
-        entry.open = open;
-        entry.change(before, entry.owed_count)
+        let before = self.fates.counts(*fate);
+        self.fates.set_state(fate, State::Routed);
+        self.fates.keep_open(fate, batches.iter().flat_map(|batch| &batch.recipients).copied());
+        change(before, self.fates.counts(*fate))
     }
 
     /// An outcome; `notify` looks a recipient's parameter up.
     pub(crate) fn outcome(&mut self, outcome: &Outcome, segment: u32, notify: impl Fn(u32) -> Notify) -> Applied {
         let mut applied = Applied { accepted: Vec::new(), owed: Vec::new(), change: Change::None };
-        self.touch(outcome.batch.message, segment);
-        let Some(entry) = self.messages.get_mut(&outcome.batch.message) else { return applied };
-        let (open_before, owed_before) = (entry.open_count, entry.owed_count);
-        let is_open = |recipient: &u32| entry.open.contains(*recipient);
+        let message = outcome.batch.message;
+        if outcome.disposition.is_final() {
+            self.touch(message, segment);
+        }
+        let Some(Entry { fate, .. }) = self.messages.get_mut(message) else { return applied };
+        let is_open = |recipient: &u32| self.fates.is_open(*fate, *recipient);
         applied.accepted = outcome.recipients.iter().copied().filter(is_open).collect();
         if !outcome.disposition.is_final() {
             // What is told of a delay is not kept in the books: a crash may cost the notice, and never doubles it.
             let told =
                 applied.accepted.iter().copied().filter(|recipient| owes(outcome.disposition, notify(*recipient)));
             applied.owed = told.collect();
+            // What concerns nobody must not pass for the last deferral, nor must a notice.
+            if applied.accepted.is_empty() || outcome.disposition == Disposition::Delayed {
+                self.touch(message, segment);
+            } else {
+                self.touch_deferred(message, segment);
+            }
             return applied;
         }
-        // Removed one by one, so that an index that is given twice counts once.
-        applied.accepted.retain(|recipient| entry.open.remove(*recipient));
-        entry.open_count -= applied.accepted.len() as u32;
+        let before = self.fates.counts(*fate);
+        // Closed one by one, so that an index that is given twice counts once.
+        applied.accepted.retain(|recipient| self.fates.close(fate, *recipient));
         let owed = applied.accepted.iter().copied().filter(|recipient| owes(outcome.disposition, notify(*recipient)));
         applied.owed = owed.collect();
-        for recipient in &applied.owed {
-            entry.owed_count += u32::from(entry.owed.insert(*recipient));
-        }
-        applied.change = entry.change(open_before, owed_before);
+        applied.owed.iter().for_each(|recipient| self.fates.owe(fate, *recipient));
+        applied.change = change(before, self.fates.counts(*fate));
         applied
     }
 
     /// What was owed for these recipients is settled.
     pub(crate) fn settle(&mut self, message: MessageId, recipients: &[u32], segment: u32) -> Change {
         self.touch(message, segment);
-        let Some(entry) = self.messages.get_mut(&message) else { return Change::None };
-        let owed_before = entry.owed_count;
-        for recipient in recipients {
-            entry.owed_count -= u32::from(entry.owed.remove(*recipient));
-        }
-        entry.change(entry.open_count, owed_before)
+        let Some(Entry { fate, .. }) = self.messages.get_mut(message) else { return Change::None };
+        let (open, owed) = self.fates.counts(*fate);
+        recipients.iter().for_each(|recipient| self.fates.settle(fate, *recipient));
+        change((open, owed), self.fates.counts(*fate))
     }
 
     /// The message is finished; the mark is to be recorded before anything of it may be reclaimed.
     pub(crate) fn begin_finish(&mut self, message: MessageId) -> Option<Mark> {
-        let entry = self.messages.get_mut(&message)?;
-        debug_assert_eq!((entry.open_count, entry.owed_count), (0, 0));
-        if entry.state == State::Finishing {
+        let Entry { fate, .. } = self.messages.get_mut(message)?;
+        debug_assert_eq!(self.fates.counts(*fate), (0, 0));
+        if self.fates.state(*fate) == State::Finishing {
             return None;
         }
-        entry.state = State::Finishing;
+        self.fates.set_state(fate, State::Finishing);
         self.live -= 1;
-        Some(Mark { message, oldest: entry.oldest() })
+        let entry = self.entry(message)?;
+        Some(Mark { message, oldest: self.oldest_record(entry) })
     }
 
     /// The message is gone from the books.
     pub(crate) fn forget(&mut self, message: MessageId) {
-        let Some(entry) = self.messages.remove(&message) else { return };
-        self.live -= usize::from(entry.state != State::Finishing);
-        entry.pins.iter().for_each(|segment| self.unpin(segment));
+        let Some(entry) = self.messages.remove(message) else { return };
+        self.live -= usize::from(self.fates.state(entry.fate) != State::Finishing);
+        let pins: Vec<u32> = self.pins.get(entry.pins).segments().chain(deferred_in(&entry)).collect();
+        pins.into_iter().for_each(|segment| self.unpin(segment));
+        self.pins.release(entry.pins);
+        self.fates.remove(entry.fate);
     }
 
     /// A record of finished messages is at `place`.
@@ -327,15 +365,26 @@ impl Ledger {
 
     /// The messages in the queue that need any of `segments`, with those that they need.
     pub(crate) fn needing(&self, segments: &[u32]) -> Vec<(MessageId, Vec<u32>)> {
-        let needed = |entry: &Entry| entry.pins.iter().filter(|pin| segments.contains(pin)).collect::<Vec<_>>();
-        let live = self.messages.iter().filter(|(_, entry)| entry.state != State::Finishing);
-        let needing = live.map(|(message, entry)| (*message, needed(entry)));
-        needing.filter(|(_, needed)| !needed.is_empty()).collect()
+        let lists = self.pins.needing(segments);
+        let may_need = |entry: &Entry| {
+            lists.get(entry.pins.index()).is_some_and(|needing| *needing) || segments.contains(&entry.deferred)
+        };
+        let needed = |entry: &Entry| {
+            let pins = self.pins.get(entry.pins).segments().chain(deferred_in(entry));
+            pins.filter(|pin| segments.contains(pin)).collect::<Vec<_>>()
+        };
+        let entries = self.messages.iter().filter(|(_, entry)| may_need(entry));
+        let live = entries.filter(|(_, entry)| self.fates.state(entry.fate) != State::Finishing);
+        live.map(|(message, entry)| (message, needed(entry))).collect()
     }
 
-    /// The first segment with a record of any of `messages`.
+    /// The first segment with a record of any of `messages` that is not void.
     pub(crate) fn oldest(&self, messages: impl Iterator<Item = MessageId>) -> Option<u32> {
-        messages.filter_map(|message| self.messages.get(&message)?.pins.oldest()).min()
+        let oldest = |message| {
+            let entry = self.entry(message)?;
+            self.pins.get(entry.pins).oldest().into_iter().chain(deferred_in(entry)).min()
+        };
+        messages.filter_map(oldest).min()
     }
 
     /// Where the segment's records of finished messages are.

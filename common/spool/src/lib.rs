@@ -56,6 +56,7 @@ mod bodies;
 mod codec;
 mod driver;
 mod envelope;
+mod fates;
 mod flow;
 mod format;
 mod handle;
@@ -67,6 +68,7 @@ mod message;
 mod moved;
 mod offline;
 mod outcome;
+mod pins;
 mod record;
 mod recovery;
 mod request;
@@ -74,11 +76,16 @@ mod shared;
 mod spool;
 mod storage;
 mod stored;
+mod table;
 mod threads;
 mod writer;
 
-#[cfg(test)]
+// Parts of it serve the tests of this crate only.
+#[cfg(any(test, feature = "testing"))]
+#[cfg_attr(not(test), expect(dead_code))]
 mod simulated;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 
 pub use envelope::{Content, Envelope, Notify, Origin, Recipient, Ret};
 pub use flow::Flow;

@@ -316,6 +316,9 @@ impl Replay {
                 Step::Gap(from, to) => self.damage.push(Damage::Gap { segment: number, from, to }),
             }
         }
+        if view.len() < end {
+            self.damage.push(Damage::Gap { segment: number, from: view.len(), to: end });
+        }
     }
 
     fn record(&mut self, number: u32, view: &dyn View, found: &Found) {

@@ -6,15 +6,18 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use crate::storage::{SegmentFile, Storage, View};
 
-/// What a power cut leaves of a write, it leaves in units of this many octets.
-const SECTOR: usize = 64;
+/// What a power cut leaves of a write, it leaves in units of this many octets: smaller
+/// ones than any disk's.
+pub(crate) const SECTOR: usize = 64;
 
 /// A small generator, so that a scenario replays from its seed.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Random(pub(crate) u64);
+pub struct Random(pub u64);
 
 impl Random {
-    pub(crate) fn next(&mut self) -> u64 {
+    /// The next 64 bits.
+    #[allow(clippy::should_implement_trait, reason = "it never ends")]
+    pub fn next(&mut self) -> u64 {
         // SplitMix64.
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
@@ -23,7 +26,8 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    pub(crate) fn coin(&mut self) -> bool {
+    /// Heads or tails.
+    pub fn coin(&mut self) -> bool {
         self.next() & 1 == 1
     }
 }
@@ -33,8 +37,35 @@ struct Disk {
     files: BTreeMap<u32, File>,
     /// Removed, but the directory does not know it yet.
     removed: BTreeMap<u32, File>,
-    fault: Option<(u32, io::ErrorKind)>,
+    fault: Option<Fault>,
     free: u64,
+}
+
+/// What the disk refuses to do, and when.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Fault {
+    /// So many operations of that sort succeed before it.
+    pub(crate) after: u32,
+    /// So many fail before the disk works again by itself; [`Fault::FOREVER`]: until it is healed.
+    pub(crate) times: u32,
+    pub(crate) victim: Victim,
+    pub(crate) kind: io::ErrorKind,
+}
+
+impl Fault {
+    pub(crate) const FOREVER: u32 = u32::MAX;
+}
+
+/// Operations that fail.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Victim {
+    All,
+    /// Of segments.
+    Writes,
+    /// Of segments.
+    Syncs,
+    /// Creating, removing, and making that durable.
+    Names,
 }
 
 #[derive(Clone, Default)]
@@ -42,12 +73,14 @@ struct File {
     octets: Vec<u8>,
     durable: Vec<u8>,
     dirty: Vec<(usize, usize)>,
+    /// Was dirty at a sync that failed: no later sync brings it to the disk, though it may have got there.
+    failed: Vec<(usize, usize)>,
     named: bool,
 }
 
 /// The directory; clones are the same one.
 #[derive(Clone, Default)]
-pub(crate) struct Simulated(Arc<Mutex<Disk>>);
+pub struct Simulated(Arc<Mutex<Disk>>);
 
 struct SimulatedFile {
     disk: Simulated,
@@ -107,29 +140,40 @@ impl Simulated {
     }
 
     /// After `operations` more, all that writes fails with `kind`, until [`heal`](Self::heal).
-    pub(crate) fn break_after(&self, operations: u32, kind: io::ErrorKind) {
-        self.disk(|disk| disk.fault = Some((operations, kind)));
+    pub fn break_after(&self, operations: u32, kind: io::ErrorKind) {
+        self.fail(Fault { after: operations, times: Fault::FOREVER, victim: Victim::All, kind });
     }
 
-    pub(crate) fn heal(&self) {
+    pub(crate) fn fail(&self, fault: Fault) {
+        self.disk(|disk| disk.fault = Some(fault));
+    }
+
+    /// The disk works again.
+    pub fn heal(&self) {
         self.disk(|disk| disk.fault = None);
     }
 
     /// So much space is left, as far as anybody asks for it.
-    pub(crate) fn set_free(&self, octets: u64) {
+    pub fn set_free(&self, octets: u64) {
         self.disk(|disk| disk.free = octets);
     }
 
-    pub(crate) fn segments(&self) -> Vec<u32> {
+    /// The numbers of the segments that are there, ascending.
+    pub fn segments(&self) -> Vec<u32> {
         self.disk(|disk| disk.files.keys().copied().collect())
     }
 
     /// Changes an octet behind the hub's back.
     pub(crate) fn corrupt(&self, number: u32, at: u32) {
+        self.tamper(number, |octets| octets[at as usize] ^= 0x55);
+    }
+
+    /// Changes octets behind the hub's back; what is cut off is gone.
+    pub(crate) fn tamper(&self, number: u32, change: impl FnOnce(&mut Vec<u8>)) {
         self.disk(|disk| {
             let file = disk.files.get_mut(&number).unwrap();
-            file.octets[at as usize] ^= 0x55;
-            file.durable[at as usize] ^= 0x55;
+            change(&mut file.octets);
+            file.durable.clone_from(&file.octets);
         });
     }
 
@@ -137,45 +181,58 @@ impl Simulated {
         self.disk(|disk| disk.files[&number].octets.clone())
     }
 
-    /// What a power cut leaves: all that was synced, and of the rest whatever had made it to the disk.
-    pub(crate) fn after_power_cut(&self, random: &mut Random) -> Self {
+    /// What a power cut leaves: all that was synced, and of the rest whatever had made it to the disk, in any order.
+    pub fn after_power_cut(&self, random: &mut Random) -> Self {
+        self.after_power_cut_with(|_| random.coin())
+    }
+
+    /// The same, where `reached` tells of each sector that was written and not synced, by its number in its segment,
+    /// whether it reached the disk; and of each name that was made or removed and not synced (`None`).
+    pub(crate) fn after_power_cut_with(&self, mut reached: impl FnMut(Option<usize>) -> bool) -> Self {
         let mut left = Disk::default();
         self.disk(|disk| {
             for (number, file) in disk.files.iter().chain(&disk.removed) {
                 let certain = file.named && !disk.removed.contains_key(number);
-                if !certain && random.coin() {
+                if !certain && !reached(None) {
                     continue;
                 }
                 let mut octets = file.durable.clone();
-                for &(from, to) in &file.dirty {
-                    for sector in (from / SECTOR..to.div_ceil(SECTOR)).filter(|_| random.coin()) {
+                for &(from, to) in file.failed.iter().chain(&file.dirty) {
+                    for sector in (from / SECTOR..to.div_ceil(SECTOR)).filter(|sector| reached(Some(*sector))) {
                         let range = (sector * SECTOR).max(from)..((sector + 1) * SECTOR).min(to);
                         octets[range.clone()].copy_from_slice(&file.octets[range]);
                     }
                 }
-                left.files.insert(*number, File { durable: octets.clone(), octets, dirty: vec![], named: true });
+                left.files.insert(*number, File { durable: octets.clone(), octets, named: true, ..File::default() });
             }
         });
         Self(Arc::new(Mutex::new(left)))
     }
 
     /// What `kill -9` leaves: all that was written.
-    pub(crate) fn after_kill(&self) -> Self {
+    pub fn after_kill(&self) -> Self {
         let files = self.disk(|disk| disk.files.clone());
         Self(Arc::new(Mutex::new(Disk { files, ..Disk::default() })))
     }
 }
 
 impl Disk {
-    fn work(&mut self) -> io::Result<()> {
-        match &mut self.fault {
-            None => Ok(()),
-            Some((0, kind)) => Err((*kind).into()),
-            Some((operations, _)) => {
-                *operations -= 1;
-                Ok(())
-            }
+    fn work(&mut self, victim: Victim) -> io::Result<()> {
+        let Some(fault) = self.fault.as_mut().filter(|fault| [Victim::All, victim].contains(&fault.victim)) else {
+            return Ok(());
+        };
+        if fault.after > 0 {
+            fault.after -= 1;
+            return Ok(());
         }
+        if fault.times == 0 {
+            self.fault = None;
+            return Ok(());
+        }
+        if fault.times != Fault::FOREVER {
+            fault.times -= 1;
+        }
+        Err(fault.kind.into())
     }
 
     fn file(&mut self, number: u32) -> io::Result<&mut File> {
@@ -192,7 +249,7 @@ impl Storage for Simulated {
         self.disk(|disk| {
             assert!(!disk.files.contains_key(&number));
             disk.files.insert(number, File::default());
-            disk.work()?;
+            disk.work(Victim::Names)?;
             let zeros = vec![0; octets as usize];
             disk.files.insert(number, File { octets: zeros.clone(), durable: zeros, ..File::default() });
             Ok(())
@@ -209,6 +266,7 @@ impl Storage for Simulated {
             let file = disk.file(number)?;
             file.durable = file.octets.clone();
             file.dirty.clear();
+            file.failed.clear();
             Ok::<_, io::Error>(file.octets.clone())
         })?);
         Ok(Arc::new(chunks))
@@ -216,6 +274,7 @@ impl Storage for Simulated {
 
     fn remove(&mut self, number: u32) -> io::Result<()> {
         self.disk(|disk| {
+            disk.work(Victim::Names)?;
             let file = disk.files.remove(&number).ok_or(io::ErrorKind::NotFound)?;
             disk.removed.insert(number, file);
             Ok(())
@@ -224,7 +283,7 @@ impl Storage for Simulated {
 
     fn sync_directory(&mut self) -> io::Result<()> {
         self.disk(|disk| {
-            disk.work()?;
+            disk.work(Victim::Names)?;
             disk.files.values_mut().for_each(|file| file.named = true);
             disk.removed.clear();
             Ok(())
@@ -240,7 +299,7 @@ impl SegmentFile for SimulatedFile {
     fn write(&mut self, offset: u32, bytes: &[u8]) -> io::Result<()> {
         assert!(offset >= self.published);
         self.disk.disk(|disk| {
-            let result = disk.work();
+            let result = disk.work(Victim::Writes);
             let file = disk.file(self.number)?;
             // A write that fails has written a part.
             let octets = if result.is_ok() { bytes.len() } else { bytes.len() / 2 };
@@ -253,11 +312,14 @@ impl SegmentFile for SimulatedFile {
 
     fn sync(&mut self) -> io::Result<()> {
         self.disk.disk(|disk| {
-            let result = disk.work();
+            let result = disk.work(Victim::Syncs);
             let file = disk.file(self.number)?;
             // As Linux does it: after a failure the pages count as clean, and the next sync succeeds without them.
             let dirty = std::mem::take(&mut file.dirty);
-            result?;
+            if result.is_err() {
+                file.failed.extend(dirty);
+                return result;
+            }
             for (from, to) in dirty {
                 file.durable[from..to].copy_from_slice(&file.octets[from..to]);
             }
@@ -269,8 +331,8 @@ impl SegmentFile for SimulatedFile {
         if end <= self.published {
             return;
         }
-        let octets = self.disk.octets(self.number);
-        self.view.push(octets[self.published as usize..end as usize].to_vec());
+        let range = self.published as usize..end as usize;
+        self.view.push(self.disk.disk(|disk| disk.files[&self.number].octets[range].to_vec()));
         self.published = end;
     }
 

@@ -36,6 +36,9 @@ pub struct Options {
     /// Octets of the file system that are kept for delivery: with less than that free, no new mail is taken
     /// ([`Health::Full`](crate::Health::Full)); with less than half of it, none at all.
     pub reserve_bytes: u64,
+    /// Octets of memory for the books of the queue: 32 for a message with one recipient, else 100 and a bit for each
+    /// recipient. With more than that in the queue, no new mail is taken in ([`Health::Full`](crate::Health::Full)).
+    pub memory_bytes: u64,
 }
 
 impl Options {
@@ -49,12 +52,16 @@ impl Options {
     /// 256 MiB: a few segments for the outcomes of what is in the queue.
     pub const RESERVE_BYTES_DEFAULT: u64 = 256 << 20;
 
+    /// 320 MiB: ten million messages.
+    pub const MEMORY_BYTES_DEFAULT: u64 = 320 << 20;
+
     /// The defaults for a spool in `directory`.
     pub fn new(directory: impl Into<PathBuf>) -> Self {
         Self {
             directory: directory.into(),
             segment_bytes: Self::SEGMENT_BYTES_DEFAULT,
             reserve_bytes: Self::RESERVE_BYTES_DEFAULT,
+            memory_bytes: Self::MEMORY_BYTES_DEFAULT,
         }
     }
 }
@@ -196,7 +203,7 @@ impl Spool {
     /// # Errors
     /// [`OpenError`], in sentences for the operator.
     pub fn open(options: Options, now: Timestamp) -> Result<(Self, SpoolHandle, Recovered), OpenError> {
-        let Options { directory, segment_bytes, reserve_bytes } = options;
+        let Options { directory, segment_bytes, reserve_bytes, memory_bytes } = options;
         if !(Options::SEGMENT_BYTES_MIN..=Options::SEGMENT_BYTES_MAX).contains(&segment_bytes) {
             return Err(OpenError::SegmentBytes(segment_bytes));
         }
@@ -212,6 +219,7 @@ impl Spool {
         let log = Log::new(Box::new(storage), shared.clone(), segment_bytes, sealed, next_number);
         let mut appender = Appender::new(shared.clone(), log, ledger, threads, finishing);
         appender.set_reserve(reserve_bytes);
+        appender.set_memory(memory_bytes);
         let (to_intake, intake) = mailbox(INTAKE_CAPACITY);
         let (to_requests, requests) = mailbox(REQUESTS_CAPACITY);
         let handle = SpoolHandle { shared, intake: to_intake, requests: to_requests };

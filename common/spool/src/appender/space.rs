@@ -1,10 +1,16 @@
-//! Keeping space for delivery: mail is refused before the disk is full, so that what is in the queue can still leave.
+//! Keeping space for delivery: mail is refused before the disk is full, so that what is in the queue can still leave,
+//! and before the books of the queue take more memory than they may.
 //!
 //! | free | what happens |
 //! |---|---|
 //! | at least 5/4 of the reserve | all is well again |
 //! | below the reserve | no new mail: the sessions see [`Health::Full`] at MAIL; messages under way are completed |
 //! | below half the reserve | these are refused as well |
+//!
+//! | memory | what happens |
+//! |---|---|
+//! | at the bound | no new mail, as below the reserve |
+//! | at 15/16 of it | all is well again |
 //!
 //! Requests of the hub itself (outcomes, routing decisions, reports to senders) are taken as long as the disk takes
 //! them.
@@ -17,6 +23,16 @@ use crate::{Health, Refused, Request};
 pub(super) struct Space {
     reserve: u64,
     room: Room,
+    /// Octets of memory for the books; `None` for no bound.
+    memory_max: Option<u64>,
+    memory: Memory,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+enum Memory {
+    #[default]
+    Enough,
+    Full,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
@@ -29,6 +45,12 @@ enum Room {
     Critical,
 }
 
+impl Space {
+    fn is_short(&self) -> bool {
+        self.room != Room::Enough || self.memory == Memory::Full
+    }
+}
+
 impl Appender {
     /// Keeps so many octets of the file system for delivery.
     pub(crate) fn set_reserve(&mut self, octets: u64) {
@@ -36,13 +58,44 @@ impl Appender {
         self.measure();
     }
 
+    /// Keeps the books of the queue within so many octets of memory.
+    pub(crate) fn set_memory(&mut self, octets: u64) {
+        self.space.memory_max = Some(octets);
+        self.measure_memory();
+    }
+
     /// Whether mail is refused for want of space; then [`measure`](Self::measure) is due in a second.
     pub(crate) fn is_short_of_space(&self) -> bool {
-        self.space.room != Room::Enough
+        self.space.is_short()
     }
 
     /// Looks at the space left. To be called every second or so.
     pub(crate) fn measure(&mut self) {
+        self.measure_memory();
+        self.measure_disk();
+    }
+
+    fn measure_memory(&mut self) {
+        let Some(max) = self.space.memory_max else { return };
+        let octets = self.ledger.octets() as u64;
+        let before = self.space.memory;
+        let max = if before == Memory::Full { max - max / 16 } else { max };
+        let now = if octets < max { Memory::Enough } else { Memory::Full };
+        self.space.memory = now;
+        if now == before {
+            return;
+        }
+        match now {
+            Memory::Enough => log::info!("spool: the queue takes {octets} octets of memory, mail is taken again"),
+            Memory::Full => log::error!(
+                "spool: the queue takes {octets} octets of memory, as much as it may; new mail is refused (raise \
+                 \"memory\" in [queue], or find out why so much is in the queue)"
+            ),
+        }
+        self.tell_health();
+    }
+
+    fn measure_disk(&mut self) {
         let free = match self.log.free() {
             Ok(free) => free,
             Err(error) => {
@@ -51,7 +104,7 @@ impl Appender {
             }
         };
         self.shared.counters.free_bytes.store(free, std::sync::atomic::Ordering::Relaxed);
-        let Space { reserve, room } = self.space;
+        let Space { reserve, room, .. } = self.space;
         // Some more before it is well again, so that it does not go back and forth with every segment.
         let enough = if room == Room::Enough { reserve } else { reserve.saturating_add(reserve / 4) };
         let now = if free >= enough {
@@ -79,7 +132,7 @@ impl Appender {
     /// Tells the sessions how things are when the disk itself does what it is told.
     pub(super) fn tell_health(&self) {
         if self.trouble.is_none() {
-            self.shared.set_health(if self.space.room == Room::Enough { Health::Good } else { Health::Full });
+            self.shared.set_health(if self.space.is_short() { Health::Full } else { Health::Good });
         }
     }
 
@@ -150,6 +203,29 @@ mod tests {
         assert_eq!(submit(&mut bench).1, ["full"]);
         with_free(&mut bench, 2 * RESERVE);
         assert_eq!(submit(&mut bench).1, ["stored", "arrived"]);
+    }
+
+    #[test]
+    fn mail_is_refused_while_the_books_take_all_the_memory_they_may() {
+        let mut bench = bench();
+        bench.appender.set_memory(32 * 100);
+        let messages: Vec<MessageId> = (0..99).map(|_| submit(&mut bench).0).collect();
+        bench.appender.measure();
+        assert_eq!(bench.shared.health(), Health::Good);
+        submit(&mut bench);
+        bench.appender.measure();
+        assert_eq!(bench.shared.health(), Health::Full);
+        // What is under way already is completed, and the queue drains.
+        assert_eq!(submit(&mut bench).1, ["stored", "arrived"]);
+        for (message, expected) in messages.iter().take(8).zip([Health::Full; 7].into_iter().chain([Health::Good])) {
+            bench.appender.take(route(*message, &[0]));
+            bench.appender.take(Request::Outcomes(vec![outcome(*message, 0, &[0], DELIVERED)]));
+            bench.turn();
+            bench.appender.settle();
+            bench.appender.settle();
+            bench.appender.measure();
+            assert_eq!(bench.shared.health(), expected);
+        }
     }
 
     #[test]

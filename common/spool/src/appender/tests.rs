@@ -8,8 +8,8 @@ use crate::recovery::{Work, recover};
 use crate::simulated::{Random, Simulated};
 use crate::storage::Storage;
 use crate::{
-    BatchId, BatchState, Content, Diagnostic, Disposition, Handling, Health, Notify, Outcome, Recipient, Status,
-    ThreadKey, ThreadState, Timing,
+    BatchId, BatchState, Content, Damage, Diagnostic, Disposition, Handling, Health, Notify, Outcome, Recipient,
+    Status, ThreadKey, ThreadState, Timing,
 };
 
 /// An appender on a simulated disk, driven by hand.
@@ -18,6 +18,8 @@ pub(super) struct Bench {
     pub(super) appender: Appender,
     pub(super) shared: Arc<Shared>,
     pub(super) work: Work,
+    pub(super) damage: Vec<Damage>,
+    segment_bytes: u32,
     to: Sender<Committed>,
 }
 
@@ -29,7 +31,12 @@ impl Bench {
         let log = Log::new(storage, shared.clone(), segment_bytes, recovery.sealed, recovery.next_number);
         let mut appender = Appender::new(shared.clone(), log, recovery.ledger, recovery.threads, recovery.finishing);
         appender.start();
-        Self { disk, appender, shared, work: recovery.work, to: mailbox(1).0 }
+        Self { disk, appender, shared, work: recovery.work, damage: recovery.damage, segment_bytes, to: mailbox(1).0 }
+    }
+
+    /// A new hub on what `kill -9` leaves.
+    pub(super) fn restarted(&self) -> Self {
+        Self::open(self.disk.after_kill(), self.segment_bytes)
     }
 
     pub(super) fn reply(&self, message: MessageId) -> CommitReply {

@@ -12,6 +12,7 @@ use zrelay_clock::{Clock, Timestamp};
 use zrelay_config::Clause;
 use zrelay_dns::DnsClient;
 use zrelay_mailbox::{Outbox, Received, Receiver, Sender, mailbox_waking};
+use zrelay_sites::Sites;
 use zrelay_spool::{MessageId, Reader, ThreadKey};
 use zrelay_tls::ClientTls;
 
@@ -60,6 +61,8 @@ pub struct Options {
     pub dns: zrelay_dns::Settings,
     /// TLS towards next hops; clones share their stores of sessions.
     pub tls: ClientTls,
+    /// What is known of hosts, shared with the other loops.
+    pub sites: Sites,
     /// The time.
     pub clock: Clock,
     /// Seed for the order of exchanges with equal preference.
@@ -119,7 +122,7 @@ impl<S: Letters> AgentLoop<S> {
             dns: self.dns,
             letters: self.letters,
             tls: self.options.tls,
-            memory: Memory::default(),
+            memory: Memory::new(self.options.sites),
             dice: Shuffle::new(self.options.seed),
             scratch: Scratch::new(),
             hostname: self.options.hostname,

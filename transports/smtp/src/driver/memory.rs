@@ -1,14 +1,16 @@
 //! What hosts taught: which ones fail at TLS, which ones mishandle pipelining, which ones lose what they are sent, how many
-//! recipients they take. Bounded, and forgotten after a while, because hosts get repaired.
+//! recipients they take. Forgotten after a while, because hosts get repaired.
 //!
-//! It is the loop's memory: it outlives connections, and all agents of a loop learn from each other.
+//! It outlives connections and, kept in [`Sites`], restarts; all agents of all loops learn from each other. The subject
+//! of each fact is the address with its port.
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use zrelay_clock::Timestamp;
 use zrelay_config::Pipelining;
+use zrelay_sites::Sites;
 
 use crate::conversation::Approach;
 
@@ -29,103 +31,118 @@ const RECIPIENTS_TIME: Duration = Duration::from_secs(60 * 60);
 /// Doublings after which nothing of a limit is left: the largest that a clause allows is below 2^20.
 const DOUBLINGS_MAX: u32 = 20;
 
-/// Hosts remembered, per kind: some 100 octets each.
-const HOSTS_MAX: usize = 10_000;
+/// TLS with this address fails; the value says nothing more.
+const CLEAR: &str = "clear";
+/// The highest conversation level that this address stands.
+const LEVEL: &str = "level";
+/// How to begin, where not boldly.
+const APPROACH: &str = "approach";
+/// How many recipients this address took in one transaction.
+const RECIPIENTS: &str = "recipients";
 
-/// Lessons of one kind.
-#[derive(Debug)]
-struct Lessons<T> {
-    /// Until when, and what.
-    hosts: HashMap<SocketAddr, (Timestamp, T)>,
+/// [`Pipelining`] as it is stored, in the words of the configuration.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Level {
+    Lockstep,
+    Transaction,
+    Pipelined,
+    Stream,
 }
 
-impl<T> Default for Lessons<T> {
-    fn default() -> Self {
-        Self { hosts: HashMap::new() }
+/// [`Approach`], where there is something to remember.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Manner {
+    Careful,
+}
+
+impl From<Pipelining> for Level {
+    fn from(level: Pipelining) -> Self {
+        match level {
+            Pipelining::Lockstep => Self::Lockstep,
+            Pipelining::Transaction => Self::Transaction,
+            Pipelining::Pipelined => Self::Pipelined,
+            Pipelining::Stream => Self::Stream,
+        }
     }
 }
 
-impl<T: Copy> Lessons<T> {
-    fn learn(&mut self, now: Timestamp, host: SocketAddr, span: Duration, lesson: T) {
-        if self.hosts.len() >= HOSTS_MAX {
-            self.hosts.retain(|_, (until, _)| *until > now);
+impl From<Level> for Pipelining {
+    fn from(level: Level) -> Self {
+        match level {
+            Level::Lockstep => Self::Lockstep,
+            Level::Transaction => Self::Transaction,
+            Level::Pipelined => Self::Pipelined,
+            Level::Stream => Self::Stream,
         }
-        // The newest lesson is always learned: the connection that taught it is made again at once, and without it
-        // would fail in the same way, again and again. Another host is met as if for the first time instead.
-        if self.hosts.len() >= HOSTS_MAX
-            && !self.hosts.contains_key(&host)
-            && let Some(any) = self.hosts.keys().next().copied()
-        {
-            self.hosts.remove(&any);
-        }
-        self.hosts.insert(host, (now + span, lesson));
-    }
-
-    fn forget(&mut self, host: SocketAddr) {
-        self.hosts.remove(&host);
-    }
-
-    fn recall(&self, now: Timestamp, host: SocketAddr) -> Option<T> {
-        self.hosts.get(&host).filter(|(until, _)| *until > now).map(|(_, lesson)| *lesson)
     }
 }
 
 /// See the module's documentation.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Memory {
-    clear: Lessons<()>,
-    levels: Lessons<Pipelining>,
-    careful: Lessons<()>,
-    /// When it was learned, and how many.
-    recipients: Lessons<(Timestamp, u32)>,
+    sites: Sites,
 }
 
 impl Memory {
+    /// What `sites` knows of addresses.
+    pub(crate) fn new(sites: Sites) -> Self {
+        Self { sites }
+    }
+
     /// TLS with this host failed.
-    pub(crate) fn remember_clear(&mut self, now: Timestamp, host: SocketAddr) {
-        self.clear.learn(now, host, CLEAR_TIME, ());
+    pub(crate) fn remember_clear(&self, now: Timestamp, host: SocketAddr) {
+        self.sites.learn(now, &host.to_string(), CLEAR, &true, CLEAR_TIME);
     }
 
     /// Whether TLS with this host failed a short while ago.
     pub(crate) fn is_clear(&self, now: Timestamp, host: SocketAddr) -> bool {
-        self.clear.recall(now, host).is_some()
+        self.sites.recall(now, &host.to_string(), CLEAR).unwrap_or(false)
     }
 
     /// This host is to be met on this level at most.
-    pub(crate) fn remember_level(&mut self, now: Timestamp, host: SocketAddr, level: Pipelining) {
-        self.levels.learn(now, host, LEVEL_TIME, level);
+    pub(crate) fn remember_level(&self, now: Timestamp, host: SocketAddr, level: Pipelining) {
+        self.sites.learn(now, &host.to_string(), LEVEL, &Level::from(level), LEVEL_TIME);
     }
 
     /// The level to meet this host on.
     pub(crate) fn level(&self, now: Timestamp, host: SocketAddr, highest: Pipelining) -> Pipelining {
-        self.levels.recall(now, host).map_or(highest, |level| highest.min(level))
+        let level = self.sites.recall::<Level>(now, &host.to_string(), LEVEL);
+        level.map_or(highest, |level| highest.min(level.into()))
     }
 
     /// A connection to this host has shown how to begin the next one.
-    pub(crate) fn remember_approach(&mut self, now: Timestamp, host: SocketAddr, approach: Approach) {
+    pub(crate) fn remember_approach(&self, now: Timestamp, host: SocketAddr, approach: Approach) {
         match approach {
-            Approach::Careful => self.careful.learn(now, host, CARE_TIME, ()),
-            Approach::Bold => self.careful.forget(host),
+            Approach::Careful => self.sites.learn(now, &host.to_string(), APPROACH, &Manner::Careful, CARE_TIME),
+            Approach::Bold => self.sites.forget(&host.to_string(), APPROACH),
         }
     }
 
     /// How to begin a connection to this host.
     pub(crate) fn approach(&self, now: Timestamp, host: SocketAddr) -> Approach {
-        self.careful.recall(now, host).map_or(Approach::Bold, |()| Approach::Careful)
+        match self.sites.recall(now, &host.to_string(), APPROACH) {
+            Some(Manner::Careful) => Approach::Careful,
+            None => Approach::Bold,
+        }
     }
 
     /// This host took so many recipients in one transaction and refused the next.
-    pub(crate) fn remember_recipients(&mut self, now: Timestamp, host: SocketAddr, most: u32) {
-        self.recipients.learn(now, host, RECIPIENTS_TIME * DOUBLINGS_MAX, (now, most));
+    pub(crate) fn remember_recipients(&self, now: Timestamp, host: SocketAddr, most: u32) {
+        self.sites.learn(now, &host.to_string(), RECIPIENTS, &most, RECIPIENTS_TIME * DOUBLINGS_MAX);
     }
 
     /// How many recipients to begin with: what the clause allows, or what the host has taken, doubled for every hour
     /// that has passed since it refused more.
     pub(crate) fn recipients(&self, now: Timestamp, host: SocketAddr, most: u32) -> u32 {
-        let Some((learned, taken)) = self.recipients.recall(now, host) else {
+        let Some(fact) = self.sites.fact(now, &host.to_string(), RECIPIENTS) else {
             return most;
         };
-        let hours = now.since(learned).as_secs() / RECIPIENTS_TIME.as_secs();
+        let Some(taken) = fact.value.as_u64().and_then(|taken| u32::try_from(taken).ok()) else {
+            return most;
+        };
+        let hours = now.since(fact.since).as_secs() / RECIPIENTS_TIME.as_secs();
         let doublings = u32::try_from(hours).unwrap_or(DOUBLINGS_MAX).min(DOUBLINGS_MAX);
         most.min(taken.saturating_mul(1 << doublings)).max(1)
     }
@@ -142,7 +159,7 @@ mod tests {
     #[test]
     fn lessons_are_forgotten_in_time() {
         let host = host(25);
-        let mut memory = Memory::default();
+        let memory = Memory::new(Sites::new());
         let start = Timestamp::from_secs(1000);
         memory.remember_clear(start, host);
         memory.remember_level(start, host, Pipelining::Transaction);
@@ -155,7 +172,7 @@ mod tests {
 
     #[test]
     fn care_lasts_until_the_host_has_done_well_or_an_hour_is_over() {
-        let mut memory = Memory::default();
+        let memory = Memory::new(Sites::new());
         let start = Timestamp::from_secs(1000);
         assert_eq!(memory.approach(start, host(25)), Approach::Bold);
         memory.remember_approach(start, host(25), Approach::Careful);
@@ -167,22 +184,8 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_lesson_is_learned_however_many_there_are() {
-        let mut memory = Memory::default();
-        let now = Timestamp::from_secs(1000);
-        for number in 0..=HOSTS_MAX as u32 {
-            let host = SocketAddr::from((number.to_be_bytes(), 25));
-            memory.remember_clear(now, host);
-            memory.remember_level(now, host, Pipelining::Lockstep);
-            assert!(memory.is_clear(now, host));
-            assert_eq!(memory.level(now, host, Pipelining::Stream), Pipelining::Lockstep);
-        }
-        assert_eq!((memory.clear.hosts.len(), memory.levels.hosts.len()), (HOSTS_MAX, HOSTS_MAX));
-    }
-
-    #[test]
     fn a_limit_of_recipients_is_kept_and_then_tried_upwards() {
-        let mut memory = Memory::default();
+        let memory = Memory::new(Sites::new());
         let start = Timestamp::from_secs(1000);
         assert_eq!(memory.recipients(start, host(25), 1000), 1000);
         memory.remember_recipients(start, host(25), 100);
@@ -197,17 +200,12 @@ mod tests {
     }
 
     #[test]
-    fn no_more_hosts_are_remembered_than_there_is_room_for() {
-        let mut memory = Memory::default();
-        let start = Timestamp::from_secs(1000);
-        for number in 0..=HOSTS_MAX as u16 {
-            memory.remember_recipients(start, host(number), 7);
+    fn every_level_is_recalled_as_it_was_learned() {
+        let memory = Memory::new(Sites::new());
+        let now = Timestamp::from_secs(1000);
+        for level in [Pipelining::Lockstep, Pipelining::Transaction, Pipelining::Pipelined, Pipelining::Stream] {
+            memory.remember_level(now, host(25), level);
+            assert_eq!(memory.level(now, host(25), Pipelining::Stream), level);
         }
-        assert_eq!(memory.recipients.hosts.len(), HOSTS_MAX);
-        memory.remember_recipients(start, host(3), 5);
-        assert_eq!(memory.recipients(start, host(3), 1000), 5, "who is known can still teach");
-        let later = start + RECIPIENTS_TIME * DOUBLINGS_MAX;
-        memory.remember_recipients(later, host(1), 7);
-        assert_eq!(memory.recipients.hosts.len(), 1);
     }
 }

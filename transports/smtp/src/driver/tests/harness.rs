@@ -9,6 +9,7 @@ use zrelay_agent::{Credit, LeaseId, Order, Report, Rest, Ticket, Verdict};
 use zrelay_clock::{Clock, Timestamp};
 use zrelay_config::Clause;
 use zrelay_mailbox::{Received, Receiver, Sender, mailbox};
+use zrelay_sites::Sites;
 use zrelay_spool::{BatchId, MessageId, ThreadKey};
 use zrelay_tls::{ClientTls, Roots};
 
@@ -57,6 +58,7 @@ impl Hub {
             hostname: "hub.example".into(),
             dns: zrelay_dns::Settings { servers: vec![name_server], ..zrelay_dns::Settings::default() },
             tls: ClientTls::new(Roots::Given(Vec::new())).unwrap(),
+            sites: Sites::new(),
             clock: Clock::start(),
             seed: 7,
         };
