@@ -21,6 +21,7 @@ use zrelay_dns::DnsClient;
 use zrelay_mailbox::Outbox;
 use zrelay_spool::{BatchId, Diagnostic, Status, ThreadKey, Timing};
 use zrelay_tls::{ClientTls, Policy};
+use zrelay_trace::Tracing;
 
 use super::agent_loop::Letters;
 use super::link::{Link, Scratch, Turn};
@@ -44,6 +45,7 @@ pub(crate) struct Shared<S> {
     pub(crate) dice: Shuffle,
     pub(crate) scratch: Scratch,
     pub(crate) hostname: Arc<str>,
+    pub(crate) tracing: Tracing,
 }
 
 /// What becomes of an agent after something happened to it.
@@ -93,6 +95,8 @@ pub(crate) struct Agent<L> {
     /// When the tools were told a rate, of how many recipients delivered until then, and which.
     told: (Timestamp, u64, f64),
     statistics: Statistics,
+    /// The version of the watches that its conversation knows.
+    watches: u64,
     pub(crate) armed: Armed,
     /// Whether it stands in the loop's list of those that want a turn.
     pub(crate) listed: bool,
@@ -119,6 +123,7 @@ impl<L: Letter> Agent<L> {
             link_due: now,
             told: (now, 0, 0.0),
             statistics: Statistics::default(),
+            watches: 0,
             armed: Armed::default(),
             listed: false,
         }
@@ -223,6 +228,7 @@ impl<L: Letter> Agent<L> {
         self.idle_since = None;
         self.statistics = Statistics::default();
         self.told = (now, 0, 0.0);
+        self.tap(shared);
         if let Stage::Talking(link) = &mut self.stage {
             let _ = link.conversation.take_statistics();
             // The scheduler's account of the old lease's credit went with it.
@@ -234,6 +240,9 @@ impl<L: Letter> Agent<L> {
 
     /// Moves octets and draws the consequences.
     pub(crate) fn turn<S: Letters<Letter = L>>(&mut self, now: Timestamp, shared: &mut Shared<S>) -> Fate {
+        if self.watches != shared.tracing.version() {
+            self.tap(shared);
+        }
         let Stage::Talking(link) = &mut self.stage else {
             return Fate::Waits;
         };
@@ -306,6 +315,7 @@ impl<L: Letter> Agent<L> {
             return Fate::Waits;
         };
         self.count(link.conversation.take_statistics());
+        self.note(now, shared, || end.to_string());
         if let Some(most) = link.conversation.take_lesson() {
             shared.memory.remember_recipients(now, link.address, most);
         }

@@ -15,6 +15,7 @@ use zrelay_mailbox::{Outbox, Received, Receiver, Sender, mailbox_waking};
 use zrelay_sites::Sites;
 use zrelay_spool::{MessageId, Reader, ThreadKey};
 use zrelay_tls::ClientTls;
+use zrelay_trace::Tracing;
 
 use super::agent::{Agent, Fate, Shared};
 use super::link::Scratch;
@@ -63,6 +64,8 @@ pub struct Options {
     pub tls: ClientTls,
     /// What is known of hosts, shared with the other loops.
     pub sites: Sites,
+    /// Who watches conversations.
+    pub tracing: Tracing,
     /// The time.
     pub clock: Clock,
     /// Seed for the order of exchanges with equal preference.
@@ -126,6 +129,7 @@ impl<S: Letters> AgentLoop<S> {
             dice: Shuffle::new(self.options.seed),
             scratch: Scratch::new(),
             hostname: self.options.hostname,
+            tracing: self.options.tracing,
         };
         let mut running = Running {
             shared,

@@ -87,6 +87,7 @@ impl<L: Letter> Agent<L> {
                         self.unreachable(&candidate, &link::words(&error));
                         continue;
                     }
+                    self.note(now, shared, || format!("connecting to {}", candidate.peer()));
                     let deadline = now + self.clause.connect_timeout;
                     self.stage = Stage::Connecting { stream, candidate, deadline };
                     self.report_link(now, shared);
@@ -99,6 +100,7 @@ impl<L: Letter> Agent<L> {
             let text = format!("no address of {} can be connected to from here", self.thread.host);
             Arc::new(Diagnostic::local(NO_ANSWER, text))
         });
+        self.note(now, shared, || format!("given up: {reason}"));
         self.release(shared, Release::Failed(reason))
     }
 
@@ -161,7 +163,9 @@ impl<L: Letter> Agent<L> {
         };
         let mut conversation = Conversation::new(settings, now);
         conversation.set_approach(shared.memory.approach(now, host));
+        self.note(now, shared, || format!("connected to {}", candidate.peer()));
         self.stage = Stage::Talking(Box::new(Link::new(stream, host, candidate.name, conversation, pipe)));
+        self.tap(shared);
         for ticket in std::mem::take(&mut self.waiting) {
             self.carry(now, shared, ticket);
         }

@@ -118,6 +118,19 @@ impl<L: Letter> Agent<L> {
         self.statistics.bytes = self.statistics.bytes.saturating_add(more.bytes);
     }
 
+    /// Lets those who watch the thread see the conversation, and no others.
+    pub(super) fn tap<S>(&mut self, shared: &Shared<S>) {
+        self.watches = shared.tracing.version();
+        if let Stage::Talking(link) = &mut self.stage {
+            link.conversation.set_tap(shared.tracing.tap(&self.thread, self.lease.0));
+        }
+    }
+
+    /// Tells those who watch the thread what happens to the connection.
+    pub(super) fn note<S>(&self, now: Timestamp, shared: &Shared<S>, text: impl FnOnce() -> String) {
+        shared.tracing.note(now, &self.thread, self.lease.0, text);
+    }
+
     pub(super) fn say<S>(&self, shared: &mut Shared<S>, report: impl FnOnce(LeaseId) -> Report) {
         if self.voice == Voice::Heard {
             shared.reports.push(report(self.lease));

@@ -12,6 +12,7 @@ use zrelay_mailbox::{Received, Receiver, Sender, mailbox};
 use zrelay_sites::Sites;
 use zrelay_spool::{BatchId, MessageId, ThreadKey};
 use zrelay_tls::{ClientTls, Roots};
+use zrelay_trace::Tracing;
 
 use crate::driver::{AgentLoop, Letters, Options};
 use crate::testing::Parcel;
@@ -59,6 +60,7 @@ impl Hub {
             dns: zrelay_dns::Settings { servers: vec![name_server], ..zrelay_dns::Settings::default() },
             tls: ClientTls::new(Roots::Given(Vec::new())).unwrap(),
             sites: Sites::new(),
+            tracing: Tracing::new(),
             clock: Clock::start(),
             seed: 7,
         };
