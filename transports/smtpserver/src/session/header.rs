@@ -72,7 +72,7 @@ impl HeaderScan {
     pub(super) fn list_id(&self) -> String {
         let value = self.value(Field::ListId);
         let inside = value.rsplit_once('<').and_then(|(_, rest)| rest.split_once('>')).map(|(inside, _)| inside.trim());
-        inside.map_or(value.clone(), str::to_owned)
+        inside.map_or_else(|| value.clone(), str::to_owned)
     }
 
     /// The MT-Priority (RFC 6758), if there is one that is in order.
