@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use zrelay_clock::Timestamp;
-use zrelay_spool::{Diagnostic, Flow};
+use zrelay_spool::{DeliverBy, Diagnostic, Flow};
 
 /// The recipients of one message in one thread, as the scheduler knows them.
 #[derive(Clone, Debug)]
@@ -22,6 +22,10 @@ pub(crate) struct Batch {
     pub(crate) copies: u32,
     pub(crate) flow: Flow,
     pub(crate) priority: i8,
+    /// Its sender has been told that it is late.
+    pub(crate) warned: bool,
+    /// Few have one.
+    pub(crate) deliver_by: Option<Box<DeliverBy>>,
     pub(crate) attempts: u32,
     /// The back-off of the thread in which it was last reported as deferred.
     pub(crate) reported: u32,

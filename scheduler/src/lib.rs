@@ -54,6 +54,8 @@
 //! - A batch leaves as expired when it is put off at the age of `expiry` or beyond, or reaches that age while it waits. A
 //!   batch that is due is tried once more however old it is. Held batches and threads do not expire, nor does anything
 //!   while the spool cannot record outcomes.
+//! - A message with a time of its own (DELIVERBY, `R`) is returned at that time wherever it rests, unless it is under
+//!   way; with `N` its sender is told then. Behind `delay_warning` the sender of what is still here is told once.
 //! - What an agent did not answer returns unchanged. [`FRUITLESS_MAX`] leases in a row that end without a single verdict
 //!   count as a failure of the host. There is no watchdog over silent agents: their own timeouts end them.
 //! - Threads of the channel `hold` are never leased, and stay held until their batches are dropped or rerouted.
@@ -109,8 +111,10 @@ mod line;
 mod mute;
 mod operator;
 mod pace;
+mod promises;
 mod query;
 mod recent;
+mod reroute;
 mod retry;
 mod scheduler;
 mod settle;
@@ -129,7 +133,7 @@ pub use grant::{QUANTUM, SLICE};
 pub use holds::HOLDS_MAX;
 pub use mute::{STARTING_SLICE, STARTING_SLICE_AMONG_FAILED};
 pub use operator::{Action, Changed, Chosen, Selector, SelectorError};
-pub use query::{Answer, Ask, PAGE_MAX, PATIENCE, Query, SCAN_MAX, SchedulerHandle, Unavailable};
+pub use query::{Answer, Ask, Moving, PAGE_MAX, PATIENCE, Query, SCAN_MAX, SchedulerHandle, Unavailable};
 pub use recent::{Heard, RECENT_MAX};
 pub use retry::WAIT_MIN;
 pub use scheduler::{MEMORY, MEMORY_THREADS_MAX, OUTCOMES_MAX, Scheduler};

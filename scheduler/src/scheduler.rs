@@ -16,6 +16,7 @@ use crate::flows::Flows;
 use crate::holds::Holds;
 use crate::lease::Lease;
 use crate::limit::{Channel, ChannelId, Level, Ring, RingId, RingKey, RingPlace};
+use crate::promises::Promises;
 use crate::recent::Recent;
 use crate::retry::Rng;
 use crate::site::SiteMemory;
@@ -220,6 +221,7 @@ impl Scheduler {
     fn pump(&mut self, id: ThreadId, now: Timestamp) {
         let Some(thread) = self.threads.get_mut(id) else { return };
         thread.dirty = false;
+        self.keep_promises(id, now);
         self.wake(id, now);
         if self.may_run(id, now) {
             self.feed(id, now);
@@ -281,6 +283,9 @@ impl Scheduler {
         } else {
             wake
         };
+        let promise = thread.next_promise().filter(|at| thread.sweeps.is_empty() || *at > now);
+        let promise = promise.filter(|_| self.paused.is_none());
+        let next = [next, promise].into_iter().flatten().min();
         if thread.timer == next {
             return;
         }
@@ -373,6 +378,8 @@ impl Scheduler {
             copies: queued.copies,
             flow: queued.flow,
             priority: queued.priority,
+            warned: queued.warned,
+            deliver_by: queued.deliver_by.map(Box::new),
             attempts: queued.attempts,
             reported: if known { thread.backoff.epoch } else { 0 },
             place: Place::Queued,
@@ -380,6 +387,7 @@ impl Scheduler {
         };
         thread.batches.insert(queued.id, batch);
         thread.enqueue(queued.id, now);
+        thread.promise(queued.id);
         self.count_in(id, received, load);
         self.touch(id);
     }
@@ -398,7 +406,7 @@ impl Scheduler {
     }
 
     /// The thread of this name, made if need be.
-    fn thread_named(&mut self, key: &ThreadKey) -> ThreadId {
+    pub(crate) fn thread_named(&mut self, key: &ThreadKey) -> ThreadId {
         if let Some(id) = self.names.get(key) {
             return *id;
         }
@@ -434,6 +442,7 @@ impl Scheduler {
             fruitless: 0,
             line: None,
             deficit: 0,
+            promises: Promises::default(),
             timer: None,
             sweeps: VecDeque::new(),
             dirty: false,
@@ -463,7 +472,7 @@ impl Scheduler {
     }
 
     /// Counts what came in at this time as queued.
-    fn count_in(&mut self, id: ThreadId, received: Timestamp, load: Load) {
+    pub(crate) fn count_in(&mut self, id: ThreadId, received: Timestamp, load: Load) {
         if let Some(thread) = self.threads.get_mut(id) {
             thread.ages.add(received, load.recipients);
         }

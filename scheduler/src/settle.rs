@@ -146,7 +146,9 @@ impl Scheduler {
             bytes: if gone { batch.size } else { 0 },
         };
         if gone {
-            thread.batches.remove(&batch_id);
+            if let Some(batch) = thread.batches.remove(&batch_id) {
+                thread.unpromise(batch_id, &batch);
+            }
         } else {
             batch.recipients = remaining;
             batch.place = Place::Queued;
@@ -158,6 +160,7 @@ impl Scheduler {
             thread.enqueue(batch_id, now);
         }
         self.count_out(id, received, load);
+        self.keep_promise(id, batch_id, now);
     }
 
     pub(crate) fn released(&mut self, now: Timestamp, lease_id: LeaseId, reason: Release) {

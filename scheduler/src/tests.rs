@@ -3,6 +3,8 @@
 mod fairness;
 mod mute;
 mod pace;
+mod promises;
+mod reroute;
 mod running;
 mod scenes;
 mod simulation;

@@ -13,6 +13,7 @@ use crate::batch::{Batch, Hold, Place};
 use crate::flows::Flows;
 use crate::limit::{ChannelId, Limit, RingId};
 use crate::line::{Rank, Standing};
+use crate::promises::Promises;
 use crate::recent::Recent;
 use crate::snapshot::Load;
 use crate::sweep::Sweep;
@@ -58,6 +59,7 @@ pub(crate) struct Thread {
     pub(crate) line: Option<(Limit, Standing)>,
     /// What its last slice had more than its share.
     pub(crate) deficit: i64,
+    pub(crate) promises: Promises,
     pub(crate) timer: Option<Timestamp>,
     pub(crate) sweeps: VecDeque<Sweep>,
     pub(crate) dirty: bool,

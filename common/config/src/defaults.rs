@@ -72,6 +72,8 @@ pub const RETRIES: [u32; 9] = [1, 1, 2, 3, 5, 8, 13, 21, 34];
 pub const JITTER: f64 = 0.1;
 /// RFC 5321 §4.5.4.1: give up after 4 to 5 days.
 pub const EXPIRY: Duration = Duration::from_secs(5 * 86_400);
+/// Age at which senders are told of a delay: never.
+pub const DELAY_WARNING: Duration = Duration::ZERO;
 /// TLS where offered.
 pub const TLS: TlsPolicy = TlsPolicy::May;
 /// Port of a next hop.

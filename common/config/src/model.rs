@@ -179,6 +179,8 @@ pub struct Clause {
     pub jitter: f64,
     /// Age at which a recipient that is still deferred is given up. Default 5 d (RFC 5321 §4.5.4.1: 4-5 days).
     pub expiry: Duration,
+    /// Age at which the sender of what is still here is told of the delay, once; 0: never. Default never, as Postfix.
+    pub delay_warning: Duration,
     /// TLS towards the next hop. Default opportunistic.
     pub tls: TlsPolicy,
     /// Port of the next hop where the host names none. Default 25; 24 for `lmtp`.

@@ -109,6 +109,7 @@ pub(crate) struct Thread {
     pub(crate) retries: Key<Vec<Spanned<i64>>>,
     pub(crate) jitter: Key<f64>,
     pub(crate) expiry: Key<String>,
+    pub(crate) delay_warning: Key<String>,
     pub(crate) tls: Key<String>,
     pub(crate) port: Key<i64>,
     pub(crate) source: Key<String>,

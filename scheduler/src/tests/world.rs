@@ -14,6 +14,7 @@ use zrelay_spool::{
 
 use crate::Settings;
 use crate::operator::GIVEN_UP;
+use crate::promises::TOO_LATE;
 use crate::scheduler::Scheduler;
 
 pub(super) const START: Timestamp = Timestamp::from_secs(1_000_000);
@@ -240,6 +241,7 @@ impl World {
                     self.records.push(state);
                 }
                 Request::Batch(_) => {}
+                Request::Reroute { id, .. } => drop(self.batch_due.remove(&id)),
                 other => panic!("the scheduler has no business with {other:?}"),
             }
         }
@@ -260,7 +262,7 @@ impl World {
                 }
                 self.batch_due.insert(outcome.batch, outcome.due);
             }
-            Disposition::Expired if outcome.diagnostic.text == GIVEN_UP => {}
+            Disposition::Expired if [GIVEN_UP, TOO_LATE].contains(&outcome.diagnostic.text.as_str()) => {}
             Disposition::Expired => assert!(expired, "expired before its time: {outcome:?}"),
             _ => {}
         }
