@@ -51,7 +51,6 @@ impl Flows {
         self.batches == 0
     }
 
-    #[cfg(any(test, feature = "testing"))]
     pub(crate) fn len(&self) -> usize {
         self.batches
     }
@@ -122,6 +121,14 @@ impl Flows {
         let Reverse(priority) = self.urgencies.next()?;
         let (_, class) = self.classes.iter().find(|(other, _)| *other == priority)?;
         class.flows.get(&class.turns.next()?)?.first().map(|(_, id)| *id)
+    }
+
+    /// The batches of the longest flow of the lowest priority whose turn is last, so many at the most.
+    pub(crate) fn last_of_longest(&self, count: usize) -> Vec<BatchId> {
+        // Of the least urgent of them: what is urgent is to be at hand.
+        let least = self.classes.iter().min_by_key(|(priority, _)| *priority);
+        let longest = least.and_then(|(_, class)| class.flows.values().max_by_key(|batches| batches.len()));
+        longest.into_iter().flat_map(|batches| batches.iter().rev().take(count).map(|(_, id)| *id)).collect()
     }
 
     /// [`Flows::next`] goes out.

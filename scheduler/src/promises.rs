@@ -3,7 +3,7 @@
 //!
 //! Both are kept wherever a batch rests: waiting, due and in line for an agent, held by an operator, in the thread of a
 //! host that is down. (The `expiry` of the clause is not: an operator's hold stops that clock.) A batch that an agent
-//! carries at the time is looked at when it comes back.
+//! carries at the time is looked at when it comes back, and one beyond the window comes in for it, unless it is held.
 //!
 //! A delay is told once in the life of a batch. It is recorded as [`Disposition::Delayed`], so that a restart does not
 //! tell it again; who is told decides the spool by `NOTIFY` (RFC 3461 §4.1).
@@ -13,7 +13,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use zrelay_clock::Timestamp;
-use zrelay_spool::{BatchId, ByMode, DeliverBy, Diagnostic, Disposition, MessageId, Status};
+use zrelay_spool::{BatchId, ByMode, DeliverBy, Diagnostic, Disposition, MessageId, QueuedBatch, Status};
 
 use crate::batch::{Batch, Place};
 use crate::scheduler::Scheduler;
@@ -67,6 +67,16 @@ impl Thread {
         let from = self.promises.looked_at.map_or(Bound::Unbounded, Bound::Excluded);
         let (id, batch) = self.batches.range((from, Bound::Unbounded)).next()?;
         Some((batch.received + self.clause.delay_warning, *id))
+    }
+
+    /// When something is to be kept of a batch that leaves memory.
+    pub(crate) fn promised(&self, batch: &QueuedBatch) -> Timestamp {
+        let own = batch.deliver_by.map(|by| by.deadline).filter(|at| *at > batch.received);
+        let warning =
+            (!batch.warned && !self.clause.delay_warning.is_zero()).then(|| batch.received + self.clause.delay_warning);
+        // A notice that was given is not due again.
+        let own = own.filter(|_| !batch.warned || batch.deliver_by.is_some_and(|by| by.mode == ByMode::Return));
+        [own, warning].into_iter().flatten().min().unwrap_or(Timestamp::NEVER)
     }
 
     /// When a batch will be given up.

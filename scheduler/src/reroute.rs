@@ -2,7 +2,8 @@
 //!
 //! Durable, and effective at once. What moves keeps its age, so that expiry counts on, and its hold; it begins anew as far
 //! as attempts, due time and last reply go, since these were the old next hop's. What an agent carries stays where it is,
-//! and so does a batch of which only some recipients were meant. Mail that comes later goes where its route says.
+//! and so does a batch of which only some recipients were meant. A thread or a pattern of threads moves with all that is
+//! beyond the window, a message with what is in memory. Mail that comes later goes where its route says.
 
 use zrelay_clock::Timestamp;
 use zrelay_spool::{BatchId, Request, ThreadKey};

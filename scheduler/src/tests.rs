@@ -9,4 +9,5 @@ mod running;
 mod scenes;
 mod simulation;
 mod slices;
+mod window;
 mod world;

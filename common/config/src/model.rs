@@ -31,6 +31,8 @@ pub struct Config {
     pub tls: Option<ServerTls>,
     /// Limits of the intake.
     pub intake: Intake,
+    /// Limits of the queue.
+    pub queue: Queue,
     /// Routes, first match wins; behind them the default: `smtp` by recipient domain.
     pub routes: Vec<Route>,
     /// Clauses, first match wins; behind them the built-in one.
@@ -130,6 +132,15 @@ pub enum FlowKey {
     SenderDomain,
     /// The list: its `List-Id` (RFC 2919), else the envelope sender without what VERP adds.
     List,
+}
+
+/// Limits of the queue.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Queue {
+    /// Memory for what is in the queue, octets: five eighths for the books of the spool, which with ten million messages
+    /// are full at the default of 512 MiB, so that new ones get `452 4.3.1` at MAIL; a quarter for batches near their
+    /// turn, the others waiting on disk.
+    pub memory: u64,
 }
 
 /// What to do with a CR or LF of DATA that is not part of a CRLF. BDAT content is judged alike, since it may have to

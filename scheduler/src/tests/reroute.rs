@@ -52,6 +52,8 @@ fn expiry_counts_on_and_a_hold_stays() {
     let lease = world.agent("smtp/b");
     world.release(lease, Release::Failed(reply(0, "connection refused")));
     world.pass(Duration::from_secs(51));
+    let lease = world.agent("smtp/b");
+    world.release(lease, Release::Failed(reply(0, "connection refused")));
     let expired: Vec<_> = world.finished.values().collect();
     assert_eq!(expired, [&Disposition::Expired], "five minutes after it came");
     assert!(world.open.iter().all(|(batch, _)| *batch == held));
