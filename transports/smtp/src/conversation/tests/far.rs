@@ -111,6 +111,11 @@ impl Far {
         self
     }
 
+    /// Offers something else from now on.
+    pub(super) fn offer(&mut self, offers: Offers) {
+        self.offers = offers;
+    }
+
     /// The verbs of the commands seen, as one line.
     pub(super) fn verbs(&self) -> String {
         let verbs: Vec<&str> = self.commands.iter().map(|line| line.split([' ', ':']).next().unwrap()).collect();
