@@ -36,6 +36,15 @@ Examples:
   zrelay expire --dry-run 'smtp/*.example.net' recipient:gone.example.net
   zrelay drop 'sender:spammer@*' 'age:<1h'";
 
+const THREADS: &str = "\
+Fields to sort by: thread, state, recipients, batches, bytes, oldest, failures, agents, in_flight,
+rtt, delivery_rate, recipient_rate, next_attempt.
+
+Examples:
+  zrelay threads --sort recipients --limit 20          the longest queues
+  zrelay threads --state retry --sort failures         hosts that are down
+  zrelay threads --columns thread,state,last_reply     fields of --json as a table";
+
 const SITES: &str = "\
 Topics of an address:
   level       the highest conversation level it stands: lockstep, transaction, pipelined, stream
@@ -81,13 +90,16 @@ pub(crate) enum Command {
     /// Totals of the running hub
     Status(Output),
     /// Channels: ways to deliver, with their agents and queues
-    Channels(Output),
+    Channels(Listing),
     /// Rings: threads that share agents
-    Rings(Output),
+    Rings(Listing),
     /// Threads: the queue of each host, its state and the reason for it
+    #[command(after_help = THREADS)]
     Threads(ThreadsArgs),
-    /// One thread in detail: its agents, its batches
+    /// One thread in detail: its agents, flows, batches, and what its host answered of late
     Thread(ThreadArgs),
+    /// How long recipients have been in the queue: a table of ages by thread
+    Qshape(QshapeArgs),
     /// Messages in the queue
     #[command(after_help = TERMS)]
     Messages(MessagesArgs),
@@ -127,7 +139,7 @@ pub(crate) struct SitesArgs {
     #[arg(long)]
     pub(crate) topic: Option<String>,
     #[command(flatten)]
-    pub(crate) output: Output,
+    pub(crate) listing: Listing,
 }
 
 #[derive(Debug, Subcommand)]
@@ -207,6 +219,22 @@ pub(crate) struct Output {
     pub(crate) json: bool,
 }
 
+/// How to list.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Listing {
+    /// Sort by this field: numbers with the largest first, words in their order
+    #[arg(long, value_name = "FIELD")]
+    pub(crate) sort: Option<String>,
+    /// At most so many rows
+    #[arg(long, value_name = "N")]
+    pub(crate) limit: Option<usize>,
+    /// Show these fields, by their names in --json
+    #[arg(long, value_name = "FIELD,...", value_delimiter = ',')]
+    pub(crate) columns: Vec<String>,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct RouteArgs {
     /// The recipient's address
@@ -223,6 +251,21 @@ pub(crate) struct ThreadsArgs {
     /// Which threads: channel/host with * and ?
     #[arg(default_value = "*", value_name = "PATTERN")]
     pub(crate) pattern: String,
+    /// Only threads in this state; "limit" is any of limit:...
+    #[arg(long, value_name = "STATE")]
+    pub(crate) state: Option<String>,
+    #[command(flatten)]
+    pub(crate) listing: Listing,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct QshapeArgs {
+    /// Which threads: channel/host with * and ?
+    #[arg(default_value = "*", value_name = "PATTERN")]
+    pub(crate) pattern: String,
+    /// At most so many threads, those with the most recipients
+    #[arg(long, default_value_t = 20, value_name = "N")]
+    pub(crate) limit: u32,
     #[command(flatten)]
     pub(crate) output: Output,
 }
@@ -247,11 +290,8 @@ pub(crate) struct MessagesArgs {
     /// Only messages with a waiting recipient that matches
     #[arg(long, value_name = "PATTERN")]
     pub(crate) recipient: Option<String>,
-    /// At most so many
-    #[arg(long, default_value_t = 100, value_name = "N")]
-    pub(crate) limit: u32,
     #[command(flatten)]
-    pub(crate) output: Output,
+    pub(crate) listing: Listing,
 }
 
 #[derive(Debug, Args)]

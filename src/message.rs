@@ -4,7 +4,7 @@ use serde_json::Value;
 use zrelay_scheduler::control::MessageDetail;
 
 use crate::cli::Output;
-use crate::print::{Column, numbers, octets, seconds, words};
+use crate::print::{Column, Row, Tone, numbers, octets, seconds, words};
 use crate::tools::understood;
 use crate::{Done, Failure, print};
 
@@ -24,8 +24,10 @@ pub(crate) fn show(answer: Value, output: Output) -> Result<Done, Failure> {
     ));
     let rows = recipients.into_iter().map(|row| {
         let last = row.last_reply.unwrap_or_default();
-        vec![row.address, row.state, row.thread, row.attempts.to_string(), row.sender, last]
+        let tone = Tone::of_state(&row.state);
+        let cells = vec![row.address, row.state, row.thread, row.attempts.to_string(), row.sender, last];
+        Row { tone, cells }
     });
-    print::line(print::table(&RECIPIENTS, rows));
+    print::table(&RECIPIENTS, rows.collect());
     Ok(Done::Well)
 }

@@ -1,5 +1,6 @@
 //! `zrelay serve`: the hub in the foreground.
 
+mod access;
 mod hub;
 mod store;
 mod threads;

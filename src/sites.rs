@@ -13,7 +13,7 @@ use zrelay_config::Pattern;
 use zrelay_scheduler::control::RpcError;
 use zrelay_sites::{Fact, Key, Sites};
 
-use crate::print::{Column, numbers, seconds, words};
+use crate::print::{Column, Row, numbers, seconds, words};
 
 /// Rows unless fewer are asked for; there are never as many.
 const ROWS_MAX: usize = 100_000;
@@ -56,12 +56,12 @@ pub(crate) const COLUMNS: [Column; 5] =
     [words("subject"), words("topic"), words("value"), numbers("age"), numbers("ends in")];
 
 /// A row of the table.
-pub(crate) fn cells(row: SiteRow) -> Vec<String> {
+pub(crate) fn cells(row: SiteRow) -> Row {
     let value = match row.value {
         Value::String(text) => text,
         other => other.to_string(),
     };
-    vec![row.subject, row.topic, value, seconds(row.age as f64), seconds(row.expires_in as f64)]
+    vec![row.subject, row.topic, value, seconds(row.age as f64), seconds(row.expires_in as f64)].into()
 }
 
 #[derive(Deserialize)]

@@ -122,7 +122,8 @@ fn stat(hub: &HubOptions, args: &SpoolArgs) -> Result<Done, Failure> {
     if args.output.json {
         print::json(&figures)?;
     } else {
-        print::line(print::table(&[words("item"), numbers("value")], tools::flattened("", &figures)));
+        let rows = tools::flattened("", &figures).into_iter().map(print::Row::from).collect();
+        print::table(&[words("item"), numbers("value")], rows);
     }
     Ok(Done::Well)
 }

@@ -1,27 +1,38 @@
 //! The tools: clients of the control socket that print what it answers.
 
+mod fields;
+mod tables;
+
 use std::path::PathBuf;
 
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use zrelay_scheduler::control::Client;
-use zrelay_scheduler::snapshot::{ChannelRow, MessageRow, RingRow, ThreadDetail, ThreadRow, Usage};
+use zrelay_scheduler::snapshot::MessageRow;
 
 use crate::check::configuration;
-use crate::cli::{Command, ForgetArgs, HubOptions, MessagesArgs, Output, SelectArgs, SitesCommand};
-use crate::print::{Column, numbers, octets, seconds, words};
+use crate::cli::{
+    Command, ForgetArgs, HubOptions, Listing, MessagesArgs, Output, QshapeArgs, SelectArgs, SitesCommand, ThreadsArgs,
+};
+use crate::print::{Column, Row, numbers, words};
 use crate::{Done, Failure, message, print, sites};
+
+/// Rows of `messages` unless another number is asked for.
+const MESSAGES_DEFAULT: usize = 100;
 
 /// Runs a command that asks a running hub.
 pub(crate) fn run(hub: &HubOptions, command: Command) -> Result<Done, Failure> {
     let mut hub = Hub::connect(hub)?;
     match command {
-        Command::Channels(output) => hub.list("channels", json!({}), output, &channel_columns(), channel),
-        Command::Rings(output) => hub.list("rings", json!({}), output, &ring_columns(), ring),
-        Command::Threads(args) => {
-            hub.list("threads", json!({ "pattern": args.pattern }), args.output, &THREADS, thread)
+        Command::Channels(listing) => {
+            hub.list("channels", json!({}), &listing, &tables::channel_columns(), tables::channel)
         }
-        Command::Messages(args) => hub.list("messages", messages(&args), args.output, &MESSAGES, message_row),
+        Command::Rings(listing) => hub.list("rings", json!({}), &listing, &tables::ring_columns(), tables::ring),
+        Command::Threads(args) => hub.list("threads", threads(&args), &args.listing, &tables::THREADS, tables::thread),
+        Command::Messages(args) => {
+            hub.list("messages", messages(&args), &args.listing, &tables::MESSAGES, tables::message)
+        }
+        Command::Qshape(args) => hub.qshape(&args),
         Command::Thread(args) => hub.thread(&args.thread, args.output),
         Command::Message(args) => message::show(hub.ask("message", json!({ "id": args.id }))?, args.output),
         Command::Status(output) => hub.status(output),
@@ -34,7 +45,7 @@ pub(crate) fn run(hub: &HubOptions, command: Command) -> Result<Done, Failure> {
             Some(SitesCommand::Forget(args)) => hub.forget(&args),
             None => {
                 let params = json!({ "pattern": args.pattern, "topic": args.topic });
-                hub.list("sites", params, args.output, &sites::COLUMNS, sites::cells)
+                hub.list("sites", params, &args.listing, &sites::COLUMNS, sites::cells)
             }
         },
         Command::Serve | Command::Check | Command::Route(_) | Command::Spool(_) => {
@@ -66,25 +77,34 @@ impl Hub {
         &mut self,
         method: &str,
         params: Value,
-        output: Output,
+        listing: &Listing,
         columns: &[Column],
-        row: impl Fn(R) -> Vec<String>,
+        row: impl Fn(R) -> Row,
     ) -> Result<Done, Failure> {
-        let rows = self.ask(method, params)?[method].take();
+        let mut rows = self.ask(method, params)?[method].take();
+        if let Some(rows) = rows.as_array_mut().filter(|_| method != "threads") {
+            fields::sort(rows, listing.sort.as_deref())?;
+            rows.truncate(listing.limit.unwrap_or(usize::MAX));
+        }
         let done = match rows.as_array() {
             Some(rows) if rows.is_empty() => Done::Nothing,
             _ => Done::Well,
         };
-        if output.json {
+        if listing.output.json {
             print::json(&rows)?;
             return Ok(done);
         }
-        let rows: Vec<R> = understood(rows)?;
-        if rows.is_empty() {
+        if rows.as_array().is_none_or(Vec::is_empty) {
             eprintln!("zrelay: nothing matches");
             return Ok(done);
         }
-        print::line(print::table(columns, rows.into_iter().map(row)));
+        if listing.columns.is_empty() {
+            let rows: Vec<R> = understood(rows)?;
+            print::table(columns, rows.into_iter().map(row).collect());
+        } else {
+            let (columns, rows) = fields::chosen(&rows, &listing.columns)?;
+            print::table(&columns, rows);
+        }
         Ok(done)
     }
 
@@ -94,33 +114,19 @@ impl Hub {
             print::json(&answer)?;
             return Ok(Done::Well);
         }
-        let ThreadDetail { row, clause, retries, expiry, ring, leases } = understood(answer)?;
-        let ring = format!("{} ({} of {} agents)", ring.site, ring.usage.agents, ring.usage.agents_max);
-        print::line(format_args!("clause {clause}: tries again after {}, gives up after {expiry}", retries.join(" ")));
-        print::line(format_args!("ring   {ring}"));
-        print::line(print::table(&THREADS, [thread(row)]));
-        let agents = leases.into_iter().map(|lease| {
-            vec![
-                lease.lease.to_string(),
-                lease.state,
-                seconds(lease.age as f64),
-                lease.peer,
-                lease.link,
-                lease.level,
-                milliseconds(lease.rtt),
-                lease.credit.to_string(),
-                lease.in_flight.to_string(),
-                lease.replies.to_string(),
-                octets(lease.bytes_in_flight),
-                format!("{} {}", lease.window_messages, octets(lease.window_bytes)),
-                format!("{}/s", octets(lease.delivery_rate)),
-                format!("{:.1}", lease.recipient_rate),
-                lease.delivered.to_string(),
-                octets(lease.bytes),
-            ]
-        });
-        print::line(print::table(&AGENTS, agents));
+        tables::thread_detail(understood(answer)?);
         Ok(Done::Well)
+    }
+
+    fn qshape(&mut self, args: &QshapeArgs) -> Result<Done, Failure> {
+        let answer = self.ask("qshape", json!({ "pattern": args.pattern, "limit": args.limit }))?;
+        if args.output.json {
+            print::json(&answer)?;
+            return Ok(Done::Well);
+        }
+        let matched = answer["matched"].as_u64();
+        tables::ages(understood(answer)?);
+        Ok(if matched == Some(0) { Done::Nothing } else { Done::Well })
     }
 
     fn status(&mut self, output: Output) -> Result<Done, Failure> {
@@ -129,7 +135,7 @@ impl Hub {
             print::json(&answer)?;
             return Ok(Done::Well);
         }
-        print::line(print::table(&[words("item"), numbers("value")], flattened("", &answer)));
+        print::table(&[words("item"), numbers("value")], flattened("", &answer).into_iter().map(Row::from).collect());
         Ok(Done::Well)
     }
 
@@ -162,7 +168,7 @@ impl Hub {
         if args.dry_run {
             print::line(format_args!("{method} would concern: {counts}"));
             let rows: Vec<MessageRow> = understood(sample)?;
-            print::line(print::table(&MESSAGES, rows.into_iter().map(message_row)));
+            print::table(&tables::MESSAGES, rows.into_iter().map(tables::message).collect());
         } else {
             print::line(format_args!("{method}: {counts}"));
         }
@@ -202,137 +208,27 @@ pub(crate) fn flattened(prefix: &str, value: &Value) -> Vec<Vec<String>> {
     }
 }
 
+fn threads(args: &ThreadsArgs) -> Value {
+    let mut params = json!({ "pattern": args.pattern });
+    if let Some(state) = &args.state {
+        params["state"] = state.as_str().into();
+    }
+    if let Some(sort) = &args.listing.sort {
+        params["sort"] = sort.as_str().into();
+    }
+    if let Some(limit) = args.listing.limit {
+        params["limit"] = limit.into();
+    }
+    params
+}
+
 fn messages(args: &MessagesArgs) -> Value {
+    let limit = args.listing.limit.unwrap_or(MESSAGES_DEFAULT);
     let mut terms = args.terms.clone();
     terms.extend(args.sender.as_ref().map(|pattern| format!("sender:{pattern}")));
     terms.extend(args.recipient.as_ref().map(|pattern| format!("recipient:{pattern}")));
     if terms.is_empty() {
-        return json!({ "limit": args.limit });
+        return json!({ "limit": limit });
     }
-    json!({ "limit": args.limit, "selector": terms })
-}
-
-/// These columns, and behind them those of a [`Usage`].
-fn with_usage<const N: usize>(own: [Column; N]) -> Vec<Column> {
-    let usage = [
-        numbers("threads"),
-        numbers("batches"),
-        numbers("recipients"),
-        numbers("size"),
-        numbers("agents"),
-        numbers("idle"),
-        numbers("waiting"),
-    ];
-    own.into_iter().chain(usage).collect()
-}
-
-/// These cells, and behind them those of `usage`.
-fn and_usage<const N: usize>(own: [String; N], usage: Usage) -> Vec<String> {
-    let cells = [
-        usage.threads.to_string(),
-        usage.load.batches.to_string(),
-        usage.load.recipients.to_string(),
-        octets(usage.load.bytes),
-        format!("{}/{}", usage.agents, usage.agents_max),
-        usage.idle.to_string(),
-        usage.waiting.to_string(),
-    ];
-    own.into_iter().chain(cells).collect()
-}
-
-fn channel_columns() -> Vec<Column> {
-    with_usage([words("channel")])
-}
-
-fn channel(row: ChannelRow) -> Vec<String> {
-    and_usage([row.channel], row.usage)
-}
-
-fn ring_columns() -> Vec<Column> {
-    with_usage([words("channel"), words("site"), words("clause")])
-}
-
-fn ring(row: RingRow) -> Vec<String> {
-    and_usage([row.channel, row.site, row.clause], row.usage)
-}
-
-const THREADS: [Column; 12] = [
-    words("thread"),
-    words("state"),
-    numbers("batches"),
-    numbers("recipients"),
-    numbers("oldest"),
-    numbers("agents"),
-    numbers("rtt"),
-    numbers("in flight"),
-    numbers("rcpt/s"),
-    words("level"),
-    numbers("next"),
-    words("reason"),
-];
-
-fn thread(row: ThreadRow) -> Vec<String> {
-    vec![
-        row.thread,
-        row.state,
-        row.batches.to_string(),
-        row.recipients.to_string(),
-        row.oldest.map_or_else(|| "-".to_owned(), |age| seconds(age as f64)),
-        format!("{}/{}", row.agents, row.agents_max),
-        milliseconds(row.rtt),
-        octets(row.bytes_in_flight),
-        format!("{:.1}", row.recipient_rate),
-        row.level,
-        row.next_attempt_in.map_or_else(|| "-".to_owned(), |wait| seconds(wait as f64)),
-        row.reason,
-    ]
-}
-
-const AGENTS: [Column; 16] = [
-    numbers("lease"),
-    words("state"),
-    numbers("age"),
-    words("peer"),
-    words("link"),
-    words("level"),
-    numbers("rtt"),
-    numbers("credit"),
-    numbers("in flight"),
-    numbers("replies"),
-    numbers("bytes in flight"),
-    numbers("window"),
-    numbers("delivery rate"),
-    numbers("rcpt/s"),
-    numbers("delivered"),
-    numbers("sent"),
-];
-
-const MESSAGES: [Column; 9] = [
-    words("message"),
-    words("thread"),
-    words("state"),
-    numbers("age"),
-    numbers("size"),
-    numbers("tries"),
-    words("sender"),
-    numbers("recipients"),
-    words("recipient"),
-];
-
-fn message_row(row: MessageRow) -> Vec<String> {
-    vec![
-        row.message,
-        row.thread,
-        row.state,
-        seconds(row.age as f64),
-        octets(row.size),
-        row.attempts.to_string(),
-        row.sender,
-        row.recipients.to_string(),
-        row.recipient,
-    ]
-}
-
-fn milliseconds(rtt: Option<f64>) -> String {
-    rtt.map_or_else(|| "-".to_owned(), |rtt| format!("{:.1}ms", rtt * 1_000.0))
+    json!({ "limit": limit, "selector": terms })
 }

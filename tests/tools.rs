@@ -4,7 +4,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use zrelay_tests::{Answered, Body, Hub, Mail, Port, SOON, Sink, inject, wait_until};
+use zrelay_tests::{Answer, Answered, Body, Hub, Mail, Port, SOON, Sink, Step, inject, wait_until};
 
 const ZRELAY: &str = env!("CARGO_BIN_EXE_zrelay");
 
@@ -218,12 +218,80 @@ fn listings_are_tables_for_people_and_json_for_programs() {
         let json = hub.json(arguments);
         assert!(json.is_object() || json.as_array().is_some_and(|rows| !rows.is_empty()), "{arguments:?}: {json}");
     }
-    for arguments in
-        [&["threads", "smtp/nothing"][..], &["message", "ABCDEF"], &["thread", "smtp/x.test"], &["hold", "smtp/zzz"]]
-    {
+    assert_eq!(
+        hub.json(&["threads", "--state", "held", "--sort", "recipients", "--limit", "1"])[0]["thread"],
+        "hold/q"
+    );
+    let columns = hub.zrelay(&["messages", "--columns", "recipients,recipient", "--sort", "age"]);
+    assert_eq!(String::from_utf8_lossy(&columns.stdout), "recipients  recipient\n         1  a@q.test\n");
+    for arguments in [&["threads", "--sort", "size"][..], &["rings", "--sort", "size"], &["rings", "--columns", "x"]] {
+        let output = hub.zrelay(arguments);
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.code() == Some(1) && error.contains("batches"), "{arguments:?}: {error}");
+    }
+    for arguments in [
+        &["threads", "smtp/nothing"][..],
+        &["threads", "--state", "retry"],
+        &["message", "ABCDEF"],
+        &["thread", "smtp/x.test"],
+        &["hold", "smtp/zzz"],
+    ] {
         assert_eq!(hub.zrelay(arguments).status.code(), Some(1), "{arguments:?}");
     }
     assert_eq!(hub.zrelay(&["messages", "--recipient", "nobody@x.test"]).status.code(), Some(1));
+}
+
+#[test]
+fn a_thread_shows_its_flows_its_batches_and_what_its_host_said() {
+    let sink = Sink::build()
+        .answer(|step| match step {
+            Step::Rcpt(address) if address.starts_with("later") => {
+                Answer::Say("450 4.2.1 \u{1b}[2Jslow down".to_owned())
+            }
+            _ => Answer::Accept,
+        })
+        .start();
+    let hub = Hub::towards(ZRELAY, &sink.host()).clause("smtp/*", "interval = \"1h\"").start();
+    let name = format!("smtp/{}", sink.host());
+    assert_eq!(hub.client().mail("s@a.test", &["now@b.test", "later@b.test"], b"Subject: x\r\n\r\nx\r\n").code, 250);
+    assert!(wait_until(SOON, || hub.thread(&name)["recipients"] == 1), "{}", hub.json(&["threads"]));
+    let detail = hub.json(&["thread", &name]);
+    let outcomes: Vec<&str> = detail["recent_replies"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|reply| reply["outcome"].as_str())
+        .collect();
+    assert!(outcomes.contains(&"delivered") && outcomes.contains(&"deferred"), "{detail}");
+    assert_eq!(detail["first_batches"][0]["recipient"], "later@b.test");
+    let text = String::from_utf8_lossy(&hub.zrelay(&["thread", &name]).stdout).into_owned();
+    assert!(text.contains("slow down") && !text.contains('\u{1b}'), "{text}");
+    // What waits together takes turns by flow.
+    assert!(hub.zrelay(&["hold", &name]).status.success());
+    for sender in ["x@one.test", "y@two.test"] {
+        assert_eq!(hub.client().mail(sender, &["r@b.test"], b"Subject: x\r\n\r\nx\r\n").code, 250);
+    }
+    let flows = || hub.json(&["thread", &name])["turns"].as_array().map_or(0, Vec::len);
+    assert!(wait_until(SOON, || flows() == 2), "{}", hub.json(&["thread", &name]));
+    let detail = hub.json(&["thread", &name]);
+    let senders = detail["turns"].to_string();
+    assert!(senders.contains("x@one.test") && senders.contains("y@two.test"), "{senders}");
+}
+
+#[test]
+fn ages_are_counted_by_thread_without_reading_the_queue() {
+    let sink = Sink::start();
+    let hub = Hub::build(ZRELAY).route("*@q.test", "hold", "q").route("*", "smtp", &sink.host()).start();
+    assert_eq!(hub.zrelay(&["qshape"]).status.code(), Some(1), "an empty queue");
+    let id = one(&hub, &["a@q.test", "b@q.test", "c@q.test"]);
+    let shape = hub.json(&["qshape", "hold/*"]);
+    assert_eq!(shape["qshape"][0]["thread"], "hold/q");
+    assert_eq!(shape["qshape"][0]["ages"], serde_json::json!([3, 0, 0, 0, 0, 0, 0, 0, 0, 0]));
+    assert_eq!(shape["total"]["recipients"], 3);
+    let text = String::from_utf8_lossy(&hub.zrelay(&["qshape"]).stdout).into_owned();
+    assert!(text.contains("1280+") && text.contains("TOTAL"), "{text}");
+    assert!(hub.zrelay(&["drop", &id, "recipient:b@q.test"]).status.success());
+    assert!(wait_until(SOON, || hub.json(&["qshape"])["total"]["recipients"] == 2));
 }
 
 #[test]

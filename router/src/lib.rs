@@ -22,7 +22,7 @@ mod worker;
 
 pub use explain::{Step, Verdict};
 pub use route::{Duplicate, Routing, Submitted};
-pub use worker::{Worker, duplicates};
+pub use worker::{Worker, decide, duplicates};
 
 use std::sync::Arc;
 

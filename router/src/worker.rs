@@ -64,7 +64,8 @@ fn log_active(stored: &Stored) {
     log::info!(target: target::QMGR, "{line}");
 }
 
-fn decide(router: &Router, stored: &Stored, now: Timestamp) -> impl Iterator<Item = Request> {
+/// What the spool is to record of a message: where its recipients go, and which of them are duplicates.
+pub fn decide(router: &Router, stored: &Stored, now: Timestamp) -> impl Iterator<Item = Request> + use<> {
     let message = stored.id();
     let recipients = (0..stored.recipients()).map(|index| {
         let recipient = stored.recipient(index);

@@ -5,8 +5,8 @@
 //!                  ◀──line── rows, sorted and printed   ◀──views── a page of counters
 //! ```
 //!
-//! Whoever connects must be root or the hub's own user (`SO_PEERCRED`); the socket file has mode 0600. A request has at
-//! most [`REQUEST_MAX`] octets. A client that is silent, or does not read, for [`SILENCE_MAX`] is disconnected. There is
+//! Whoever connects must be root, the hub's own user, or have a [`Role`] by the configuration (`SO_PEERCRED`); the socket
+//! file has mode 0600 unless others have roles. A request has at most [`REQUEST_MAX`] octets. A client that is silent, or does not read, for [`SILENCE_MAX`] is disconnected. There is
 //! one request at a time per connection; requests may be written ahead, and are answered in order. Batches (arrays of
 //! requests) are refused; a request without `id` is done and not answered.
 //!
@@ -19,8 +19,10 @@
 //! | `status` | | `{version, pid, uptime, totals: `[`Totals`]`, spool: {...}}`; `uptime` in seconds |
 //! | `channels` | | `{channels: [`[`ChannelRow`]`]}` |
 //! | `rings` | | `{rings: [`[`RingRow`]`]}` |
-//! | `threads` | `pattern?` over `channel/host`, `sort?`, `limit?` (default 100,000) | `{threads: [`[`ThreadRow`]`], matched}` |
+//! | `threads` | `pattern?` over `channel/host`, `state?`, `sort?`, `limit?` (default 100,000) | `{threads: [`[`ThreadRow`]`], matched}` |
 //! | `thread` | `thread` | [`ThreadDetail`] |
+//! | `qshape` | `pattern?`, `limit?` (default 1,000) | `{qshape: [`[`AgeRow`]`], total: `[`AgeRow`]`, limits_minutes, matched}` |
+//! | `whoami` | | [`Caller`] |
 //! | `messages` | `selector?`, `limit?` (default 1,000) | `{messages: [`[`MessageRow`]`], more}` |
 //! | `message` | `id` | [`MessageDetail`] |
 //! | `hold` | `selector`, `dry_run?` | [`Changed`](crate::Changed), or [`Preview`] |
@@ -51,8 +53,9 @@
 //! only those of their recipients that are meant, the other actions do not tell recipients of one batch apart. With
 //! `dry_run` nothing is done: the answer counts what would be concerned, and shows the first few.
 //!
-//! `sort` is one of `thread` (the default), `recipients`, `batches`, `bytes`, `oldest`, `failures`, `in_flight` (largest
-//! first), `next_attempt` (soonest first), `state`. A sender pattern `<>` means the null sender. An empty thread that is
+//! `sort` is one of `thread` (the default), `recipients`, `batches`, `bytes`, `oldest`, `failures`, `agents`, `in_flight`,
+//! `rtt`, `delivery_rate`, `recipient_rate` (largest first), `next_attempt` (soonest first), `state`. A `state` of `limit`
+//! is any of `limit:...`. A sender pattern `<>` means the null sender. An empty thread that is
 //! only remembered counts as a thread.
 //!
 //! What else the hub offers ([`Store::call`]) has its methods on the same socket: `sites` and `sites.forget`, what was
@@ -61,15 +64,17 @@
 //! # Errors
 //!
 //! Beside JSON-RPC's own codes (-32700 not JSON, -32600 not a request, -32601 no such method, -32602 wrong parameters):
-//! [`NOTHING_MATCHED`] -32001, [`UNAVAILABLE`] -32002. The message is a sentence for people.
+//! [`NOTHING_MATCHED`] -32001, [`UNAVAILABLE`] -32002, [`FORBIDDEN`] -32003. The message is a sentence for people.
 //!
 //! [`Totals`]: crate::snapshot::Totals
 //! [`ChannelRow`]: crate::snapshot::ChannelRow
 //! [`RingRow`]: crate::snapshot::RingRow
+//! [`AgeRow`]: crate::snapshot::AgeRow
 //! [`ThreadRow`]: crate::snapshot::ThreadRow
 //! [`ThreadDetail`]: crate::snapshot::ThreadDetail
 //! [`MessageRow`]: crate::snapshot::MessageRow
 
+mod access;
 pub mod client;
 mod connection;
 mod methods;
@@ -78,11 +83,13 @@ mod selection;
 mod server;
 mod spool;
 
+pub use access::{Access, Caller, OwnerOnly, Role};
 pub use client::{Client, ClientError};
 pub use connection::REQUEST_MAX;
-pub use methods::{Addressed, MessageDetail, MessageFacts, Preview, SAMPLE_MAX, Store};
+pub use methods::{Addressed, MessageDetail, MessageFacts, Preview, SAMPLE_MAX, Status, Store};
 pub use rpc::{
-    INTERNAL, INVALID_PARAMS, INVALID_REQUEST, NO_METHOD, NOTHING_MATCHED, PARSE_ERROR, RpcError, UNAVAILABLE,
+    FORBIDDEN, INTERNAL, INVALID_PARAMS, INVALID_REQUEST, NO_METHOD, NOTHING_MATCHED, PARSE_ERROR, RpcError,
+    UNAVAILABLE,
 };
 pub use server::{BindError, CLIENTS_MAX, ControlServer, SILENCE_MAX, Stopper};
 pub use spool::SpoolStore;

@@ -42,7 +42,7 @@ impl Flows {
         self.batches == 0
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, feature = "testing"))]
     pub(crate) fn len(&self) -> usize {
         self.batches
     }
@@ -50,6 +50,14 @@ impl Flows {
     /// Flows that have something due.
     pub(crate) fn count(&self) -> usize {
         self.order.len()
+    }
+
+    /// The flows that have something due, in the order of their turns: how much, and their next batch.
+    pub(crate) fn turns(&self) -> impl Iterator<Item = (Flow, usize, BatchId)> {
+        self.order.iter().filter_map(|(_, flow)| {
+            let backlog = self.flows.get(flow)?;
+            Some((*flow, backlog.batches.len(), backlog.batches.first()?.1))
+        })
     }
 
     /// A batch is due since then.

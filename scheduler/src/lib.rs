@@ -58,6 +58,7 @@
 //! [`PAGE_MAX`].
 #![forbid(unsafe_code)]
 
+mod ages;
 mod batch;
 mod clause;
 pub mod control;
@@ -71,13 +72,17 @@ mod line;
 mod mute;
 mod operator;
 mod query;
+mod recent;
 mod retry;
 mod scheduler;
 mod settle;
 pub mod snapshot;
 mod sweep;
+#[cfg(any(test, feature = "testing"))]
+mod testing;
 mod thread;
 
+pub use ages::{AGE_LIMITS, AgeTable};
 pub use clause::Settings;
 pub use driver::{Inlets, Outlets, QUERIES_MAX, QUEUE_MAX, REPORTS_MAX, SchedulerLoop};
 pub use grant::SLICE;
@@ -85,6 +90,7 @@ pub use holds::HOLDS_MAX;
 pub use mute::{STARTING_SLICE, STARTING_SLICE_AMONG_FAILED};
 pub use operator::{Action, Changed, Chosen, Selector, SelectorError};
 pub use query::{Answer, Ask, PAGE_MAX, PATIENCE, Query, SCAN_MAX, SchedulerHandle, Unavailable};
+pub use recent::{Heard, RECENT_MAX};
 pub use retry::WAIT_MIN;
 pub use scheduler::{MEMORY, MEMORY_THREADS_MAX, OUTCOMES_MAX, Scheduler};
 pub use settle::FRUITLESS_MAX;

@@ -98,7 +98,7 @@ pub struct Chosen {
 }
 
 /// How much an action concerned. Field names are those of the control socket.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Changed {
     /// Threads that matched, or that hold batches of the message.
     pub threads: u64,

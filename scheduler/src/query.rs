@@ -8,7 +8,7 @@ use zrelay_spool::{BatchId, MessageId, ThreadKey};
 
 use crate::operator::{Action, Changed, Chosen, Selector};
 use crate::scheduler::Scheduler;
-use crate::snapshot::{BatchView, ChannelView, RingView, ThreadView, ThreadZoom, TotalsView};
+use crate::snapshot::{AgeView, BatchView, ChannelView, RingView, ThreadView, ThreadZoom, TotalsView};
 
 /// Rows in one answer at most: a page costs the scheduler well under a millisecond.
 pub const PAGE_MAX: usize = 1024;
@@ -37,6 +37,11 @@ pub enum Ask {
     Rings,
     /// The next [`PAGE_MAX`] threads behind this one.
     Threads {
+        /// The last thread of the page before.
+        after: Option<ThreadKey>,
+    },
+    /// How long the recipients of the next [`PAGE_MAX`] threads behind this one have been in the queue.
+    Ages {
         /// The last thread of the page before.
         after: Option<ThreadKey>,
     },
@@ -87,6 +92,13 @@ pub enum Answer {
     Rings(Vec<RingView>),
     /// To [`Ask::Threads`]; the last page has less than [`PAGE_MAX`].
     Threads(Vec<ThreadView>),
+    /// To [`Ask::Ages`].
+    Ages {
+        /// The threads that are not empty.
+        views: Vec<AgeView>,
+        /// Where to go on, if there are more threads.
+        next: Option<ThreadKey>,
+    },
     /// To [`Ask::Thread`].
     Thread(Option<Box<ThreadZoom>>),
     /// To [`Ask::Batches`].
@@ -112,6 +124,10 @@ impl Scheduler {
             Ask::Channels => Answer::Channels(self.channels()),
             Ask::Rings => Answer::Rings(self.rings()),
             Ask::Threads { after } => Answer::Threads(self.threads(now, after.as_ref(), PAGE_MAX)),
+            Ask::Ages { after } => {
+                let (views, next) = self.ages(now, after.as_ref(), PAGE_MAX);
+                Answer::Ages { views, next }
+            }
             Ask::Thread(key) => Answer::Thread(self.thread(now, key).map(Box::new)),
             Ask::Batches { thread, after } => {
                 Answer::Batches(self.batches(now, thread.as_ref(), after.as_ref(), PAGE_MAX))

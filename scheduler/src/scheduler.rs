@@ -9,12 +9,14 @@ use zrelay_agent::{LeaseId, Order, Report};
 use zrelay_clock::Timestamp;
 use zrelay_spool::{Outcome, Queue, QueuedBatch, Request, ThreadKey, ThreadState};
 
+use crate::ages::Ages;
 use crate::batch::{Batch, Hold, Place};
 use crate::clause::{Clauses, Settings};
 use crate::flows::Flows;
 use crate::holds::Holds;
 use crate::lease::Lease;
 use crate::limit::{Channel, ChannelId, Level, Ring, RingId, RingKey, RingPlace};
+use crate::recent::Recent;
 use crate::retry::Rng;
 use crate::snapshot::{Load, Tally};
 use crate::thread::{Backoff, Thread, ThreadId};
@@ -348,6 +350,7 @@ impl Scheduler {
         // Behind a restart in the middle of a back-off, what has been tried before has been reported before.
         let known = thread.backoff.failures > 0 && queued.attempts > 0;
         let load = Load::of(&queued.recipients, queued.size);
+        let received = queued.received;
         let batch = Batch {
             recipients: queued.recipients,
             received: queued.received,
@@ -364,7 +367,7 @@ impl Scheduler {
         };
         thread.batches.insert(queued.id, batch);
         thread.enqueue(queued.id, now);
-        self.account(id, |total| total.add(load));
+        self.count_in(id, received, load);
         self.touch(id);
     }
 
@@ -407,6 +410,8 @@ impl Scheduler {
             queue: BTreeSet::new(),
             aside: BTreeSet::new(),
             load: Load::default(),
+            ages: Ages::default(),
+            recent: Recent::default(),
             in_flight: 0,
             leases: Vec::new(),
             backoff: Backoff { epoch: 1, ..Backoff::default() },
@@ -445,8 +450,24 @@ impl Scheduler {
         id
     }
 
+    /// Counts what came in at this time as queued.
+    fn count_in(&mut self, id: ThreadId, received: Timestamp, load: Load) {
+        if let Some(thread) = self.threads.get_mut(id) {
+            thread.ages.add(received, load.recipients);
+        }
+        self.account(id, |total| total.add(load));
+    }
+
+    /// Counts what came in at this time as gone.
+    pub(crate) fn count_out(&mut self, id: ThreadId, received: Timestamp, load: Load) {
+        if let Some(thread) = self.threads.get_mut(id) {
+            thread.ages.remove(received, load.recipients);
+        }
+        self.account(id, |total| total.remove(load));
+    }
+
     /// Changes what is counted of a thread, its ring, its channel and everything, so that no listing has to scan.
-    pub(crate) fn account(&mut self, id: ThreadId, change: impl Fn(&mut Load)) {
+    fn account(&mut self, id: ThreadId, change: impl Fn(&mut Load)) {
         let Some(thread) = self.threads.get_mut(id) else { return };
         change(&mut thread.load);
         let (ring, channel) = (thread.ring, thread.channel);

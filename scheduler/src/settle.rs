@@ -112,6 +112,7 @@ impl Scheduler {
         if recipients.is_empty() {
             return;
         }
+        let heard = recipients.len();
         let mut due = batch.due;
         if disposition == Disposition::Deferred {
             due = match carried.due {
@@ -132,6 +133,9 @@ impl Scheduler {
             timing: verdict.timing,
             channel: None,
         };
+        if let Some(thread) = self.threads.get_mut(id) {
+            thread.recent.hear(now, disposition, &outcome.diagnostic, heard);
+        }
         self.record_outcome(id, outcome);
     }
 
@@ -143,6 +147,7 @@ impl Scheduler {
         let remaining = carried.remaining(&batch.recipients);
         let finished = batch.recipients.len() - remaining.len();
         let gone = remaining.is_empty();
+        let received = batch.received;
         let load = Load {
             batches: u64::from(gone),
             recipients: u64::try_from(finished).unwrap_or(0),
@@ -160,7 +165,7 @@ impl Scheduler {
             }
             thread.enqueue(batch_id, now);
         }
-        self.account(id, |total| total.remove(load));
+        self.count_out(id, received, load);
     }
 
     pub(crate) fn released(&mut self, now: Timestamp, lease_id: LeaseId, reason: Release) {
@@ -199,6 +204,7 @@ impl Scheduler {
     /// agents of the thread do work, it is only the further agent that the host does not want.
     fn host_failed(&mut self, now: Timestamp, id: ThreadId, diagnostic: Arc<Diagnostic>) {
         let Some(thread) = self.threads.get_mut(id) else { return };
+        thread.recent.hear(now, Disposition::Deferred, &diagnostic, 0);
         thread.fruitless = 0;
         let productive =
             thread.leases.iter().filter_map(|lease| self.leases.get(lease)).any(|l| l.fruitful && !l.is_closing());

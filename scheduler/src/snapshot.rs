@@ -5,18 +5,24 @@
 //!
 //! Durations in rows are whole seconds unless the field says otherwise; points in time are RFC 3339 in UTC.
 
+mod mail;
 mod rows;
 mod take;
 mod view;
 
-pub use rows::{ChannelRow, LeaseRow, MessageRow, RecipientRow, RingRow, ThreadDetail, ThreadRow, Totals, Usage};
-pub use view::{BatchPlace, BatchView, ChannelView, LeaseView, RingView, State, ThreadView, ThreadZoom, TotalsView};
+pub use mail::{MessageRow, RecipientRow};
+pub use rows::{AgeRow, ChannelRow, FlowRow, LeaseRow, ReplyRow, RingRow, ThreadDetail, ThreadRow, Totals, Usage};
+pub use view::{
+    AgeView, BatchPlace, BatchView, ChannelView, FLOWS_MAX, FlowView, LeaseView, RingView, State, ThreadView,
+    ThreadZoom, TotalsView,
+};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use zrelay_spool::Disposition;
 
 /// What is in a queue.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub struct Load {
     /// Batches.
     pub batches: u64,

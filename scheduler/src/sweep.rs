@@ -221,9 +221,10 @@ impl Scheduler {
             return count;
         }
         batch.recipients = rest.into();
+        let received = batch.received;
         let mut outcome = outcome_of(batch_id, batch, disposition, diagnostic, now);
         outcome.recipients = taken;
-        self.account(id, |total| total.remove(Load { batches: 0, recipients: count, bytes: 0 }));
+        self.count_out(id, received, Load { batches: 0, recipients: count, bytes: 0 });
         self.record_outcome(id, outcome);
         count
     }
@@ -243,7 +244,7 @@ impl Scheduler {
         let Some(mut batch) = thread.batches.remove(&batch_id) else { return false };
         batch.attempts = batch.attempts.saturating_add(attempts);
         let load = Load::of(&batch.recipients, batch.size);
-        self.account(id, |total| total.remove(load));
+        self.count_out(id, batch.received, load);
         self.touch(id);
         self.record_outcome(id, outcome_of(batch_id, &batch, disposition, diagnostic, now));
         true

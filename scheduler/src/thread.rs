@@ -8,10 +8,12 @@ use zrelay_clock::Timestamp;
 use zrelay_config::{Clause, Pattern};
 use zrelay_spool::{BatchId, Diagnostic, ThreadKey, ThreadState};
 
+use crate::ages::Ages;
 use crate::batch::{Batch, Hold, Place};
 use crate::flows::Flows;
 use crate::limit::{ChannelId, Limit, RingId};
 use crate::line::{Rank, Standing};
+use crate::recent::Recent;
 use crate::snapshot::Load;
 use crate::sweep::Sweep;
 
@@ -41,6 +43,8 @@ pub(crate) struct Thread {
     /// Those that an operator holds.
     pub(crate) aside: BTreeSet<BatchId>,
     pub(crate) load: Load,
+    pub(crate) ages: Ages,
+    pub(crate) recent: Recent,
     pub(crate) in_flight: u32,
     pub(crate) leases: Vec<LeaseId>,
     pub(crate) backoff: Backoff,

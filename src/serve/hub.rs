@@ -29,6 +29,7 @@ use zrelay_smtpserver::{Control, Intake};
 use zrelay_spool::{Reader, Request, Spool};
 use zrelay_tls::{ClientTls, Roots, ServerTls};
 
+use super::access::Users;
 use super::store::HubStore;
 use super::threads::{Notices, Thread};
 use crate::Failure;
@@ -86,11 +87,12 @@ impl Hub {
             zrelay_spool::Options { reserve_bytes: config.intake.reserve, ..zrelay_spool::Options::new(&config.spool) };
         let (spool, handle, recovered) = Spool::open(options, clock.now()).map_err(Failure::new)?;
         let (scheduler_loop, inlets) = SchedulerLoop::new().map_err(no_descriptors)?;
+        let access = Box::new(Users::new(config.access.clone()));
         let (keeper, sites) = Keeper::open(&config.spool.join(SITES), clock);
         let store = Box::new(HubStore { spool: SpoolStore(handle.clone()), sites: sites.clone(), clock });
         let version = env!("CARGO_PKG_VERSION");
-        let control =
-            ControlServer::bind(&config.control, inlets.handle.clone(), store, version, clock).map_err(Failure::new)?;
+        let control = ControlServer::bind(&config.control, inlets.handle.clone(), store, access, version, clock)
+            .map_err(Failure::new)?;
         let options = zrelay_smtpserver::Options { storage: handle.clone(), tls, clock };
         let intake = Intake::bind(config, options).map_err(Failure::new)?;
 

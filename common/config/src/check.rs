@@ -13,8 +13,8 @@ use toml::Spanned;
 use crate::error::Finding;
 use crate::raw;
 use crate::{
-    BareNewline, CHANNELS, Clause, Config, Dns, Intake, Loops, Pattern, Pipelining, Route, ServerTls, TlsPolicy,
-    defaults, host,
+    Access, BareNewline, CHANNELS, Clause, Config, Dns, Intake, Loops, Pattern, Pipelining, Principal, Route, ServerTls,
+    TlsPolicy, defaults, host,
 };
 
 /// Reads and checks a whole file.
@@ -62,6 +62,7 @@ impl Check<'_> {
             clauses,
             agents,
             channel_agents,
+            access: self.access(file.access),
             dns: self.dns(&file.dns),
             loops: Loops {
                 intake: self.number("loops.intake", file.loops.intake.as_ref(), defaults::LOOPS, 1..=64),
@@ -360,6 +361,26 @@ impl Check<'_> {
             );
         }
         given.get_ref().iter().map(|wait| self.number("retries", Some(wait), 1, 1..=1_000_000)).collect()
+    }
+
+    fn access(&mut self, given: raw::Access) -> Access {
+        Access {
+            read_only: self.principals(given.read_only),
+            operator: self.principals(given.operator),
+            admin: self.principals(given.admin),
+        }
+    }
+
+    fn principals(&mut self, given: Option<Vec<Spanned<String>>>) -> Vec<Principal> {
+        let read = |text: Spanned<String>| match text.get_ref().parse() {
+            Ok(principal) => Some(principal),
+            Err(error) => {
+                let error: crate::PrincipalError = error;
+                self.find(Finding::new(text.span(), "neither a user nor a group").help(error.to_string()));
+                None
+            }
+        };
+        given.into_iter().flatten().filter_map(read).collect()
     }
 
     fn dns(&mut self, given: &raw::Dns) -> Dns {

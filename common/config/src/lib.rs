@@ -21,6 +21,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod access;
 mod check;
 pub mod defaults;
 mod error;
@@ -31,9 +32,10 @@ mod raw;
 
 use std::path::Path;
 
+pub use access::{Account, Principal, PrincipalError};
 pub use error::{ConfigError, Problem};
 pub use model::{
-    BareNewline, Clause, Config, Dns, Intake, Listen, Loops, Pipelining, Protocol, Route, ServerTls, TlsPolicy,
+    Access, BareNewline, Clause, Config, Dns, Intake, Listen, Loops, Pipelining, Protocol, Route, ServerTls, TlsPolicy,
 };
 pub use pattern::{Pattern, PatternError};
 

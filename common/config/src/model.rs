@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::Pattern;
+use crate::{Pattern, Principal};
 
 /// The whole configuration, checked. Swapped as a whole on reload.
 #[derive(Clone, Debug)]
@@ -39,6 +39,8 @@ pub struct Config {
     pub agents: u32,
     /// Agents per channel, where a channel is to have fewer than all. Default none.
     pub channel_agents: Vec<(String, u32)>,
+    /// Who may use the control socket beside root and the hub's own user. Default: nobody.
+    pub access: Access,
     /// The name servers.
     pub dns: Dns,
     /// Event loops for intake and for transport. Default 1 each: one loop saturates a disk and a gigabit link.
@@ -214,6 +216,18 @@ pub enum Pipelining {
     Pipelined,
     /// BDAT transactions back to back.
     Stream,
+}
+
+/// Who has which role on the control socket. Who is in several lists has the highest role; root and the hub's own user
+/// are admins.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Access {
+    /// May look.
+    pub read_only: Vec<Principal>,
+    /// May also hold, release, retry, reroute, expire and trace.
+    pub operator: Vec<Principal>,
+    /// May do everything.
+    pub admin: Vec<Principal>,
 }
 
 /// The name servers and their patience.

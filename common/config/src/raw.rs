@@ -10,7 +10,8 @@ use toml::Spanned;
 pub(crate) type Key<T> = Option<Spanned<T>>;
 
 /// The keys outside of tables.
-pub(crate) const TOP: [&str; 14] = [
+pub(crate) const TOP: [&str; 15] = [
+    "access",
     "hostname",
     "spool",
     "control",
@@ -42,6 +43,7 @@ pub(crate) struct File {
     pub(crate) intake: Intake,
     pub(crate) route: Vec<Spanned<Route>>,
     pub(crate) thread: Vec<Spanned<Thread>>,
+    pub(crate) access: Access,
     pub(crate) dns: Dns,
     pub(crate) loops: Loops,
 }
@@ -116,6 +118,14 @@ pub(crate) struct Thread {
     pub(crate) connection_age: Key<String>,
     pub(crate) connect_timeout: Key<String>,
     pub(crate) timeout: Key<String>,
+}
+
+#[derive(Default, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Access {
+    pub(crate) read_only: Option<Vec<Spanned<String>>>,
+    pub(crate) operator: Option<Vec<Spanned<String>>>,
+    pub(crate) admin: Option<Vec<Spanned<String>>>,
 }
 
 #[derive(Default, serde::Deserialize)]

@@ -79,8 +79,12 @@ mod table;
 mod threads;
 mod writer;
 
-#[cfg(test)]
+// Parts of it serve the tests of this crate only.
+#[cfg(any(test, feature = "testing"))]
+#[cfg_attr(not(test), expect(dead_code))]
 mod simulated;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 
 pub use envelope::{Content, Envelope, Notify, Origin, Recipient, Ret};
 pub use flow::Flow;

@@ -44,11 +44,19 @@ pub(crate) struct Counters {
     pub(crate) free_bytes: AtomicU64,
 }
 
+/// Where ids and segments take the time from.
+enum Time {
+    Clock(Clock),
+    /// Microseconds, set by whoever steps the spool.
+    #[cfg(any(test, feature = "testing"))]
+    Set(AtomicU64),
+}
+
 /// See the module's head.
 pub(crate) struct Shared {
     index: Vec<RwLock<Table<Place>>>,
     segments: RwLock<HashMap<u32, Arc<dyn View>>>,
-    clock: Clock,
+    time: Time,
     last_id: AtomicU64,
     health: AtomicU8,
     pub(crate) counters: Counters,
@@ -68,7 +76,7 @@ impl Shared {
         Self {
             index: (0..SHARDS).map(|_| RwLock::default()).collect(),
             segments: RwLock::default(),
-            clock: Clock::start(),
+            time: Time::Clock(Clock::start()),
             last_id: AtomicU64::new(0),
             health: AtomicU8::new(Health::Good as u8),
             counters: Counters::default(),
@@ -110,7 +118,7 @@ impl Shared {
     }
 
     pub(crate) fn next_id(&self) -> MessageId {
-        self.next_id_at(self.clock.now())
+        self.next_id_at(self.now())
     }
 
     fn next_id_at(&self, now: Timestamp) -> MessageId {
@@ -120,7 +128,25 @@ impl Shared {
     }
 
     pub(crate) fn now(&self) -> Timestamp {
-        self.clock.now()
+        match &self.time {
+            Time::Clock(clock) => clock.now(),
+            #[cfg(any(test, feature = "testing"))]
+            Time::Set(micros) => Timestamp::from_micros(micros.load(Ordering::Relaxed)),
+        }
+    }
+
+    /// The same with a time that passes when it is told.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn at(now: Timestamp) -> Self {
+        Self { time: Time::Set(AtomicU64::new(now.as_micros())), ..Self::new() }
+    }
+
+    /// Lets the time be `now`, if it is not the clock's.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn set_time(&self, now: Timestamp) {
+        if let Time::Set(micros) = &self.time {
+            micros.store(now.as_micros(), Ordering::Relaxed);
+        }
     }
 
     /// No id at or below `id` is given out from now on.

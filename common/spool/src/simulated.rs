@@ -12,10 +12,12 @@ pub(crate) const SECTOR: usize = 64;
 
 /// A small generator, so that a scenario replays from its seed.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Random(pub(crate) u64);
+pub struct Random(pub u64);
 
 impl Random {
-    pub(crate) fn next(&mut self) -> u64 {
+    /// The next 64 bits.
+    #[allow(clippy::should_implement_trait, reason = "it never ends")]
+    pub fn next(&mut self) -> u64 {
         // SplitMix64.
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
@@ -24,7 +26,8 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    pub(crate) fn coin(&mut self) -> bool {
+    /// Heads or tails.
+    pub fn coin(&mut self) -> bool {
         self.next() & 1 == 1
     }
 }
@@ -77,7 +80,7 @@ struct File {
 
 /// The directory; clones are the same one.
 #[derive(Clone, Default)]
-pub(crate) struct Simulated(Arc<Mutex<Disk>>);
+pub struct Simulated(Arc<Mutex<Disk>>);
 
 struct SimulatedFile {
     disk: Simulated,
@@ -137,7 +140,7 @@ impl Simulated {
     }
 
     /// After `operations` more, all that writes fails with `kind`, until [`heal`](Self::heal).
-    pub(crate) fn break_after(&self, operations: u32, kind: io::ErrorKind) {
+    pub fn break_after(&self, operations: u32, kind: io::ErrorKind) {
         self.fail(Fault { after: operations, times: Fault::FOREVER, victim: Victim::All, kind });
     }
 
@@ -145,16 +148,18 @@ impl Simulated {
         self.disk(|disk| disk.fault = Some(fault));
     }
 
-    pub(crate) fn heal(&self) {
+    /// The disk works again.
+    pub fn heal(&self) {
         self.disk(|disk| disk.fault = None);
     }
 
     /// So much space is left, as far as anybody asks for it.
-    pub(crate) fn set_free(&self, octets: u64) {
+    pub fn set_free(&self, octets: u64) {
         self.disk(|disk| disk.free = octets);
     }
 
-    pub(crate) fn segments(&self) -> Vec<u32> {
+    /// The numbers of the segments that are there, ascending.
+    pub fn segments(&self) -> Vec<u32> {
         self.disk(|disk| disk.files.keys().copied().collect())
     }
 
@@ -177,7 +182,7 @@ impl Simulated {
     }
 
     /// What a power cut leaves: all that was synced, and of the rest whatever had made it to the disk, in any order.
-    pub(crate) fn after_power_cut(&self, random: &mut Random) -> Self {
+    pub fn after_power_cut(&self, random: &mut Random) -> Self {
         self.after_power_cut_with(|_| random.coin())
     }
 
@@ -205,7 +210,7 @@ impl Simulated {
     }
 
     /// What `kill -9` leaves: all that was written.
-    pub(crate) fn after_kill(&self) -> Self {
+    pub fn after_kill(&self) -> Self {
         let files = self.disk(|disk| disk.files.clone());
         Self(Arc::new(Mutex::new(Disk { files, ..Disk::default() })))
     }
@@ -326,8 +331,8 @@ impl SegmentFile for SimulatedFile {
         if end <= self.published {
             return;
         }
-        let octets = self.disk.octets(self.number);
-        self.view.push(octets[self.published as usize..end as usize].to_vec());
+        let range = self.published as usize..end as usize;
+        self.view.push(self.disk.disk(|disk| disk.files[&self.number].octets[range].to_vec()));
         self.published = end;
     }
 

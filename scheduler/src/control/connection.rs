@@ -6,6 +6,7 @@ use mio::net::UnixStream;
 use serde_json::Value;
 use zrelay_clock::Timestamp;
 
+use super::access::Caller;
 use super::methods::Methods;
 use super::rpc::{self, INVALID_REQUEST, RpcError};
 
@@ -18,6 +19,7 @@ const READ: usize = 8 * 1024;
 /// nothing is read, so neither grows.
 pub(super) struct Connection {
     pub(super) stream: UnixStream,
+    caller: Caller,
     input: Vec<u8>,
     output: Vec<u8>,
     written: usize,
@@ -43,8 +45,8 @@ pub(super) enum Life {
 }
 
 impl Connection {
-    pub(super) fn new(stream: UnixStream, now: Timestamp) -> Self {
-        Self { stream, input: Vec::new(), output: Vec::new(), written: 0, active: now, end: End::No }
+    pub(super) fn new(stream: UnixStream, caller: Caller, now: Timestamp) -> Self {
+        Self { stream, caller, input: Vec::new(), output: Vec::new(), written: 0, active: now, end: End::No }
     }
 
     /// Reads, answers and writes as far as it goes without waiting.
@@ -94,7 +96,7 @@ impl Connection {
         self.output = match rpc::parse(&line) {
             Err((id, error)) => rpc::respond(&id, Err(&error)),
             Ok(request) => {
-                let result = methods.call(&request.method, &request.params);
+                let result = methods.call(&self.caller, &request.method, &request.params);
                 request.id.map(|id| rpc::respond(&id, result.as_ref())).unwrap_or_default()
             }
         };

@@ -15,6 +15,8 @@ pub const INVALID_PARAMS: i64 = -32602;
 pub const INTERNAL: i64 = -32603;
 /// Nothing matches what was asked for.
 pub const NOTHING_MATCHED: i64 = -32001;
+/// The caller's role does not reach so far.
+pub const FORBIDDEN: i64 = -32003;
 /// The hub cannot answer now: it is busy or goes down.
 pub const UNAVAILABLE: i64 = -32002;
 

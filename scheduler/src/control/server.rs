@@ -13,6 +13,7 @@ use mio::net::{UnixListener, UnixStream};
 use mio::{Events, Interest, Poll, Token, Waker};
 use zrelay_clock::Clock;
 
+use super::access::{Access, Caller, Role};
 use super::connection::{Connection, Life};
 use super::methods::{Methods, Store};
 use crate::query::SchedulerHandle;
@@ -57,6 +58,7 @@ pub struct ControlServer {
     stop: Arc<AtomicBool>,
     waker: Arc<Waker>,
     methods: Methods,
+    access: Box<dyn Access>,
     connections: HashMap<Token, Connection>,
     next: usize,
 }
@@ -95,7 +97,7 @@ impl Drop for SocketFile {
 }
 
 impl ControlServer {
-    /// Makes the socket: readable for its owner alone from the first moment, in place of a stale one, never of a live
+    /// Makes the socket: readable for its owner alone from the first moment unless others have roles, in place of a stale one, never of a live
     /// one. Missing directories of the path are made.
     ///
     /// # Errors
@@ -104,19 +106,20 @@ impl ControlServer {
         path: &Path,
         scheduler: SchedulerHandle,
         store: Box<dyn Store>,
+        access: Box<dyn Access>,
         version: &str,
         clock: Clock,
     ) -> Result<Self, BindError> {
         refuse_live(path)?;
         let failed = |source| BindError::Io { path: path.to_owned(), source };
-        let (listener, file) = make(path).map_err(failed)?;
+        let (listener, file) = make(path, access.is_open()).map_err(failed)?;
         let poll = Poll::new().map_err(failed)?;
         let waker = Arc::new(Waker::new(poll.registry(), STOP).map_err(failed)?);
         let mut listener = UnixListener::from_std(listener);
         poll.registry().register(&mut listener, LISTENER, Interest::READABLE).map_err(failed)?;
         let methods = Methods { scheduler, store, started: clock.now(), clock, version: version.to_owned() };
         let stop = Arc::new(AtomicBool::new(false));
-        Ok(Self { poll, listener, file, stop, waker, methods, connections: HashMap::new(), next: FIRST })
+        Ok(Self { poll, listener, file, stop, waker, methods, access, connections: HashMap::new(), next: FIRST })
     }
 
     /// To end it later.
@@ -166,10 +169,13 @@ impl ControlServer {
 
     fn admit(&mut self, mut stream: UnixStream) -> Result<(), String> {
         let peer = rustix::net::sockopt::socket_peercred(&stream).map_err(|error| error.to_string())?;
-        let uid = peer.uid.as_raw();
-        if uid != 0 && uid != self.file.owner {
-            return Err(format!("user {uid} is neither root nor the hub's user"));
-        }
+        let (uid, gid) = (peer.uid.as_raw(), peer.gid.as_raw());
+        let own = uid == 0 || uid == self.file.owner;
+        let role = if own { Some(Role::Admin) } else { self.access.role(uid, gid) };
+        let Some(role) = role else {
+            return Err(format!("user {uid} has no role in [access], and is neither root nor the hub's user"));
+        };
+        let caller = Caller { uid, user: self.access.name(uid), pid: peer.pid.as_raw_nonzero().get(), role };
         if self.connections.len() >= CLIENTS_MAX {
             return Err(format!("there are {CLIENTS_MAX} clients already"));
         }
@@ -177,7 +183,7 @@ impl ControlServer {
         self.next += 1;
         let interest = Interest::READABLE | Interest::WRITABLE;
         self.poll.registry().register(&mut stream, token, interest).map_err(|error| error.to_string())?;
-        self.connections.insert(token, Connection::new(stream, self.methods.clock.now()));
+        self.connections.insert(token, Connection::new(stream, caller, self.methods.clock.now()));
         Ok(())
     }
 
@@ -223,7 +229,7 @@ fn refuse_live(path: &Path) -> Result<(), BindError> {
 }
 
 /// Binds beside the path, restricts, and renames into place: at no moment can others connect.
-fn make(path: &Path) -> io::Result<(std::os::unix::net::UnixListener, SocketFile)> {
+fn make(path: &Path, open: bool) -> io::Result<(std::os::unix::net::UnixListener, SocketFile)> {
     if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
         fs::create_dir_all(directory)?;
     }
@@ -235,7 +241,9 @@ fn make(path: &Path) -> io::Result<(std::os::unix::net::UnixListener, SocketFile
         _ => {}
     }
     let listener = std::os::unix::net::UnixListener::bind(&draft)?;
-    fs::set_permissions(&draft, fs::Permissions::from_mode(0o600))?;
+    // Where others have roles, everybody may knock, and is told apart by the kernel's word.
+    let mode = if open { 0o666 } else { 0o600 };
+    fs::set_permissions(&draft, fs::Permissions::from_mode(mode))?;
     listener.set_nonblocking(true)?;
     let meta = fs::symlink_metadata(&draft)?;
     fs::rename(&draft, path)?;

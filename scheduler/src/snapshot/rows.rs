@@ -1,15 +1,17 @@
 //! Rows as the control socket prints them. Their field names are an interface: they are added to, never renamed.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use zrelay_agent::Link;
 use zrelay_clock::{Span, Timestamp};
-use zrelay_spool::Diagnostic;
+use zrelay_spool::{Diagnostic, Disposition};
 
-use super::Load;
-use super::view::{BatchPlace, BatchView, ChannelView, LeaseView, RingView, State, ThreadView, ThreadZoom, TotalsView};
+use super::view::{AgeView, ChannelView, FlowView, LeaseView, RingView, State, ThreadView, ThreadZoom, TotalsView};
+use super::{Load, MessageRow};
+use crate::recent::Heard;
 
 /// The threads and agents of a channel or a ring; its fields stand among those of the row.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Usage {
     /// Threads, remembered empty ones included.
     pub threads: u32,
@@ -27,7 +29,7 @@ pub struct Usage {
 }
 
 /// A row of `channels`.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct ChannelRow {
     /// The channel: `smtp`.
     pub channel: String,
@@ -37,7 +39,7 @@ pub struct ChannelRow {
 }
 
 /// A row of `rings`.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct RingRow {
     /// The channel.
     pub channel: String,
@@ -51,7 +53,7 @@ pub struct RingRow {
 }
 
 /// A row of `threads`.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct ThreadRow {
     /// The name, `channel/host`.
     pub thread: String,
@@ -106,7 +108,7 @@ pub struct ThreadRow {
 }
 
 /// The answer of `thread`.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct ThreadDetail {
     /// What `threads` shows.
     #[serde(flatten)]
@@ -121,10 +123,59 @@ pub struct ThreadDetail {
     pub ring: RingRow,
     /// Its agents.
     pub leases: Vec<LeaseRow>,
+    /// The flows that have something due and take turns, the next one first; the first 20 of them.
+    #[serde(rename = "turns", default)]
+    pub flows: Vec<FlowRow>,
+    /// What its host answered of late, the newest first.
+    #[serde(rename = "recent_replies", default)]
+    pub heard: Vec<ReplyRow>,
+    /// The first of its batches, in the order in which their messages came.
+    #[serde(default)]
+    pub first_batches: Vec<MessageRow>,
+}
+
+/// A flow in the answer of `thread`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct FlowRow {
+    /// Its number, hexadecimal.
+    pub flow: String,
+    /// The envelope sender of the batch that goes out next; `<>` for the null sender, empty when the spool does not know
+    /// the message any more.
+    pub sender: String,
+    /// Batches that are due.
+    pub due: u64,
+}
+
+/// Replies of one kind in a row, in the answer of `thread`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct ReplyRow {
+    /// When the first came.
+    pub since: String,
+    /// When the last came.
+    pub at: String,
+    /// Seconds since the last came.
+    pub age: u64,
+    /// `delivered`, `deferred`, `failed`, `expired` or `dropped`.
+    pub outcome: String,
+    /// Recipients concerned; 0 when it was the connection that failed.
+    pub recipients: u64,
+    /// The reply, or a reason of our own.
+    pub reply: String,
+}
+
+/// A row of `qshape`: recipients by age.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct AgeRow {
+    /// The thread; `TOTAL` in the sum of all.
+    pub thread: String,
+    /// All its recipients.
+    pub recipients: u64,
+    /// Recipients younger than 5, 10, 20, 40, 80, 160, 320, 640 and 1280 minutes, and the rest; each counts once.
+    pub ages: Vec<u64>,
 }
 
 /// An agent in the answer of `thread`.
-#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub struct LeaseRow {
     /// Its lease.
     pub lease: u64,
@@ -164,60 +215,8 @@ pub struct LeaseRow {
     pub bytes: u64,
 }
 
-/// A row of `messages`, and a batch in the answer of `message`: the recipients of one message in one thread.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-pub struct MessageRow {
-    /// The queue id.
-    pub message: String,
-    /// The batch, `message.number`.
-    pub batch: String,
-    /// The thread.
-    pub thread: String,
-    /// `due`, `waiting`, `carried` or `held`.
-    pub state: String,
-    /// The envelope sender of the first of these recipients; `<>` for the null sender, empty when the spool does not
-    /// know the message any more.
-    pub sender: String,
-    /// Open recipients.
-    pub recipients: u64,
-    /// The first of them; empty when the spool does not know the message any more.
-    pub recipient: String,
-    /// Octets of the message.
-    pub size: u64,
-    /// When the message came in.
-    pub received: String,
-    /// Its age, seconds.
-    pub age: u64,
-    /// Attempts so far.
-    pub attempts: u32,
-    /// When the next attempt is due, if it is in the future.
-    pub next_attempt: Option<String>,
-    /// The last reply that put it off.
-    pub last_reply: Option<String>,
-}
-
-/// A recipient in the answer of `message`.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-pub struct RecipientRow {
-    /// The address.
-    pub address: String,
-    /// Its envelope sender; `<>` for the null sender.
-    pub sender: String,
-    /// `due`, `waiting`, `carried` or `held` while it is in a batch; `finished` when it is in none: it has its outcome,
-    /// or its message has not been routed yet.
-    pub state: String,
-    /// Its thread; empty when finished.
-    pub thread: String,
-    /// Attempts so far.
-    pub attempts: u32,
-    /// When the next attempt is due, if it is in the future.
-    pub next_attempt: Option<String>,
-    /// The last reply that put it off.
-    pub last_reply: Option<String>,
-}
-
 /// The scheduler's part of `status`.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Totals {
     /// Threads, remembered empty ones included.
     pub threads: u64,
@@ -252,7 +251,7 @@ pub struct Totals {
     pub holds: Vec<String>,
 }
 
-fn words(last: Option<&Diagnostic>) -> Option<String> {
+pub(super) fn words(last: Option<&Diagnostic>) -> Option<String> {
     last.map(ToString::to_string)
 }
 
@@ -334,7 +333,41 @@ impl ThreadZoom {
             expiry: Span(self.clause.expiry).to_string(),
             ring: self.ring.row(),
             leases: self.leases.iter().map(|lease| lease.row(now)).collect(),
+            flows: self.flows.iter().map(FlowView::row).collect(),
+            heard: self.replies.iter().map(|heard| reply(heard, now)).collect(),
+            first_batches: Vec::new(),
         }
+    }
+}
+
+impl FlowView {
+    fn row(&self) -> FlowRow {
+        FlowRow { flow: format!("{:08x}", self.flow.0), sender: String::new(), due: self.due }
+    }
+}
+
+fn reply(heard: &Heard, now: Timestamp) -> ReplyRow {
+    let outcome = match heard.disposition {
+        Disposition::Delivered { .. } => "delivered",
+        Disposition::Deferred => "deferred",
+        Disposition::Failed => "failed",
+        Disposition::Expired => "expired",
+        Disposition::Dropped => "dropped",
+    };
+    ReplyRow {
+        since: heard.since.rfc3339(),
+        at: heard.at.rfc3339(),
+        age: now.since(heard.at).as_secs(),
+        outcome: outcome.to_owned(),
+        recipients: heard.recipients,
+        reply: heard.diagnostic.to_string(),
+    }
+}
+
+impl AgeView {
+    /// The row of the tools.
+    pub fn row(&self) -> AgeRow {
+        AgeRow { thread: self.key.to_string(), recipients: self.ages.iter().sum(), ages: self.ages.to_vec() }
     }
 }
 
@@ -397,40 +430,6 @@ impl ChannelView {
                 waiting: self.waiting,
             },
         }
-    }
-}
-
-impl BatchView {
-    /// The row of the tools; the addresses are the spool's to tell.
-    pub fn row(&self, now: Timestamp) -> MessageRow {
-        MessageRow {
-            message: self.id.message.to_string(),
-            batch: self.id.to_string(),
-            thread: self.thread.to_string(),
-            state: self.place.name().to_owned(),
-            sender: String::new(),
-            recipients: u64::try_from(self.recipients.len()).unwrap_or(u64::MAX),
-            recipient: String::new(),
-            size: self.size,
-            received: self.received.rfc3339(),
-            age: now.since(self.received).as_secs(),
-            attempts: self.attempts,
-            next_attempt: self.next_attempt(),
-            last_reply: self.last_reply(),
-        }
-    }
-
-    /// When the next attempt is due, if it is in the future.
-    pub fn next_attempt(&self) -> Option<String> {
-        match self.place {
-            BatchPlace::Waiting(due) => Some(due.rfc3339()),
-            _ => None,
-        }
-    }
-
-    /// The last reply that put it off.
-    pub fn last_reply(&self) -> Option<String> {
-        words(self.last.as_deref())
     }
 }
 

@@ -4,9 +4,12 @@ use std::ops::Bound;
 
 use zrelay_agent::LeaseId;
 use zrelay_clock::Timestamp;
-use zrelay_spool::{BatchId, MessageId, ThreadKey};
+use zrelay_spool::{BatchId, Flow, MessageId, ThreadKey};
 
-use super::view::{BatchPlace, BatchView, ChannelView, LeaseView, RingView, State, ThreadView, ThreadZoom, TotalsView};
+use super::view::{
+    AgeView, BatchPlace, BatchView, ChannelView, FLOWS_MAX, FlowView, LeaseView, RingView, State, ThreadView,
+    ThreadZoom, TotalsView,
+};
 use crate::batch::{Batch, Place};
 use crate::lease::{Lease, LeaseState};
 use crate::limit::{Level, Ring};
@@ -83,6 +86,21 @@ impl Scheduler {
         views.filter_map(|(_, id)| self.thread_view(*id, now)).collect()
     }
 
+    /// How long the recipients of the next threads behind `after` have been in the queue. Empty threads are passed over,
+    /// and count against the limit.
+    pub fn ages(&self, now: Timestamp, after: Option<&ThreadKey>, limit: usize) -> (Vec<AgeView>, Option<ThreadKey>) {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let mut views = Vec::new();
+        let (mut visited, mut last) = (0, None);
+        for (key, id) in self.names.range::<ThreadKey, _>((from, Bound::Unbounded)).take(limit) {
+            visited += 1;
+            last = Some(key);
+            let thread = self.threads.get(*id).filter(|thread| thread.load.recipients > 0);
+            views.extend(thread.map(|thread| AgeView { key: key.clone(), ages: thread.ages.table(now) }));
+        }
+        (views, last.filter(|_| visited == limit).cloned())
+    }
+
     /// One thread with everything about it.
     pub fn thread(&self, now: Timestamp, key: &ThreadKey) -> Option<ThreadZoom> {
         let id = self.find_thread(key)?;
@@ -93,6 +111,8 @@ impl Scheduler {
             clause: thread.clause.clone(),
             ring: self.ring_view(self.rings.get(thread.ring)?),
             leases: thread.leases.iter().filter_map(lease).collect(),
+            flows: thread.flows.turns().take(FLOWS_MAX).filter_map(|turn| flow_view(thread, turn)).collect(),
+            replies: thread.recent.list(),
         })
     }
 
@@ -237,6 +257,11 @@ fn batch_view(thread: &Thread, id: BatchId, batch: &Batch, now: Timestamp) -> Ba
         place,
         last: batch.last.clone(),
     }
+}
+
+fn flow_view(thread: &Thread, (flow, due, next): (Flow, usize, BatchId)) -> Option<FlowView> {
+    let recipient = *thread.batches.get(&next)?.recipients.first()?;
+    Some(FlowView { flow, due: u64::try_from(due).unwrap_or(u64::MAX), next, recipient })
 }
 
 fn lease_view(id: LeaseId, lease: &Lease) -> LeaseView {

@@ -5,10 +5,15 @@ use std::sync::Arc;
 use zrelay_agent::{LeaseId, Link};
 use zrelay_clock::Timestamp;
 use zrelay_config::{Clause, Pattern};
-use zrelay_spool::{BatchId, Diagnostic, ThreadKey};
+use zrelay_spool::{BatchId, Diagnostic, Flow, ThreadKey};
 
 use super::{Load, Tally};
+use crate::ages::AgeTable;
 use crate::limit::Limit;
+use crate::recent::Heard;
+
+/// Flows that the view of a thread shows at most.
+pub const FLOWS_MAX: usize = 20;
 
 /// What a thread is at.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -113,6 +118,32 @@ pub struct ThreadZoom {
     pub ring: RingView,
     /// Its agents.
     pub leases: Vec<LeaseView>,
+    /// The flows that have something due, [`FLOWS_MAX`] at most, in the order of their turns.
+    pub flows: Vec<FlowView>,
+    /// What the host answered of late, the newest first.
+    pub replies: Vec<Heard>,
+}
+
+/// A flow of a thread that has something due.
+#[derive(Clone, Copy, Debug)]
+pub struct FlowView {
+    /// The flow.
+    pub flow: Flow,
+    /// Batches that are due.
+    pub due: u64,
+    /// The batch that goes out next.
+    pub next: BatchId,
+    /// One of its recipients.
+    pub recipient: u32,
+}
+
+/// How long the recipients of a thread have been in the queue.
+#[derive(Clone, Debug)]
+pub struct AgeView {
+    /// The thread.
+    pub key: ThreadKey,
+    /// Its recipients by age.
+    pub ages: AgeTable,
 }
 
 /// An agent of a thread.

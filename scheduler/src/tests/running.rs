@@ -17,7 +17,7 @@ use super::world::{clause, reply, settings};
 use crate::control::Preview;
 use crate::control::{
     Addressed, BindError, Client, ClientError, ControlServer, INVALID_REQUEST, MessageDetail, MessageFacts, NO_METHOD,
-    NOTHING_MATCHED, PARSE_ERROR, REQUEST_MAX, RpcError, Stopper, Store,
+    NOTHING_MATCHED, OwnerOnly, PARSE_ERROR, REQUEST_MAX, RpcError, Stopper, Store,
 };
 use crate::snapshot::{ChannelRow, MessageRow, RingRow, ThreadDetail, ThreadRow, Totals};
 use crate::{Changed, Inlets, Outlets, Scheduler, SchedulerLoop};
@@ -131,7 +131,7 @@ impl Drop for Hub {
 }
 
 fn bind(path: &Path, inlets: &Inlets) -> Result<ControlServer, BindError> {
-    ControlServer::bind(path, inlets.handle.clone(), Box::new(Addresses), "0.1.0", Clock::start())
+    ControlServer::bind(path, inlets.handle.clone(), Box::new(Addresses), Box::new(OwnerOnly), "0.1.0", Clock::start())
 }
 
 fn status(client: &mut Client) -> Totals {

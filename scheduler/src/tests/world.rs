@@ -13,13 +13,8 @@ use zrelay_spool::{
 };
 
 use crate::Settings;
-use crate::batch::{Batch, Place};
-use crate::lease::{Lease, LeaseState};
-use crate::limit::Level;
-use crate::line::Rank;
 use crate::operator::GIVEN_UP;
 use crate::scheduler::Scheduler;
-use crate::snapshot::Load;
 
 pub(super) const START: Timestamp = Timestamp::from_secs(1_000_000);
 
@@ -298,85 +293,6 @@ impl World {
 
     /// What must always hold.
     fn check(&self) {
-        let s = &self.scheduler;
-        check_level(&s.all, s, |_| true);
-        for (id, ring) in &s.rings {
-            check_level(&ring.level, s, |lease| lease.ring == id);
-            let threads = s.threads.values().filter(|thread| thread.ring == id);
-            assert_eq!(threads.count(), ring.threads as usize);
-        }
-        for (index, channel) in s.channels.iter().enumerate() {
-            check_level(&channel.level, s, |lease| lease.channel.0 == index);
-        }
-        if let Some((at, lease)) = s.next_mute() {
-            assert!(at > self.now, "lease {lease} is mute and holds a place that others wait for");
-        }
-        let mut total = Load::default();
-        for (id, thread) in &s.threads {
-            total.add(thread.load);
-            assert!(thread.leases.len() <= thread.clause.thread_agents as usize, "too many agents");
-            let mut load = Load::default();
-            thread.batches.values().for_each(|batch| load.add(Load::of(&batch.recipients, batch.size)));
-            assert_eq!(load, thread.load);
-            let of = |place| thread.batches.values().filter(|batch| batch.place == place).count();
-            assert_eq!(of(Place::Carried), thread.in_flight as usize);
-            assert_eq!(of(Place::Queued), thread.queue.len());
-            assert_eq!(of(Place::Due), thread.flows.len());
-            let due = |(_, batch): &(&BatchId, &Batch)| batch.place == Place::Due;
-            assert!(thread.batches.iter().filter(due).all(|(_, batch)| batch.due <= self.now), "not due");
-            let wakes = s.paused.is_none() && thread.wakes();
-            assert!(!wakes || thread.queue.first().is_none_or(|(wake, _)| *wake > self.now), "sleeps on");
-            assert_eq!(of(Place::Aside), thread.aside.len());
-            if !s.may_run(id, self.now) || !thread.has_due() {
-                assert!(thread.line.is_none() || s.paused.is_some(), "stands in line for nothing");
-                continue;
-            }
-            for lease in thread.leases.iter().map(|lease| &s.leases[lease]) {
-                assert!(!lease.takes(), "an agent with credit is left without work");
-            }
-            if thread.leases.is_empty() {
-                let (limit, _) = thread.line.expect("a thread waits although it could run");
-                let level = match limit {
-                    crate::limit::Limit::Ring => &s.rings[thread.ring].level,
-                    crate::limit::Limit::Channel => &s.channels[thread.channel.0].level,
-                    crate::limit::Limit::Agents => &s.all,
-                };
-                assert!(level.is_full(), "a thread waits for a limit that does not hold it");
-                assert!(
-                    !level.is_contended() || level.idle.is_empty(),
-                    "an idle agent keeps a place that another needs"
-                );
-            }
-        }
-        assert_eq!(total, s.all.load);
-        assert_eq!(total.recipients as usize, self.open.len() + self.answered_in_part());
-    }
-
-    /// Recipients that have their outcome although their batch is still under way.
-    fn answered_in_part(&self) -> usize {
-        let s = &self.scheduler;
-        let marks = |lease: &Lease| {
-            lease
-                .carried
-                .values()
-                .flat_map(|carried| &carried.marks)
-                .filter(|m| **m == crate::lease::Mark::Final)
-                .count()
-        };
-        // They are counted in the load until the batch is back.
-        s.leases.values().map(marks).sum()
-    }
-}
-
-fn check_level(level: &Level, s: &Scheduler, of: impl Fn(&Lease) -> bool) {
-    let leases: Vec<&Lease> = s.leases.values().filter(|lease| of(lease)).collect();
-    assert!(level.agents <= level.max, "a limit is exceeded");
-    assert_eq!(level.agents as usize, leases.len());
-    assert_eq!(level.closing as usize, leases.iter().filter(|lease| lease.is_closing()).count());
-    let idle = leases.iter().filter(|lease| matches!(lease.state, LeaseState::Idle(_))).count();
-    assert_eq!(level.idle.len(), idle);
-    for rank in Rank::ALL {
-        let starting = leases.iter().filter(|lease| lease.rank == rank && lease.state == LeaseState::Starting);
-        assert_eq!(level.starting.of(rank).len(), starting.count());
+        assert_eq!(self.scheduler.audit(self.now), self.open.len());
     }
 }

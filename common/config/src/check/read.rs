@@ -29,6 +29,7 @@ pub(super) fn file(text: &str, findings: &mut Vec<Finding>) -> Option<raw::File>
             "intake" => file.intake = table_or_default(value, findings),
             "route" => file.route = many(value, findings, "route"),
             "thread" => file.thread = many(value, findings, "thread"),
+            "access" => file.access = table_or_default(value, findings),
             "dns" => file.dns = table_or_default(value, findings),
             "loops" => file.loops = table_or_default(value, findings),
             unknown => findings.push(unknown_key(unknown, key.span())),

@@ -1,0 +1,113 @@
+//! What must always hold of a scheduler between two inputs, for its own tests and for the simulation of the whole hub.
+
+use zrelay_clock::Timestamp;
+use zrelay_spool::{BatchId, ThreadKey};
+
+use crate::batch::{Batch, Place};
+use crate::lease::{Lease, LeaseState, Mark};
+use crate::limit::{Level, Limit};
+use crate::line::Rank;
+use crate::scheduler::Scheduler;
+use crate::snapshot::Load;
+use crate::thread::{Thread, ThreadId};
+
+impl Scheduler {
+    /// Goes through everything: no limit is exceeded, no thread waits that could run, no agent with credit is left without
+    /// work, and the books balance. Returns the recipients that have no final outcome.
+    ///
+    /// # Panics
+    /// When it is not so.
+    pub fn audit(&self, now: Timestamp) -> usize {
+        check_level(&self.all, self, |_| true);
+        for (id, ring) in &self.rings {
+            check_level(&ring.level, self, |lease| lease.ring == id);
+            let threads = self.threads.values().filter(|thread| thread.ring == id);
+            assert_eq!(threads.count(), ring.threads as usize);
+        }
+        for (index, channel) in self.channels.iter().enumerate() {
+            check_level(&channel.level, self, |lease| lease.channel.0 == index);
+        }
+        if let Some((at, lease)) = self.next_mute() {
+            assert!(at > now, "lease {lease} is mute and holds a place that others wait for");
+        }
+        let mut total = Load::default();
+        for (id, thread) in &self.threads {
+            total.add(thread.load);
+            check_books(thread, now);
+            self.check_thread(id, thread, now);
+        }
+        assert_eq!(total, self.all.load);
+        total.recipients as usize - self.answered_in_part()
+    }
+
+    /// Looks at one thread only, in a time that does not grow with its batches.
+    ///
+    /// # Panics
+    /// When it has too many agents, waits although it could run, or has an agent with credit and without work.
+    pub fn audit_thread(&self, now: Timestamp, key: &ThreadKey) {
+        if let Some((id, thread)) = self.names.get(key).and_then(|id| Some((*id, self.threads.get(*id)?))) {
+            self.check_thread(id, thread, now);
+        }
+    }
+
+    fn check_thread(&self, id: ThreadId, thread: &Thread, now: Timestamp) {
+        let key = &thread.key;
+        assert!(thread.leases.len() <= thread.clause.thread_agents as usize, "{key}: too many agents");
+        let wakes = self.paused.is_none() && thread.wakes();
+        assert!(!wakes || thread.queue.first().is_none_or(|(wake, _)| *wake > now), "{key} sleeps on");
+        if !self.may_run(id, now) || !thread.has_due() {
+            assert!(thread.line.is_none() || self.paused.is_some(), "{key} stands in line for nothing");
+            return;
+        }
+        for lease in thread.leases.iter().map(|lease| &self.leases[lease]) {
+            assert!(!lease.takes(), "{key}: an agent with credit is left without work");
+        }
+        if thread.leases.is_empty() {
+            let Some((limit, _)) = thread.line else { panic!("{key} waits although it could run") };
+            let level = match limit {
+                Limit::Ring => &self.rings[thread.ring].level,
+                Limit::Channel => &self.channels[thread.channel.0].level,
+                Limit::Agents => &self.all,
+            };
+            assert!(level.is_full(), "{key} waits for a limit that does not hold it");
+            assert!(!level.is_contended() || level.idle.is_empty(), "an idle agent keeps a place that {key} needs");
+        }
+    }
+
+    /// Recipients that have their outcome although their batch is still under way: they are counted in the load until the
+    /// batch is back.
+    fn answered_in_part(&self) -> usize {
+        let marks = |lease: &Lease| {
+            let marks = lease.carried.values().flat_map(|carried| &carried.marks);
+            marks.filter(|mark| **mark == Mark::Final).count()
+        };
+        self.leases.values().map(marks).sum()
+    }
+}
+
+fn check_books(thread: &Thread, now: Timestamp) {
+    let mut load = Load::default();
+    thread.batches.values().for_each(|batch| load.add(Load::of(&batch.recipients, batch.size)));
+    assert_eq!(load, thread.load);
+    assert_eq!(load.recipients, thread.ages.sum());
+    let of = |place| thread.batches.values().filter(|batch| batch.place == place).count();
+    assert_eq!(of(Place::Carried), thread.in_flight as usize);
+    assert_eq!(of(Place::Queued), thread.queue.len());
+    assert_eq!(of(Place::Due), thread.flows.len());
+    assert_eq!(of(Place::Aside), thread.aside.len());
+    let due = |(_, batch): &(&BatchId, &Batch)| batch.place == Place::Due;
+    assert!(thread.batches.iter().filter(due).all(|(_, batch)| batch.due <= now), "not due");
+}
+
+fn check_level(level: &Level, scheduler: &Scheduler, of: impl Fn(&Lease) -> bool) {
+    let leases: Vec<&Lease> = scheduler.leases.values().filter(|lease| of(lease)).collect();
+    assert!(level.agents <= level.max, "a limit is exceeded");
+    assert_eq!(level.agents as usize, leases.len());
+    assert_eq!(level.closing as usize, leases.iter().filter(|lease| lease.is_closing()).count());
+    let idle = leases.iter().filter(|lease| matches!(lease.state, LeaseState::Idle(_))).count();
+    assert_eq!(level.idle.len(), idle);
+    for rank in Rank::ALL {
+        let starting = leases.iter().filter(|lease| lease.rank == rank && lease.state == LeaseState::Starting);
+        assert_eq!(level.starting.of(rank).len(), starting.count());
+    }
+}
