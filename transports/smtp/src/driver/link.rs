@@ -372,3 +372,6 @@ impl<L: Letter> Link<L> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;
