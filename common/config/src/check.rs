@@ -13,8 +13,8 @@ use toml::Spanned;
 use crate::error::Finding;
 use crate::raw;
 use crate::{
-    Access, BareNewline, CHANNELS, Clause, Config, Dns, Intake, Loops, Pattern, Pipelining, Principal, Route, ServerTls,
-    TlsPolicy, defaults, host,
+    Access, BareNewline, CHANNELS, Clause, Config, Dns, Intake, Loops, Pattern, Pipelining, Principal, Route,
+    ServerTls, TlsPolicy, defaults, host,
 };
 
 /// Reads and checks a whole file.
