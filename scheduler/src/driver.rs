@@ -177,7 +177,7 @@ impl Switch {
                 self.homes.insert(*lease, home);
                 Some(home)
             }
-            Order::Carry { lease, .. } | Order::Idle { lease } | Order::Close { lease } => {
+            Order::Connect { lease } | Order::Carry { lease, .. } | Order::Idle { lease } | Order::Close { lease } => {
                 self.homes.get(lease).copied()
             }
         };

@@ -225,7 +225,9 @@ impl Scheduler {
     fn retry_thread(&mut self, id: ThreadId) {
         let Some(thread) = self.threads.get_mut(id) else { return };
         thread.fruitless = 0;
-        thread.cap = None;
+        let ring = thread.ring;
+        self.wake_site(ring);
+        let Some(thread) = self.threads.get_mut(id) else { return };
         if thread.backoff.failures > 0 {
             thread.forget_failures();
             let state = thread.state();

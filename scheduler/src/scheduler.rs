@@ -18,6 +18,7 @@ use crate::lease::Lease;
 use crate::limit::{Channel, ChannelId, Level, Ring, RingId, RingKey, RingPlace};
 use crate::recent::Recent;
 use crate::retry::Rng;
+use crate::site::SiteMemory;
 use crate::snapshot::{Load, Tally};
 use crate::thread::{Backoff, Thread, ThreadId};
 
@@ -46,6 +47,7 @@ pub struct Scheduler {
     pub(crate) names: BTreeMap<ThreadKey, ThreadId>,
     pub(crate) rings: SlotMap<RingId, Ring>,
     pub(crate) ring_names: HashMap<RingKey, RingId>,
+    pub(crate) site_memory: SiteMemory,
     pub(crate) channels: Vec<Channel>,
     channel_agents: Vec<(String, u32)>,
     /// The level of all agents together.
@@ -88,6 +90,7 @@ impl Scheduler {
             names: BTreeMap::new(),
             rings: SlotMap::with_key(),
             ring_names: HashMap::new(),
+            site_memory: SiteMemory::default(),
             channels: Vec::new(),
             channel_agents: settings.channel_agents,
             all: Level::new(settings.agents),
@@ -130,7 +133,7 @@ impl Scheduler {
             Report::Early { lease, credit } => self.early(lease, credit),
             Report::Settled { lease, batch, verdicts, rest } => self.settled(now, lease, batch, verdicts, rest),
             Report::Returned { lease, batch } => self.returned(now, lease, batch),
-            Report::Site { lease, site } => self.moved(lease, site),
+            Report::Site { lease, site } => self.located(now, lease, site),
             Report::Link { lease, link } => {
                 if let Some(lease) = self.leases.get_mut(&lease) {
                     lease.link = Some(link);
@@ -240,6 +243,12 @@ impl Scheduler {
             && !thread.is_held()
             && thread.sweeps.is_empty()
             && !thread.backs_off(now)
+            && self.suspended(thread, now).is_none()
+    }
+
+    /// Until when the thread's site is left alone although it takes mail.
+    fn suspended(&self, thread: &Thread, now: Timestamp) -> Option<Timestamp> {
+        self.rings.get(thread.ring)?.pace.suspended(now).map(|(until, _)| until)
     }
 
     /// Marks a thread for the end of this turn.
@@ -259,6 +268,7 @@ impl Scheduler {
     }
 
     fn arm(&mut self, id: ThreadId, now: Timestamp) {
+        let suspended = self.threads.get(id).and_then(|thread| self.suspended(thread, now));
         let Some(thread) = self.threads.get_mut(id) else { return };
         // One in the past is there if the clock is not heeded now, or has brought more than one turn may wake.
         let heeded = thread.wakes();
@@ -267,6 +277,8 @@ impl Scheduler {
             None
         } else if thread.backs_off(now) {
             Some(wake.map_or(thread.backoff.due, |wake| wake.min(thread.backoff.due)))
+        } else if let Some(until) = suspended.filter(|_| thread.has_due()) {
+            Some(wake.map_or(until, |wake| wake.min(until)))
         } else {
             wake
         };
@@ -289,7 +301,7 @@ impl Scheduler {
                 thread.empty = Some(now);
                 self.empty.insert((now, id));
                 if self.empty.len() > MEMORY_THREADS_MAX {
-                    self.forget_eldest();
+                    self.forget_eldest(now);
                 }
             }
             (false, Some(since)) => {
@@ -302,11 +314,11 @@ impl Scheduler {
 
     fn forget_empty(&mut self, now: Timestamp) {
         while self.empty.first().is_some_and(|(since, _)| *since + MEMORY <= now) {
-            self.forget_eldest();
+            self.forget_eldest(now);
         }
     }
 
-    fn forget_eldest(&mut self) {
+    fn forget_eldest(&mut self, now: Timestamp) {
         let Some((_, id)) = self.empty.pop_first() else { return };
         self.leave_line(id);
         let Some(mut thread) = self.threads.remove(id) else { return };
@@ -324,15 +336,16 @@ impl Scheduler {
         if let Some(ring) = self.rings.get_mut(thread.ring) {
             ring.threads = ring.threads.saturating_sub(1);
         }
-        self.drop_unused_ring(thread.ring);
+        self.drop_unused_ring(thread.ring, now);
     }
 
-    pub(crate) fn drop_unused_ring(&mut self, id: RingId) {
+    pub(crate) fn drop_unused_ring(&mut self, id: RingId, now: Timestamp) {
         let unused = |ring: &Ring| ring.threads == 0 && ring.level.agents == 0;
         if !self.rings.get(id).is_some_and(unused) {
             return;
         }
         if let Some(ring) = self.rings.remove(id) {
+            self.keep_pace(now, &ring);
             self.ring_names.remove(&ring.key);
         }
     }
@@ -419,7 +432,6 @@ impl Scheduler {
             held_by: self.holds.find(key),
             proven: false,
             fruitless: 0,
-            cap: None,
             line: None,
             timer: None,
             sweeps: VecDeque::new(),
@@ -444,8 +456,7 @@ impl Scheduler {
         if let Some(id) = self.ring_names.get(&key) {
             return *id;
         }
-        let level = Level::new(clause.ring_agents);
-        let id = self.rings.insert(Ring { key: key.clone(), clause: clause.clone(), level, threads: 0 });
+        let id = self.rings.insert(Ring::new(key.clone(), clause.clone()));
         self.ring_names.insert(key, id);
         id
     }

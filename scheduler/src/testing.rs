@@ -1,5 +1,7 @@
 //! What must always hold of a scheduler between two inputs, for its own tests and for the simulation of the whole hub.
 
+use std::collections::BTreeSet;
+
 use zrelay_clock::Timestamp;
 use zrelay_spool::{BatchId, ThreadKey};
 
@@ -23,6 +25,11 @@ impl Scheduler {
             check_level(&ring.level, self, |lease| lease.ring == id);
             let threads = self.threads.values().filter(|thread| thread.ring == id);
             assert_eq!(threads.count(), ring.threads as usize);
+            let working = self.leases.values().filter(|lease| lease.ring == id && lease.works).count();
+            assert_eq!(working, ring.working as usize);
+            assert_eq!(ring.level.window, ring.pace.window());
+            let in_line = self.threads.iter().filter(|(_, thread)| thread.ring == id && thread.line.is_some());
+            assert_eq!(in_line.map(|(thread, _)| thread).collect::<BTreeSet<_>>(), ring.waiting);
         }
         for (index, channel) in self.channels.iter().enumerate() {
             check_level(&channel.level, self, |lease| lease.channel.0 == index);

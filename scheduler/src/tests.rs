@@ -2,6 +2,7 @@
 
 mod fairness;
 mod mute;
+mod pace;
 mod running;
 mod scenes;
 mod simulation;

@@ -55,8 +55,6 @@ pub(crate) struct Thread {
     pub(crate) proven: bool,
     /// Leases in a row that ended early without a single verdict.
     pub(crate) fruitless: u32,
-    /// Concurrency that the host tolerated, until then.
-    pub(crate) cap: Option<(u32, Timestamp)>,
     pub(crate) line: Option<(Limit, Standing)>,
     pub(crate) timer: Option<Timestamp>,
     pub(crate) sweeps: VecDeque<Sweep>,

@@ -28,6 +28,7 @@ use zrelay_smtp::AgentLoop;
 use zrelay_smtpserver::{Control, Intake};
 use zrelay_spool::{Reader, Request, Spool};
 use zrelay_tls::{ClientTls, Roots, ServerTls};
+use zrelay_trace::Tracing;
 
 use super::access::Users;
 use super::store::HubStore;
@@ -87,19 +88,21 @@ impl Hub {
             zrelay_spool::Options { reserve_bytes: config.intake.reserve, ..zrelay_spool::Options::new(&config.spool) };
         let (spool, handle, recovered) = Spool::open(options, clock.now()).map_err(Failure::new)?;
         let (scheduler_loop, inlets) = SchedulerLoop::new().map_err(no_descriptors)?;
+        let tracing = Tracing::new();
         let access = Box::new(Users::new(config.access.clone()));
         let (keeper, sites) = Keeper::open(&config.spool.join(SITES), clock);
         let store = Box::new(HubStore { spool: SpoolStore(handle.clone()), sites: sites.clone(), clock });
         let version = env!("CARGO_PKG_VERSION");
-        let control = ControlServer::bind(&config.control, inlets.handle.clone(), store, access, version, clock)
-            .map_err(Failure::new)?;
+        let control =
+            ControlServer::bind(&config.control, inlets.handle.clone(), store, access, tracing.clone(), version, clock)
+                .map_err(Failure::new)?;
         let options = zrelay_smtpserver::Options { storage: handle.clone(), tls, clock };
         let intake = Intake::bind(config, options).map_err(Failure::new)?;
 
         let addresses = intake.local_addresses();
         let messages = recovered.messages();
         let stopper = control.stopper();
-        let agents = start_agents(config, &handle.reader(), &sites, &inlets.reports, clock, notices)?;
+        let agents = start_agents(config, &handle.reader(), &sites, &tracing, &inlets.reports, clock, notices)?;
         let outlets = Outlets { spool: handle.sender(), smtp: agents.smtp, local: agents.local };
         let agents = agents.threads;
         let scheduler = Scheduler::new(Settings::from(config), seed());
@@ -221,6 +224,7 @@ fn start_agents(
     config: &Config,
     reader: &Reader,
     sites: &Sites,
+    tracing: &Tracing,
     reports: &Sender<Report>,
     clock: Clock,
     notices: &Notices,
@@ -237,6 +241,7 @@ fn start_agents(
             },
             tls: tls.clone(),
             sites: sites.clone(),
+            tracing: tracing.clone(),
             clock,
             seed: seed(),
         };

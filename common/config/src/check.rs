@@ -1,6 +1,7 @@
 //! From the file to the [`Config`]: defaults filled in, units applied, every value held against its range.
 
 mod listen;
+mod pace;
 mod read;
 mod value;
 
@@ -337,6 +338,13 @@ impl Check<'_> {
                 patience.clone(),
             ),
             timeout: self.span("timeout", given.timeout.as_ref(), defaults.timeout, patience),
+            initial_agents: self.number(
+                "initial_agents",
+                given.initial_agents.as_ref(),
+                defaults.initial_agents,
+                1..=agents,
+            ),
+            replies: given.reply.iter().flatten().filter_map(|rule| self.reply_rule(rule.get_ref())).collect(),
         })
     }
 
@@ -447,6 +455,8 @@ impl Default for Clause {
             connection_age: defaults::CONNECTION_AGE,
             connect_timeout: defaults::CONNECT_TIMEOUT,
             timeout: defaults::TIMEOUT,
+            initial_agents: defaults::INITIAL_AGENTS,
+            replies: Vec::new(),
         }
     }
 }

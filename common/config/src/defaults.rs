@@ -91,6 +91,8 @@ pub const CONNECTION_MESSAGES: u32 = 1_000_000;
 pub const CONNECTION_AGE: Duration = Duration::from_secs(3600);
 /// Connecting, per address, as Postfix.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+/// Connections to a site to begin with.
+pub const INITIAL_AGENTS: u32 = 2;
 /// Waiting for a reply, RFC 5321 §4.5.3.2.
 pub const TIMEOUT: Duration = Duration::from_secs(300);
 

@@ -29,6 +29,7 @@ pub mod host;
 mod model;
 mod pattern;
 mod raw;
+mod reply;
 
 use std::path::Path;
 
@@ -38,6 +39,7 @@ pub use model::{
     Access, BareNewline, Clause, Config, Dns, Intake, Listen, Loops, Pipelining, Protocol, Route, ServerTls, TlsPolicy,
 };
 pub use pattern::{Pattern, PatternError};
+pub use reply::{ReplyClass, ReplyRule};
 
 /// Channels that a `[[route]]` may name.
 pub const CHANNELS: [&str; 5] = ["smtp", "lmtp", "hold", "error", "discard"];

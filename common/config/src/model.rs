@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::{Pattern, Principal};
+use crate::{Pattern, Principal, ReplyRule};
 
 /// The whole configuration, checked. Swapped as a whole on reload.
 #[derive(Clone, Debug)]
@@ -190,6 +190,11 @@ pub struct Clause {
     /// Waiting for a reply or for room to write, RFC 5321 §4.5.3.2: 5 min; 10 min for the final reply. Default 5 min,
     /// doubled for the final reply.
     pub timeout: Duration,
+    /// Connections to a site (a ring) to begin with; each one that delivers allows another, up to the ring's limit.
+    /// Default 2, below Postfix's `initial_destination_concurrency` of 5: a connection here carries more.
+    pub initial_agents: u32,
+    /// Replies that are read differently, first match wins. Default none.
+    pub replies: Vec<ReplyRule>,
 }
 
 /// What TLS is wanted on the way out. Postfix's names.

@@ -118,6 +118,17 @@ pub(crate) struct Thread {
     pub(crate) connection_age: Key<String>,
     pub(crate) connect_timeout: Key<String>,
     pub(crate) timeout: Key<String>,
+    pub(crate) initial_agents: Key<i64>,
+    pub(crate) reply: Option<Vec<Spanned<Reply>>>,
+}
+
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Reply {
+    #[serde(rename = "match")]
+    pub(crate) matches: Spanned<String>,
+    pub(crate) class: Spanned<String>,
+    pub(crate) suspend: Key<String>,
 }
 
 #[derive(Default, serde::Deserialize)]

@@ -67,7 +67,11 @@ fn answer(world: &mut World, lease: LeaseId, b: u8) {
     let some: Vec<u32> = all.iter().copied().filter(|recipient| (u32::from(b) >> (recipient % 4)) & 1 == 1).collect();
     let (judgement, diagnostic) = match b % 5 {
         0 | 1 => (Judgement::Delivered { dsn_relayed: true }, reply(250, "ok")),
-        2 | 3 => (Judgement::Deferred, reply(450, "later")),
+        2 => (
+            Judgement::Deferred,
+            reply(450, ["later", "too much mail", "too many connections"][usize::from(b / 64 % 3)]),
+        ),
+        3 => (Judgement::Deferred, reply(450, "later")),
         _ => (Judgement::Failed, reply(550, "no")),
     };
     if b.is_multiple_of(11) {
@@ -88,8 +92,10 @@ fn answer(world: &mut World, lease: LeaseId, b: u8) {
 
 fn release(world: &mut World, lease: LeaseId, b: u8) {
     let reason = match b % 8 {
-        0..=3 => Release::Failed(reply(0, "connection refused")),
-        4 | 5 => Release::Ended(reply(421, "enough for now")),
+        0..=2 => Release::Failed(reply(0, "connection refused")),
+        3 => Release::Failed(reply(421, "too many connections")),
+        4 => Release::Ended(reply(421, "enough for now")),
+        5 => Release::Ended(reply(421, "too much mail")),
         6 => Release::Done,
         _ => Release::Rejected(reply(0, "no such domain")),
     };

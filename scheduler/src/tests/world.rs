@@ -45,6 +45,8 @@ pub(super) struct Agent {
     pub(super) carried: Vec<Ticket>,
     pub(super) idle: bool,
     pub(super) closing: bool,
+    /// It was told to connect, since its site is free.
+    pub(super) connects: bool,
 }
 
 pub(super) struct World {
@@ -111,6 +113,9 @@ impl World {
             size,
             copies: 1,
             flow,
+            priority: 0,
+            deliver_by: None,
+            warned: false,
             attempts: 0,
             due: self.now,
             held: false,
@@ -214,7 +219,10 @@ impl World {
                 Request::Thread(state) => {
                     let before = self.records.iter().rev().find(|before| before.key == state.key);
                     if state.failures > before.map_or(0, |before| before.failures) {
-                        self.check_wait(state.due);
+                        // A thread joins the failure of its site, whose wait was checked with who found it out.
+                        if !self.records.iter().any(|before| before.due == state.due) {
+                            self.check_wait(state.due);
+                        }
                     }
                     self.thread_due.insert(state.key.clone(), if state.failures > 0 { state.due } else { START });
                     self.records.push(state);
@@ -276,7 +284,8 @@ impl World {
                 }
                 let due = self.thread_due.get(&thread).copied().unwrap_or(START);
                 assert!(due <= self.now, "{thread} was to be left alone");
-                self.agents.insert(lease, Agent { thread, carried: Vec::new(), idle: false, closing: false });
+                self.agents
+                    .insert(lease, Agent { thread, carried: Vec::new(), idle: false, closing: false, connects: false });
             }
             Order::Carry { lease, batch } => {
                 let due = self.batch_due.get(&batch.id).copied().unwrap_or(START);
@@ -285,6 +294,10 @@ impl World {
                 assert!(!agent.closing, "a carry behind a close");
                 agent.idle = false;
                 agent.carried.push(batch);
+            }
+            Order::Connect { lease } => {
+                assert!(!self.agents[&lease].closing, "a connect behind a close");
+                self.agents.get_mut(&lease).unwrap().connects = true;
             }
             Order::Idle { lease } => self.agents.get_mut(&lease).unwrap().idle = true,
             Order::Close { lease } => self.agents.get_mut(&lease).unwrap().closing = true,

@@ -29,6 +29,7 @@ mod writing;
 mod tests;
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,10 +38,11 @@ use zrelay_agent::{Rest, Statistics, Ticket, Verdict};
 use zrelay_clock::Timestamp;
 use zrelay_config::Pipelining;
 use zrelay_spool::{BatchId, Diagnostic};
+use zrelay_trace::Tap;
 use zrelay_wire::{Capabilities, ReplyParser};
 
 use crate::letter::Letter;
-use crate::output::Output;
+use crate::output::{Output, Piece};
 
 pub(crate) use diagnostic::sanitise;
 use presumed::Basis;
@@ -153,6 +155,18 @@ pub enum End {
     Stale(Arc<Diagnostic>),
 }
 
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Done => f.write_str("closed"),
+            Self::Ended(reason) => write!(f, "the far side ended the connection: {reason}"),
+            Self::Failed(reason) | Self::Unready(reason) => write!(f, "failed: {reason}"),
+            Self::ClearOnly(reason) => write!(f, "{reason}; trying again in the clear"),
+            Self::Stale(reason) => write!(f, "{reason}; trying again, waiting for the greeting"),
+        }
+    }
+}
+
 /// Transactions that are over since the connection began.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Finished {
@@ -248,6 +262,8 @@ pub struct Conversation<L> {
     /// Time spent on setting the connection up, until the first transaction has told it.
     setting_up: Duration,
     statistics: Statistics,
+    /// Who watches.
+    tap: Option<Box<Tap>>,
 }
 
 /// Octets queued and not written above which nothing more is queued, until the driver knows better: enough to keep a
@@ -302,6 +318,7 @@ impl<L: Letter> Conversation<L> {
             stalling: None,
             setting_up: Duration::ZERO,
             statistics: Statistics::default(),
+            tap: None,
         }
     }
 
@@ -331,8 +348,16 @@ impl<L: Letter> Conversation<L> {
         }
     }
 
+    /// Lets somebody watch, or nobody any more. Flights are counted anew.
+    pub fn set_tap(&mut self, tap: Option<Tap>) {
+        self.tap = tap.map(Box::new);
+    }
+
     /// Octets came from the far side. Takes all of them.
     pub fn handle_input(&mut self, now: Timestamp, octets: &[u8]) {
+        if let Some(tap) = &mut self.tap {
+            tap.received(now, octets);
+        }
         match self.state {
             State::Closed => return,
             // The far side has nothing to say in the clear once it has agreed to TLS: an injected reply (CVE-2011-0411).
@@ -351,7 +376,13 @@ impl<L: Letter> Conversation<L> {
 
     /// `octets` of what [`Conversation::gather`] gave are written.
     pub fn handle_written(&mut self, now: Timestamp, octets: usize) {
-        self.output.advance(octets);
+        match &mut self.tap {
+            None => self.output.advance(octets, |_| {}),
+            Some(tap) => self.output.advance(octets, |piece| match piece {
+                Piece::Commands(octets) => tap.sent(now, octets),
+                Piece::Content(octets) => tap.sent_content(octets),
+            }),
+        }
         self.statistics.bytes = self.statistics.bytes.saturating_add(octets as u64);
         self.activity = now;
         self.pump(now);

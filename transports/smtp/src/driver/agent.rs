@@ -1,9 +1,9 @@
 //! One lease: from the thread's host to a connection, and over it until it ends.
 //!
 //! ```text
-//!   Resolving ──addresses──▶ Connecting ──▶ Talking ──▶ Released
-//!        │                    ▲    │          │
-//!        └── no such host     └────┴──────────┘ next address: refused, timed out, greeted with 4xx or 5xx
+//!   Resolving ──addresses──▶ Located ──site is free──▶ Connecting ──▶ Talking ──▶ Released
+//!        │                                              ▲    │          │
+//!        └── no such host                               └────┴──────────┘ next address: refused, timed out, greeted with 4xx or 5xx
 //! ```
 
 mod connecting;
@@ -22,6 +22,7 @@ use zrelay_dns::DnsClient;
 use zrelay_mailbox::Outbox;
 use zrelay_spool::{BatchId, Diagnostic, Status, ThreadKey, Timing};
 use zrelay_tls::{ClientTls, Policy};
+use zrelay_trace::Tracing;
 
 use super::agent_loop::Letters;
 use super::link::{Link, Scratch, Turn};
@@ -46,6 +47,7 @@ pub(crate) struct Shared<S> {
     pub(crate) dice: Shuffle,
     pub(crate) scratch: Scratch,
     pub(crate) hostname: Arc<str>,
+    pub(crate) tracing: Tracing,
 }
 
 /// What becomes of an agent after something happened to it.
@@ -69,6 +71,8 @@ enum Voice {
 
 enum Stage<L> {
     Resolving,
+    /// The addresses are known; the scheduler has to say whether their site is free.
+    Located,
     Connecting(Race<TcpStream>),
     Talking(Box<Link<L>>),
 }
@@ -95,6 +99,8 @@ pub(crate) struct Agent<L> {
     /// When the tools were told a rate, of how many recipients delivered until then, and which.
     told: (Timestamp, u64, f64),
     statistics: Statistics,
+    /// The version of the watches that its conversation knows.
+    watches: u64,
     pub(crate) armed: Armed,
     /// Whether it stands in the loop's list of those that want a turn.
     pub(crate) listed: bool,
@@ -121,6 +127,7 @@ impl<L: Letter> Agent<L> {
             link_due: now,
             told: (now, 0, 0.0),
             statistics: Statistics::default(),
+            watches: 0,
             armed: Armed::default(),
             listed: false,
         }
@@ -135,7 +142,7 @@ impl<L: Letter> Agent<L> {
         writable: bool,
     ) -> Fate {
         match &mut self.stage {
-            Stage::Resolving => Fate::Waits,
+            Stage::Resolving | Stage::Located => Fate::Waits,
             Stage::Connecting(_) => self.maybe_connected(now, shared),
             Stage::Talking(link) => {
                 link.readable |= readable;
@@ -187,7 +194,7 @@ impl<L: Letter> Agent<L> {
                 link.conversation.close(now);
                 Fate::Runs
             }
-            Stage::Resolving | Stage::Connecting(_) => {
+            Stage::Resolving | Stage::Located | Stage::Connecting(_) => {
                 self.abandon_race(shared);
                 self.release(shared, Release::Done)
             }
@@ -228,6 +235,7 @@ impl<L: Letter> Agent<L> {
         self.idle_since = None;
         self.statistics = Statistics::default();
         self.told = (now, 0, 0.0);
+        self.tap(shared);
         if let Stage::Talking(link) = &mut self.stage {
             let _ = link.conversation.take_statistics();
             // The scheduler's account of the old lease's credit went with it.
@@ -239,6 +247,9 @@ impl<L: Letter> Agent<L> {
 
     /// Moves octets and draws the consequences.
     pub(crate) fn turn<S: Letters<Letter = L>>(&mut self, now: Timestamp, shared: &mut Shared<S>) -> Fate {
+        if self.watches != shared.tracing.version() {
+            self.tap(shared);
+        }
         let Stage::Talking(link) = &mut self.stage else {
             return Fate::Waits;
         };
@@ -314,6 +325,7 @@ impl<L: Letter> Agent<L> {
             return Fate::Waits;
         };
         self.count(link.conversation.take_statistics());
+        self.note(now, shared, || end.to_string());
         if let Some(most) = link.conversation.take_lesson() {
             shared.memory.remember_recipients(now, link.address, most);
         }
@@ -367,7 +379,7 @@ impl<L: Letter> Agent<L> {
     /// Time has passed.
     pub(crate) fn timeout<S: Letters<Letter = L>>(&mut self, now: Timestamp, shared: &mut Shared<S>) -> Fate {
         match &mut self.stage {
-            Stage::Resolving => Fate::Waits,
+            Stage::Resolving | Stage::Located => Fate::Waits,
             Stage::Connecting(race) => {
                 for Attempt { candidate, mut socket, .. } in race.expire(now) {
                     // Closing the descriptor would do; a failure here changes nothing.
@@ -395,7 +407,7 @@ impl<L: Letter> Agent<L> {
     pub(crate) fn deadline(&self) -> Timestamp {
         match &self.stage {
             // The resolver has its own patience.
-            Stage::Resolving => Timestamp::NEVER,
+            Stage::Resolving | Stage::Located => Timestamp::NEVER,
             Stage::Connecting(race) => race.deadline(self.candidates.front()),
             Stage::Talking(link) => {
                 let conversation = &link.conversation;

@@ -135,9 +135,9 @@ impl Line {
         spoke || heard
     }
 
-    /// Round trips until the final reply, that of TCP's own handshake included.
-    fn round_trips(&mut self, pair: &Pair) -> usize {
-        self.run.carry(letter(0, &["a@dst", "b@dst"]));
+    /// Round trips until the final reply to the last of so many messages, that of TCP's own handshake included.
+    fn round_trips(&mut self, pair: &Pair, messages: usize) -> usize {
+        (0..messages).for_each(|number| self.run.carry(letter(number, &["a@dst", "b@dst"])));
         let mut trips = 1;
         while !self.run.conversation.is_idle() {
             self.speak(pair);
@@ -155,12 +155,25 @@ fn a_host_that_is_known_costs_fewer_round_trips_than_one_that_is_not() {
     for way in [Way::Clear, Way::StartTls, Way::Implicit] {
         let pair = Pair::new();
         let mut first = Line::new(way, None);
-        let unknown = first.round_trips(&pair);
+        let unknown = first.round_trips(&pair, 1);
         let mut second = Line::new(way, Some(first.run.conversation.offered().clone()));
-        let known = second.round_trips(&pair);
+        let known = second.round_trips(&pair, 1);
         let resumed = second.tls.as_ref().is_some_and(|(client, _)| client.is_resumed());
         assert_eq!(resumed, way != Way::Clear);
         table.push((way, unknown, known));
     }
     assert_eq!(table, [(Way::Clear, 4, 3), (Way::StartTls, 7, 5), (Way::Implicit, 5, 4)]);
+}
+
+#[test]
+fn further_messages_cost_no_round_trip_under_tls_either() {
+    for way in [Way::Clear, Way::StartTls, Way::Implicit] {
+        let pair = Pair::new();
+        let mut first = Line::new(way, None);
+        let one = first.round_trips(&pair, 1);
+        assert_eq!(Line::new(way, None).round_trips(&pair, 40), one, "{way:?}");
+        let known = first.run.conversation.offered();
+        let one = Line::new(way, Some(known.clone())).round_trips(&pair, 1);
+        assert_eq!(Line::new(way, Some(known.clone())).round_trips(&pair, 40), one, "{way:?}");
+    }
 }

@@ -43,7 +43,8 @@ impl<L: Letter> Agent<L> {
                 let name = address.ip().to_string().into();
                 self.report_site(shared, self.thread.host.to_string());
                 self.candidates.push_back(Candidate { name, address, preference: None });
-                return self.connect_next(now, shared);
+                self.stage = Stage::Located;
+                return Fate::Waits;
             }
         }
         self.report_link(now, shared);
@@ -53,7 +54,6 @@ impl<L: Letter> Agent<L> {
     /// The look-up has ended.
     pub(crate) fn resolved<S: Letters<Letter = L>>(
         &mut self,
-        now: Timestamp,
         shared: &mut Shared<S>,
         answer: Result<Target, DnsError>,
     ) -> Fate {
@@ -76,14 +76,23 @@ impl<L: Letter> Agent<L> {
         self.report_site(shared, site);
         let port = hop.port(self.clause.port);
         self.candidates = resolve::candidates(target, port, self.clause.source, &mut shared.dice).into();
-        self.connect_next(now, shared)
+        self.stage = Stage::Located;
+        Fate::Waits
+    }
+
+    /// The scheduler knows the site, and that it is free for this agent.
+    pub(crate) fn connect<S: Letters<Letter = L>>(&mut self, now: Timestamp, shared: &mut Shared<S>) -> Fate {
+        match self.stage {
+            Stage::Located => self.connect_next(now, shared),
+            _ => Fate::Waits,
+        }
     }
 
     /// Tries the next addresses, as far as it is their turn, or gives up when none is left.
     pub(super) fn connect_next<S: Letters<Letter = L>>(&mut self, now: Timestamp, shared: &mut Shared<S>) -> Fate {
         let mut race = match std::mem::replace(&mut self.stage, Stage::Resolving) {
             Stage::Connecting(race) => race,
-            Stage::Resolving | Stage::Talking(_) => Race::new(),
+            Stage::Resolving | Stage::Located | Stage::Talking(_) => Race::new(),
         };
         while let Some(candidate) = self.candidates.pop_front_if(|next| race.starts(next) <= now) {
             let encounter = Encounter::new(candidate.address, shared, &self.clause);
@@ -92,9 +101,12 @@ impl<L: Letter> Agent<L> {
                 self.ask_early(shared);
             }
             // With the first octets goes what may happen twice: never a message.
-            match self.connect(shared, &candidate, if early { FirstWord::Ours } else { FirstWord::Theirs }) {
+            match self.open(shared, &candidate, if early { FirstWord::Ours } else { FirstWord::Theirs }) {
                 Ok((stream, Started::Open)) if race.is_empty() => return self.talk(now, shared, stream, candidate),
-                Ok((stream, _)) => race.begin(now, candidate, stream, self.clause.connect_timeout),
+                Ok((stream, _)) => {
+                    self.note(now, shared, || format!("connecting to {}", candidate.peer()));
+                    race.begin(now, candidate, stream, self.clause.connect_timeout);
+                }
                 Err(error) => self.unreachable(&candidate, &link::words(&error)),
             }
         }
@@ -107,11 +119,12 @@ impl<L: Letter> Agent<L> {
             let text = format!("no address of {} can be connected to from here", self.thread.host);
             Arc::new(Diagnostic::local(NO_ANSWER, text))
         });
+        self.note(now, shared, || format!("given up: {reason}"));
         self.release(shared, Release::Failed(reason))
     }
 
     /// A socket on its way.
-    fn connect<S>(
+    fn open<S>(
         &mut self,
         shared: &mut Shared<S>,
         candidate: &Candidate,
@@ -200,10 +213,13 @@ impl<L: Letter> Agent<L> {
         };
         let mut conversation = Conversation::new(settings, now);
         conversation.set_approach(shared.memory.approach(now, host));
-        if let Some(offered) = shared.memory.offered(now, &Encounter::new(host, shared, clause)) {
-            conversation.presume(now, offered);
-        }
+        let known = shared.memory.offered(now, &Encounter::new(host, shared, clause));
+        self.note(now, shared, || format!("connected to {}", candidate.peer()));
         self.stage = Stage::Talking(Box::new(Link::new(stream, host, candidate.name, conversation, pipe)));
+        self.tap(shared);
+        if let (Some(offered), Stage::Talking(link)) = (known, &mut self.stage) {
+            link.conversation.presume(now, offered);
+        }
         for ticket in std::mem::take(&mut self.waiting) {
             self.carry(now, shared, ticket);
         }
