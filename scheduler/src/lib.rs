@@ -82,13 +82,16 @@
 //!
 //! # What it costs
 //!
-//! A batch takes about 240 octets, a thread with a ring of its own about 2 KiB. Work on all batches of a thread (a dead
+//! A batch takes about 240 octets, a thread with a ring of its own about 2 KiB. Batches beyond a window of so many wait on
+//! disk ([`Scheduler::set_window`]), at two or three octets each; a thread with a hundred thousand of them costs what one
+//! with a thousand does. Work on all batches of a thread (a dead
 //! host, a drop, a back-off that is over) is done [`SWEEP_MAX`] batches a turn. Sums are counted, never scanned for; listings are copied in pages of
 //! [`PAGE_MAX`].
 #![forbid(unsafe_code)]
 
 mod ages;
 mod batch;
+mod beyond;
 mod class;
 mod clause;
 pub mod control;
@@ -115,6 +118,7 @@ mod testing;
 mod thread;
 
 pub use ages::{AGE_LIMITS, AgeTable};
+pub use beyond::{BATCH_OCTETS, RUN_MAX, RunId, SpillOrder, Spilled};
 pub use clause::Settings;
 pub use driver::{Inlets, Outlets, QUERIES_MAX, QUEUE_MAX, REPORTS_MAX, SchedulerLoop};
 pub use grant::SLICE;

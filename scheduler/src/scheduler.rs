@@ -10,7 +10,8 @@ use zrelay_clock::Timestamp;
 use zrelay_spool::{Outcome, Queue, QueuedBatch, Request, ThreadKey, ThreadState};
 
 use crate::ages::Ages;
-use crate::batch::{Batch, Hold, Place};
+use crate::batch::{Batch, Hold};
+use crate::beyond::{Beyond, Window};
 use crate::clause::{Clauses, Settings};
 use crate::flows::Flows;
 use crate::holds::Holds;
@@ -36,7 +37,7 @@ pub const OUTCOMES_MAX: usize = 1024;
 /// - mutators: what an operator wants ([`Scheduler::operate`], [`Scheduler::drain`]).
 /// - getters: snapshots for the tools.
 /// - `poll_*`: what the driver has to do now, in any order: hand out [`poll_order`](Self::poll_order)s, record
-///   [`poll_record`](Self::poll_record)s, and call [`handle_timeout`](Self::handle_timeout) at
+///   [`poll_record`](Self::poll_record)s, do what [`poll_spill`](Self::poll_spill) says, and call [`handle_timeout`](Self::handle_timeout) at
 ///   [`poll_timeout`](Self::poll_timeout).
 #[derive(Debug)]
 pub struct Scheduler {
@@ -70,6 +71,7 @@ pub struct Scheduler {
     records: VecDeque<Request>,
     outcomes: Vec<Outcome>,
     pub(crate) tally: Tally,
+    pub(crate) window: Window,
 }
 
 /// Whether the hub goes on or down.
@@ -109,6 +111,7 @@ impl Scheduler {
             records: VecDeque::new(),
             outcomes: Vec::new(),
             tally: Tally::default(),
+            window: Window::default(),
         }
     }
 
@@ -212,7 +215,7 @@ impl Scheduler {
                 self.serve_lines(ring, channel, now);
             } else if let Some(thread) = self.dirty.pop_front() {
                 self.pump(thread, now);
-            } else if !self.balance(now) {
+            } else if !self.balance(now) && !self.relieve(now) {
                 break;
             }
         }
@@ -225,6 +228,7 @@ impl Scheduler {
         if self.may_run(id, now) {
             self.feed(id, now);
         }
+        self.fetch(id, now);
         if self.wants_agent(id, now) {
             self.start(id, now);
         } else {
@@ -233,6 +237,7 @@ impl Scheduler {
         self.rest(id, now);
         self.arm(id, now);
         self.note_emptiness(id, now);
+        self.note_size(id);
     }
 
     /// Whether the thread's due batches may go out, limits aside.
@@ -273,11 +278,12 @@ impl Scheduler {
         // One in the past is there if the clock is not heeded now, or has brought more than one turn may wake.
         let heeded = thread.wakes();
         let wake = thread.queue.first().map(|(wake, _)| *wake).filter(|wake| heeded || *wake > now);
+        let wake = wake.into_iter().chain(thread.next_beyond().filter(|wake| *wake > now)).min();
         let next = if thread.is_held() || self.paused.is_some() {
             None
         } else if thread.backs_off(now) {
             Some(wake.map_or(thread.backoff.due, |wake| wake.min(thread.backoff.due)))
-        } else if let Some(until) = suspended.filter(|_| thread.has_due()) {
+        } else if let Some(until) = suspended.filter(|_| thread.has_due() || !thread.beyond.is_empty()) {
             Some(wake.map_or(until, |wake| wake.min(until)))
         } else {
             wake
@@ -322,6 +328,7 @@ impl Scheduler {
         let Some((_, id)) = self.empty.pop_first() else { return };
         self.leave_line(id);
         let Some(mut thread) = self.threads.remove(id) else { return };
+        self.forget_size(id, &thread);
         if thread.backoff.failures > 0 {
             thread.backoff = Backoff::default();
             self.record(Request::Thread(thread.state()));
@@ -355,33 +362,27 @@ impl Scheduler {
             return;
         }
         let id = self.thread_named(&queued.thread);
-        let Some(thread) = self.threads.get_mut(id) else { return };
+        let (received, load) = (queued.received, Load::of(&queued.recipients, queued.size));
+        if self.insert_batch(id, queued, now) {
+            self.count_in(id, received, load);
+            self.touch(id);
+        }
+    }
+
+    /// Takes a batch into memory, without counting it. Says whether it was not there.
+    pub(crate) fn insert_batch(&mut self, id: ThreadId, queued: QueuedBatch, now: Timestamp) -> bool {
+        let Some(thread) = self.threads.get_mut(id) else { return false };
         if thread.batches.contains_key(&queued.id) {
             log::warn!("batch {} is in the queue of {} already", queued.id, queued.thread);
-            return;
+            return false;
         }
         // Behind a restart in the middle of a back-off, what has been tried before has been reported before.
         let known = thread.backoff.failures > 0 && queued.attempts > 0;
-        let load = Load::of(&queued.recipients, queued.size);
-        let received = queued.received;
-        let batch = Batch {
-            recipients: queued.recipients,
-            received: queued.received,
-            size: queued.size,
-            due: queued.due,
-            wake: queued.due,
-            last: queued.last,
-            copies: queued.copies,
-            flow: queued.flow,
-            attempts: queued.attempts,
-            reported: if known { thread.backoff.epoch } else { 0 },
-            place: Place::Queued,
-            hold: Hold::from_flag(queued.held),
-        };
-        thread.batches.insert(queued.id, batch);
-        thread.enqueue(queued.id, now);
-        self.count_in(id, received, load);
-        self.touch(id);
+        let reported = if known { thread.backoff.epoch } else { 0 };
+        let batch_id = queued.id;
+        thread.batches.insert(batch_id, Batch::of(queued, reported));
+        thread.enqueue(batch_id, now);
+        true
     }
 
     fn recall_thread(&mut self, state: ThreadState) {
@@ -419,6 +420,8 @@ impl Scheduler {
             ring,
             channel,
             batches: BTreeMap::new(),
+            beyond: Beyond::default(),
+            size: None,
             flows: Flows::default(),
             queue: BTreeSet::new(),
             aside: BTreeSet::new(),

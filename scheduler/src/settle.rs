@@ -218,6 +218,7 @@ impl Scheduler {
 
     /// Begins something that concerns all batches of the thread that are there now.
     pub(crate) fn sweep(&mut self, id: ThreadId, work: Work) {
+        self.sweep_beyond(id, &work);
         let Some(thread) = self.threads.get_mut(id) else { return };
         let Some((last, _)) = thread.batches.last_key_value() else { return };
         let sweep = Sweep::until(*last, work);

@@ -193,7 +193,7 @@ impl Scheduler {
             return;
         }
         let suspended = self.rings.get(ring_id).is_some_and(|ring| ring.pace.suspended(now).is_some());
-        if thread.batches.is_empty() || thread.backs_off(now) || suspended {
+        if !thread.has_batches() || thread.backs_off(now) || suspended {
             // It is left alone already; when that is over, it is seen whether it still fails.
             thread.backoff.last = Some(diagnostic);
             return;

@@ -6,4 +6,5 @@ mod pace;
 mod running;
 mod scenes;
 mod simulation;
+mod window;
 mod world;

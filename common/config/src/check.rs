@@ -14,7 +14,7 @@ use toml::Spanned;
 use crate::error::Finding;
 use crate::raw;
 use crate::{
-    Access, BareNewline, CHANNELS, Clause, Config, Dns, Intake, Loops, Pattern, Pipelining, Principal, Route,
+    Access, BareNewline, CHANNELS, Clause, Config, Dns, Intake, Loops, Pattern, Pipelining, Principal, Queue, Route,
     ServerTls, TlsPolicy, defaults, host,
 };
 
@@ -59,6 +59,14 @@ impl Check<'_> {
             listen: self.listeners(file.listen, tls.is_some()),
             tls,
             intake: self.intake(&file.intake),
+            queue: Queue {
+                memory: self.size(
+                    "queue.memory",
+                    file.queue.memory.as_ref(),
+                    defaults::QUEUE_MEMORY,
+                    (16 << 20)..=1 << 40,
+                ),
+            },
             routes: file.route.into_iter().filter_map(|route| self.route(route)).collect(),
             clauses,
             agents,

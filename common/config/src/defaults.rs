@@ -51,6 +51,8 @@ pub const DATA_TIMEOUT: Duration = Duration::from_secs(180);
 pub const DATA_RATE: u32 = 500;
 /// Memory of all sessions, octets.
 pub const MEMORY: u64 = 256 * 1024 * 1024;
+/// Memory of the queue, octets: ten million messages.
+pub const QUEUE_MEMORY: u64 = 512 * 1024 * 1024;
 /// Space kept for delivery, octets.
 pub const RESERVE: u64 = 256 * 1024 * 1024;
 

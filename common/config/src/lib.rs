@@ -36,7 +36,8 @@ use std::path::Path;
 pub use access::{Account, Principal, PrincipalError};
 pub use error::{ConfigError, Problem};
 pub use model::{
-    Access, BareNewline, Clause, Config, Dns, Intake, Listen, Loops, Pipelining, Protocol, Route, ServerTls, TlsPolicy,
+    Access, BareNewline, Clause, Config, Dns, Intake, Listen, Loops, Pipelining, Protocol, Queue, Route, ServerTls,
+    TlsPolicy,
 };
 pub use pattern::{Pattern, PatternError};
 pub use reply::{ReplyClass, ReplyRule};

@@ -31,6 +31,8 @@ pub struct Config {
     pub tls: Option<ServerTls>,
     /// Limits of the intake.
     pub intake: Intake,
+    /// Limits of the queue.
+    pub queue: Queue,
     /// Routes, first match wins; behind them the default: `smtp` by recipient domain.
     pub routes: Vec<Route>,
     /// Clauses, first match wins; behind them the built-in one.
@@ -118,6 +120,15 @@ pub struct Intake {
     /// Space on the spool's file system that is kept for delivery: below it new messages get `452 4.3.1` at MAIL, below
     /// half of it also those under way. Default 256 MiB, four segments of the spool.
     pub reserve: u64,
+}
+
+/// Limits of the queue.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Queue {
+    /// Memory for what is in the queue, octets: five eighths for the books of the spool, which with ten million messages
+    /// are full at the default of 512 MiB, so that new ones get `452 4.3.1` at MAIL; a quarter for batches near their
+    /// turn, the others waiting on disk.
+    pub memory: u64,
 }
 
 /// What to do with a CR or LF of DATA that is not part of a CRLF. BDAT content is judged alike, since it may have to

@@ -120,7 +120,7 @@ impl Scheduler {
         let thread = self.threads.get(id)?;
         let leases = || thread.leases.iter().filter_map(|lease| self.leases.get(lease));
         let first = thread.batches.first_key_value().map(|(_, batch)| batch);
-        let wake = if thread.has_due() { Some(now) } else { thread.queue.first().map(|(wake, _)| *wake) };
+        let wake = if thread.has_due() { Some(now) } else { thread.next_wake() };
         let next = if thread.is_held() { None } else { wake };
         let suspended = self.rings.get(thread.ring).and_then(|ring| ring.pace.suspended(now));
         let suspension = suspended.map(|(_, diagnostic)| diagnostic.clone());
@@ -128,7 +128,7 @@ impl Scheduler {
             key: thread.key.clone(),
             state: self.state_of(thread, now),
             load: thread.load,
-            oldest: first.map(|batch| batch.received),
+            oldest: first.map(|batch| batch.received).into_iter().chain(thread.beyond.oldest()).min(),
             flows: count(thread.flows.count()),
             held_by: thread.held_by.clone(),
             held: u64::try_from(thread.aside.len()).unwrap_or(u64::MAX),
@@ -146,13 +146,13 @@ impl Scheduler {
     }
 
     fn state_of(&self, thread: &Thread, now: Timestamp) -> State {
-        if thread.hold.is_held() || (thread.is_held() && !thread.batches.is_empty()) {
+        if thread.hold.is_held() || (thread.is_held() && thread.has_batches()) {
             return State::Held;
         }
         if thread.in_flight > 0 {
             return State::Running;
         }
-        if thread.batches.is_empty() {
+        if !thread.has_batches() {
             return State::Idle;
         }
         if self.paused.is_some() {
@@ -168,7 +168,7 @@ impl Scheduler {
             return State::Retry(thread.backoff.due);
         }
         if !thread.has_due() {
-            return thread.queue.first().map_or(State::Held, |(wake, _)| State::Waiting(*wake));
+            return thread.next_wake().map_or(State::Held, State::Waiting);
         }
         let pace = self.rings.get(thread.ring).map(|ring| &ring.pace);
         if let Some((until, _)) = pace.and_then(|pace| pace.suspended(now)) {

@@ -146,9 +146,9 @@ fn finish(world: &mut World) {
     world.settle_down();
     for _ in 0..100_000 {
         let Some(lease) = world.agents.keys().next().copied() else {
-            let held = world.scheduler.batches(world.now, Some(&"hold/x".parse().unwrap()), None, usize::MAX);
-            let held: usize = held.iter().map(|batch| batch.recipients.len()).sum();
-            if world.open.len() == held {
+            let held = world.scheduler.thread(world.now, &"hold/x".parse().unwrap());
+            let held = held.map_or(0, |zoom| zoom.thread.load.recipients);
+            if world.open.len() as u64 == held {
                 return;
             }
             assert!(world.pass_to_timeout(), "{} recipients are stuck", world.open.len());
@@ -175,6 +175,7 @@ proptest! {
         ring_agents in 1u32..4,
         channel_agents in 1u32..5,
         agents in 1u32..6,
+        window in prop_oneof![1 => Just(usize::MAX), 2 => 1usize..8],
         steps in prop::collection::vec((any::<u8>(), any::<u8>(), any::<u8>()), 1..300),
     ) {
         let clause = clause(|clause| {
@@ -184,6 +185,7 @@ proptest! {
         let mut settings = settings(clause, agents);
         settings.channel_agents.push(("smtp".to_owned(), channel_agents));
         let mut world = World::new(settings, seed);
+        world.scheduler.set_window(window);
         for (kind, a, b) in steps {
             step(&mut world, kind, a, b);
         }

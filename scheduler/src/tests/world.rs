@@ -13,6 +13,7 @@ use zrelay_spool::{
 };
 
 use crate::Settings;
+use crate::beyond::{RunId, SpillOrder, Spilled};
 use crate::operator::GIVEN_UP;
 use crate::scheduler::Scheduler;
 
@@ -66,6 +67,17 @@ pub(super) struct World {
     clause: Arc<Clause>,
     next_message: u64,
     checks: bool,
+    /// What is beyond the window.
+    pub(super) spilled: BTreeMap<RunId, Vec<QueuedBatch>>,
+    pub(super) disk: Disk,
+}
+
+/// Whether batches can be written beyond the window and read again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Disk {
+    Works,
+    Full,
+    Unreadable,
 }
 
 impl World {
@@ -86,6 +98,8 @@ impl World {
             clause,
             next_message: 0,
             checks: true,
+            spilled: BTreeMap::new(),
+            disk: Disk::Works,
         }
     }
 
@@ -234,6 +248,27 @@ impl World {
         while let Some(order) = self.scheduler.poll_order() {
             self.obey(order);
         }
+        let Some(order) = self.scheduler.poll_spill() else { return };
+        self.spill(order);
+        self.take_output();
+    }
+
+    fn spill(&mut self, order: SpillOrder) {
+        let spilled = match (order, self.disk) {
+            (SpillOrder::Write { run, batches }, Disk::Full) => Spilled::NotWritten { run, batches },
+            (SpillOrder::Write { run, batches }, _) => {
+                assert!(!batches.is_empty());
+                assert!(self.spilled.insert(run, batches).is_none());
+                return;
+            }
+            (SpillOrder::Read { run, .. }, Disk::Unreadable) => Spilled::NotRead { run },
+            (SpillOrder::Read { run, thread }, _) => {
+                let batches = self.spilled.remove(&run).expect("a run that was written");
+                assert!(batches.iter().all(|batch| batch.thread == thread));
+                Spilled::Read { run, batches }
+            }
+        };
+        self.scheduler.handle_spill(self.now, spilled);
     }
 
     fn note(&mut self, outcome: Outcome) {
@@ -307,5 +342,6 @@ impl World {
     /// What must always hold.
     fn check(&self) {
         assert_eq!(self.scheduler.audit(self.now), self.open.len());
+        assert_eq!(self.scheduler.beyond_window(), self.spilled.values().map(Vec::len).sum::<usize>());
     }
 }

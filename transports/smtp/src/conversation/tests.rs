@@ -10,4 +10,5 @@ mod overdue;
 mod presumed;
 mod random;
 mod refusals;
+mod rules;
 mod session;

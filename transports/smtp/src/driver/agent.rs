@@ -329,6 +329,10 @@ impl<L: Letter> Agent<L> {
         if let Some(most) = link.conversation.take_lesson() {
             shared.memory.remember_recipients(now, link.address, most);
         }
+        if let Some(most) = link.conversation.take_lesson_in_messages() {
+            log::info!("{}: {} takes {most} messages on a connection", self.thread, link.address);
+            shared.memory.remember_messages(now, link.address, most);
+        }
         if let Some(level) = link.conversation.advice() {
             log::warn!("{}: meeting {} at level {} for a day", self.thread, link.address, level_name(level));
             shared.memory.remember_level(now, link.address, level);

@@ -204,7 +204,7 @@ impl<L: Letter> Agent<L> {
             },
             highest: shared.memory.level(now, host, clause.pipelining),
             recipients: shared.memory.recipients(now, host, clause.recipients),
-            messages: clause.connection_messages,
+            messages: shared.memory.messages(now, host, clause.connection_messages),
             age: clause.connection_age,
             unacknowledged_messages: room.messages,
             unacknowledged_bytes: room.octets,
