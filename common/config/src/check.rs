@@ -9,13 +9,14 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use toml::Spanned;
 
 use crate::error::Finding;
 use crate::raw;
 use crate::{
-    Access, BareNewline, CHANNELS, Clause, Config, Dns, Intake, Loops, Pattern, Pipelining, Principal, Queue, Route,
-    ServerTls, TlsPolicy, defaults, host,
+    Access, BareNewline, CHANNELS, Clause, Config, Dns, Intake, Listen, Loops, Pattern, Pipelining, Principal,
+    Protocol, Queue, Rates, Route, ServerTls, TlsPolicy, defaults, host,
 };
 
 /// Reads and checks a whole file.
@@ -69,6 +70,7 @@ impl Check<'_> {
             },
             routes: file.route.into_iter().filter_map(|route| self.route(route)).collect(),
             clauses,
+            sources: self.sources(file.source),
             agents,
             channel_agents,
             access: self.access(file.access),
@@ -352,6 +354,8 @@ impl Check<'_> {
                 defaults.initial_agents,
                 1..=agents,
             ),
+            ring_rates: self.rates(given.ring_rates.as_ref()),
+            clause_rates: self.rates(given.clause_rates.as_ref()),
             replies: given.reply.iter().flatten().filter_map(|rule| self.reply_rule(rule.get_ref())).collect(),
         })
     }
@@ -464,6 +468,8 @@ impl Default for Clause {
             connect_timeout: defaults::CONNECT_TIMEOUT,
             timeout: defaults::TIMEOUT,
             initial_agents: defaults::INITIAL_AGENTS,
+            ring_rates: Rates::default(),
+            clause_rates: Rates::default(),
             replies: Vec::new(),
         }
     }

@@ -1,14 +1,6 @@
 //! The listeners.
 
-use std::collections::HashMap;
-
-use ipnet::IpNet;
-use toml::Spanned;
-
-use super::Check;
-use crate::error::Finding;
-use crate::raw;
-use crate::{Listen, Protocol, defaults};
+use super::{Check, Finding, HashMap, IpNet, Listen, Protocol, Spanned, defaults, raw};
 
 impl Check<'_> {
     pub(super) fn listeners(&mut self, given: Vec<Spanned<raw::Listen>>, certificate: bool) -> Vec<Listen> {
