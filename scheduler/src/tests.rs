@@ -4,6 +4,7 @@ mod fairness;
 mod mute;
 mod pace;
 mod promises;
+mod rates;
 mod reroute;
 mod running;
 mod scenes;

@@ -25,7 +25,7 @@ fn matching(pattern: &str, change: impl FnOnce(&mut Clause)) -> Arc<Clause> {
 }
 
 fn world(clauses: Vec<Arc<Clause>>, agents: u32) -> World {
-    let mut world = World::new(Settings { clauses, agents, channel_agents: Vec::new() }, 1);
+    let mut world = World::new(Settings { clauses, agents, channel_agents: Vec::new(), sources: Vec::new() }, 1);
     // The checks go through all batches with every step.
     world.unchecked();
     world
