@@ -13,6 +13,7 @@ use crate::batch::{Batch, Hold, Place};
 use crate::beyond::Beyond;
 use crate::door::DoorKey;
 use crate::flows::Flows;
+use crate::gain::Gain;
 use crate::limit::{ChannelId, Limit, RingId};
 use crate::line::{Rank, Standing};
 use crate::recent::Recent;
@@ -61,6 +62,8 @@ pub(crate) struct Thread {
     pub(crate) proven: bool,
     /// Leases in a row that ended early without a single verdict.
     pub(crate) fruitless: u32,
+    /// Agents that have shown to be worth it.
+    pub(crate) gain: Gain,
     pub(crate) line: Option<(Limit, Standing)>,
     /// The door at which it waits, and its turn there.
     pub(crate) door: Option<(DoorKey, u64)>,
