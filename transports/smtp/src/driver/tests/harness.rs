@@ -63,20 +63,24 @@ impl Hub {
 
     /// One that takes many reports at a time.
     pub(super) fn start_roomy(letters: Vec<Parcel>) -> Self {
-        Self::start_taking(letters, "127.0.0.1:9".parse().unwrap(), REPORTS_MANY)
+        Self::run(letters, "127.0.0.1:9".parse().unwrap(), Sites::new(), REPORTS_MANY)
     }
 
     pub(super) fn start_with(letters: Vec<Parcel>, name_server: SocketAddr) -> Self {
-        Self::start_taking(letters, name_server, REPORTS_FEW)
+        Self::run(letters, name_server, Sites::new(), REPORTS_FEW)
     }
 
-    fn start_taking(letters: Vec<Parcel>, name_server: SocketAddr, reports: usize) -> Self {
+    pub(super) fn knowing(letters: Vec<Parcel>, sites: Sites) -> Self {
+        Self::run(letters, "127.0.0.1:9".parse().unwrap(), sites, REPORTS_FEW)
+    }
+
+    fn run(letters: Vec<Parcel>, name_server: SocketAddr, sites: Sites, reports: usize) -> Self {
         let sizes = letters.iter().map(|letter| (letter.recipients.len() as u32, letter.body.len() as u64)).collect();
         let options = Options {
             hostname: "hub.example".into(),
             dns: zrelay_dns::Settings { servers: vec![name_server], ..zrelay_dns::Settings::default() },
             tls: ClientTls::new(Roots::Given(Vec::new())).unwrap(),
-            sites: Sites::new(),
+            sites,
             tracing: Tracing::new(),
             clock: Clock::start(),
             seed: 7,
