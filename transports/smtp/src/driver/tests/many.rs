@@ -74,12 +74,13 @@ fn start_far_side(test: &str) -> (Child, u16) {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", test, "--nocapture"]).env(FAR, "1").stdin(Stdio::null()).stdout(Stdio::piped());
     let mut child = command.spawn().unwrap();
-    for line in BufReader::new(child.stdout.take().unwrap()).lines() {
-        if let Some((_, port)) = line.unwrap().split_once(PORT) {
-            return (child, port.parse().unwrap());
-        }
-    }
-    panic!("the far side did not start");
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+    let port = lines.find_map(|line| line.split_once(PORT).map(|(_, port)| port.parse().unwrap()));
+    let Some(port) = port else {
+        child.wait().unwrap();
+        panic!("the far side did not start");
+    };
+    (child, port)
 }
 
 /// A server of one thread that takes everything, until it is killed.
