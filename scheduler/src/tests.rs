@@ -2,7 +2,9 @@
 
 mod fairness;
 mod mute;
+mod pace;
 mod running;
 mod scenes;
 mod simulation;
+mod window;
 mod world;

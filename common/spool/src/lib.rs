@@ -73,6 +73,7 @@ mod record;
 mod recovery;
 mod request;
 mod shared;
+mod spill;
 mod spool;
 mod storage;
 mod stored;
@@ -99,6 +100,7 @@ pub use outcome::{
 };
 pub use recovery::Damage;
 pub use request::{Arrived, CommitReply, Committed, Fact, Queue, Recorded, Refused, Request};
+pub use spill::Spill;
 pub use spool::{Holder, OpenError, Options, Outlets, Recovered, Spool};
 pub use stored::{ReadError, Reader, Stored, StoredRecipient};
 

@@ -231,10 +231,14 @@ pub struct Conversation<L> {
     recipients_max: u32,
     /// The far side took so many recipients and refused one more for want of room; not told yet.
     lesson: Option<u32>,
+    /// The far side took so many transactions and refused one more for that; not told yet.
+    lesson_in_messages: Option<u32>,
     /// Refusals since the last message was accepted.
     refusals: u32,
     /// Senders put off in a row.
     put_off: u32,
+    /// Replies to MAIL.
+    senders: u32,
     /// Transactions that this connection has carried.
     carried: u32,
     /// Transactions whose outcome the far side gave.
@@ -288,8 +292,10 @@ impl<L: Letter> Conversation<L> {
             finished: Finished::default(),
             recipients_max,
             lesson: None,
+            lesson_in_messages: None,
             refusals: 0,
             put_off: 0,
+            senders: 0,
             carried: 0,
             worked: 0,
             at_risk: 0,
@@ -425,6 +431,11 @@ impl<L: Letter> Conversation<L> {
     /// How many recipients the far side takes in a transaction, when it has shown that since the last call of this.
     pub fn take_lesson(&mut self) -> Option<u32> {
         self.lesson.take()
+    }
+
+    /// How many transactions the far side takes on a connection, when it has shown that since the last call of this.
+    pub fn take_lesson_in_messages(&mut self) -> Option<u32> {
+        self.lesson_in_messages.take()
     }
 
     /// Whether the connection is too old for another transaction.

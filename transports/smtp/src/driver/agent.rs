@@ -1,9 +1,9 @@
 //! One lease: from the thread's host to a connection, and over it until it ends.
 //!
 //! ```text
-//!   Resolving ──addresses──▶ Connecting ──▶ Talking ──▶ Released
-//!        │                    ▲    │          │
-//!        └── no such host     └────┴──────────┘ next address: refused, timed out, greeted with 4xx or 5xx
+//!   Resolving ──addresses──▶ Located ──site is free──▶ Connecting ──▶ Talking ──▶ Released
+//!        │                                              ▲    │          │
+//!        └── no such host                               └────┴──────────┘ next address: refused, timed out, greeted with 4xx or 5xx
 //! ```
 
 mod connecting;
@@ -69,7 +69,13 @@ enum Voice {
 
 enum Stage<L> {
     Resolving,
-    Connecting { stream: TcpStream, candidate: Candidate, deadline: Timestamp },
+    /// The addresses are known; the scheduler has to say whether their site is free.
+    Located,
+    Connecting {
+        stream: TcpStream,
+        candidate: Candidate,
+        deadline: Timestamp,
+    },
     Talking(Box<Link<L>>),
 }
 
@@ -138,7 +144,7 @@ impl<L: Letter> Agent<L> {
         writable: bool,
     ) -> Fate {
         match &mut self.stage {
-            Stage::Resolving => Fate::Waits,
+            Stage::Resolving | Stage::Located => Fate::Waits,
             Stage::Connecting { .. } => self.maybe_connected(now, shared),
             Stage::Talking(link) => {
                 link.readable |= readable;
@@ -190,7 +196,7 @@ impl<L: Letter> Agent<L> {
                 link.conversation.close(now);
                 Fate::Runs
             }
-            Stage::Resolving | Stage::Connecting { .. } => self.release(shared, Release::Done),
+            Stage::Resolving | Stage::Located | Stage::Connecting { .. } => self.release(shared, Release::Done),
         }
     }
 
@@ -319,6 +325,10 @@ impl<L: Letter> Agent<L> {
         if let Some(most) = link.conversation.take_lesson() {
             shared.memory.remember_recipients(now, link.address, most);
         }
+        if let Some(most) = link.conversation.take_lesson_in_messages() {
+            log::info!("{}: {} takes {most} messages on a connection", self.thread, link.address);
+            shared.memory.remember_messages(now, link.address, most);
+        }
         if let Some(level) = link.conversation.advice() {
             log::warn!("{}: meeting {} at level {} for a day", self.thread, link.address, level_name(level));
             shared.memory.remember_level(now, link.address, level);
@@ -363,7 +373,7 @@ impl<L: Letter> Agent<L> {
     /// Time has passed.
     pub(crate) fn timeout<S: Letters<Letter = L>>(&mut self, now: Timestamp, shared: &mut Shared<S>) -> Fate {
         match &mut self.stage {
-            Stage::Resolving => Fate::Waits,
+            Stage::Resolving | Stage::Located => Fate::Waits,
             Stage::Connecting { deadline, .. } if *deadline > now => Fate::Waits,
             Stage::Connecting { stream, candidate, .. } => {
                 // Closing the descriptor would do; a failure here changes nothing.
@@ -391,7 +401,7 @@ impl<L: Letter> Agent<L> {
     pub(crate) fn deadline(&self) -> Timestamp {
         match &self.stage {
             // The resolver has its own patience.
-            Stage::Resolving => Timestamp::NEVER,
+            Stage::Resolving | Stage::Located => Timestamp::NEVER,
             Stage::Connecting { deadline, .. } => *deadline,
             Stage::Talking(link) => {
                 let conversation = &link.conversation;

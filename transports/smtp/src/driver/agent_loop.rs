@@ -173,7 +173,7 @@ impl<S: Letters> Running<S> {
             self.events(now, &events);
             self.orders(now, orders);
             self.shared.dns.handle_timeout(now);
-            self.answers(now);
+            self.answers();
             self.deadlines(now);
             self.turns(now);
             self.shared.reports.flush();
@@ -233,6 +233,7 @@ impl<S: Letters> Running<S> {
     fn order(&mut self, now: Timestamp, order: Order) {
         match order {
             Order::Lease { lease, thread, clause, takes_over } => self.lease(now, lease, thread, clause, takes_over),
+            Order::Connect { lease } => self.with_lease(lease, |agent, shared| agent.connect(now, shared)),
             Order::Carry { lease, batch } => self.with_lease(lease, |agent, shared| {
                 agent.carry(now, shared, batch);
                 Fate::Runs
@@ -275,10 +276,10 @@ impl<S: Letters> Running<S> {
         self.with(key, |agent, shared| agent.begin(now, shared));
     }
 
-    fn answers(&mut self, now: Timestamp) {
+    fn answers(&mut self) {
         while let Some((token, answer)) = self.shared.dns.poll_answer() {
             let key = AgentKey::from(KeyData::from_ffi(token));
-            self.with(key, |agent, shared| agent.resolved(now, shared, answer));
+            self.with(key, |agent, shared| agent.resolved(shared, answer));
         }
     }
 

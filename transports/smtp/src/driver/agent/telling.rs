@@ -67,7 +67,7 @@ impl<L: Letter> Agent<L> {
         self.link_due = now + LINK_REPORT_TIME;
         let mut report = LinkReport::default();
         match &mut self.stage {
-            Stage::Resolving => report.state = "resolving",
+            Stage::Resolving | Stage::Located => report.state = "resolving",
             Stage::Connecting { candidate, .. } => {
                 report.state = "connecting";
                 report.peer = candidate.peer();

@@ -114,10 +114,14 @@ impl Hub {
         self.send(Order::Carry { lease, batch });
     }
 
-    /// The next report that `wanted` wants; the others are passed over.
+    /// The next report that `wanted` wants; the others are passed over. Every site is free.
     pub(super) fn until(&mut self, wanted: impl Fn(&Report) -> bool) -> Report {
         loop {
-            match self.reports.wait(PATIENCE) {
+            let received = self.reports.wait(PATIENCE);
+            if let Received::Item(Report::Site { lease, .. }) = &received {
+                self.send(Order::Connect { lease: *lease });
+            }
+            match received {
                 Received::Item(report) if wanted(&report) => return report,
                 Received::Item(_) => {}
                 other => panic!("waited in vain: {other:?}"),
