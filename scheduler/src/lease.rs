@@ -29,6 +29,8 @@ pub(crate) struct Lease {
     pub(crate) fruitful: bool,
     /// Its host has answered, and it is not about to close: it counts among the working ones of its ring.
     pub(crate) works: bool,
+    /// Its connection has been counted against the rate of its site.
+    pub(crate) counted: bool,
     /// It has delivered something.
     pub(crate) delivered: bool,
     /// It was told to idle or to close: a release in good order is no surprise.
@@ -41,7 +43,7 @@ pub(crate) struct Lease {
 /// What a lease is at.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum LeaseState {
-    /// Granted; nothing heard yet.
+    /// Granted; the host has not been heard yet. It may have asked for a first batch all the same.
     Starting,
     /// Works.
     Open,
@@ -80,7 +82,8 @@ impl Window {
 impl Lease {
     /// Whether it can be given a batch now.
     pub(crate) fn takes(&self) -> bool {
-        matches!(self.state, LeaseState::Open | LeaseState::Idle(_)) && !self.window.is_used_up()
+        let open = matches!(self.state, LeaseState::Starting | LeaseState::Open | LeaseState::Idle(_));
+        open && !self.window.is_used_up()
     }
 
     /// Whether it leaves due batches of its thread to another agent.
@@ -100,8 +103,10 @@ impl Lease {
 /// What is known of a batch under way.
 #[derive(Debug, Default)]
 pub(crate) struct Carried {
-    /// One mark per recipient of the ticket; empty before the first verdict.
+    /// One mark per recipient of the batch; empty before the first verdict.
     pub(crate) marks: Vec<Mark>,
+    /// How many of them, from the first on, the agent was given; the others did not fit into a rate.
+    pub(crate) given: usize,
     /// When the last deferral came, and the due time drawn then: all deferred recipients of a batch are due together,
     /// counted from the last of them.
     pub(crate) due: Option<(Timestamp, Timestamp)>,
@@ -134,6 +139,11 @@ impl Carried {
             taken.push(*recipient);
         }
         taken
+    }
+
+    /// Whether the agent was given a recipient that it has not answered for.
+    pub(crate) fn is_unanswered(&self) -> bool {
+        self.marks.is_empty() || self.marks.iter().take(self.given).any(|mark| *mark == Mark::Open)
     }
 
     /// The recipients of the ticket that are not finished.

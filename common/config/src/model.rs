@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::{Pattern, Principal, ReplyRule};
+use crate::{Pattern, Principal, Rates, ReplyRule};
 
 /// The whole configuration, checked. Swapped as a whole on reload.
 #[derive(Clone, Debug)]
@@ -43,6 +43,8 @@ pub struct Config {
     pub channel_agents: Vec<(String, u32)>,
     /// Who may use the control socket beside root and the hub's own user. Default: nobody.
     pub access: Access,
+    /// Source addresses that are being warmed up. Default none.
+    pub sources: Vec<WarmUp>,
     /// The name servers.
     pub dns: Dns,
     /// Event loops for intake and for transport. Default 1 each: one loop saturates a disk and a gigabit link.
@@ -60,6 +62,11 @@ pub struct Listen {
     pub relay_from: Vec<IpNet>,
     /// Whether STARTTLS is offered. Default: when a certificate is configured.
     pub starttls: bool,
+    /// Whether TLS begins with the first octet (RFC 8314 §3); there is no STARTTLS then. Default no.
+    pub implicit_tls: bool,
+    /// Networks to which PIPECONNECT is announced: their clients may send commands ahead of the greeting when they
+    /// come again. Exim's `pipelining_connect_advertise_hosts`. Default those of [`Listen::relay_from`].
+    pub pipeconnect: Vec<IpNet>,
 }
 
 /// The protocol of a listener.
@@ -170,7 +177,9 @@ pub struct Clause {
     pub expiry: Duration,
     /// TLS towards the next hop. Default opportunistic.
     pub tls: TlsPolicy,
-    /// Port of the next hop where the host names none. Default 25; 24 for `lmtp`.
+    /// TLS from the first octet on, without STARTTLS (RFC 8314 §3; Postfix's `smtp_tls_wrappermode`). Default no.
+    pub implicit_tls: bool,
+    /// Port of the next hop where the host names none. Default 25; 24 for `lmtp`; 465 with implicit TLS.
     pub port: u16,
     /// Source address of connections. Default the system's choice.
     pub source: Option<IpAddr>,
@@ -197,8 +206,24 @@ pub struct Clause {
     /// Connections to a site (a ring) to begin with; each one that delivers allows another, up to the ring's limit.
     /// Default 2, below Postfix's `initial_destination_concurrency` of 5: a connection here carries more.
     pub initial_agents: u32,
+    /// Rates for each ring. Default none.
+    pub ring_rates: Rates,
+    /// Rates for all threads of the clause together. Default none.
+    pub clause_rates: Rates,
     /// Replies that are read differently, first match wins. Default none.
     pub replies: Vec<ReplyRule>,
+}
+
+/// A `[[source]]`: an address from which mail has not been sent before, and which receivers are to get to know slowly.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct WarmUp {
+    /// The address, as clauses have it in [`Clause::source`].
+    pub address: IpAddr,
+    /// Midnight UTC at which the first day begins.
+    pub start: zrelay_clock::Timestamp,
+    /// Recipients per day (UTC), first day first; nothing is sent before `start`, and behind the last day there is no
+    /// limit.
+    pub days: Vec<u32>,
 }
 
 /// What TLS is wanted on the way out. Postfix's names.

@@ -10,7 +10,7 @@ use toml::Spanned;
 pub(crate) type Key<T> = Option<Spanned<T>>;
 
 /// The keys outside of tables.
-pub(crate) const TOP: [&str; 16] = [
+pub(crate) const TOP: [&str; 17] = [
     "access",
     "hostname",
     "spool",
@@ -25,6 +25,7 @@ pub(crate) const TOP: [&str; 16] = [
     "queue",
     "route",
     "thread",
+    "source",
     "dns",
     "loops",
 ];
@@ -46,6 +47,7 @@ pub(crate) struct File {
     pub(crate) route: Vec<Spanned<Route>>,
     pub(crate) thread: Vec<Spanned<Thread>>,
     pub(crate) access: Access,
+    pub(crate) source: Vec<Spanned<Source>>,
     pub(crate) dns: Dns,
     pub(crate) loops: Loops,
 }
@@ -57,6 +59,8 @@ pub(crate) struct Listen {
     pub(crate) protocol: Key<String>,
     pub(crate) relay_from: Option<Vec<Spanned<String>>>,
     pub(crate) starttls: Key<bool>,
+    pub(crate) implicit_tls: Key<bool>,
+    pub(crate) pipeconnect: Option<Vec<Spanned<String>>>,
 }
 
 #[derive(serde::Deserialize)]
@@ -112,6 +116,7 @@ pub(crate) struct Thread {
     pub(crate) jitter: Key<f64>,
     pub(crate) expiry: Key<String>,
     pub(crate) tls: Key<String>,
+    pub(crate) implicit_tls: Key<bool>,
     pub(crate) port: Key<i64>,
     pub(crate) source: Key<String>,
     pub(crate) recipients: Key<i64>,
@@ -124,7 +129,18 @@ pub(crate) struct Thread {
     pub(crate) connect_timeout: Key<String>,
     pub(crate) timeout: Key<String>,
     pub(crate) initial_agents: Key<i64>,
+    pub(crate) ring_rates: Option<Rates>,
+    pub(crate) clause_rates: Option<Rates>,
     pub(crate) reply: Option<Vec<Spanned<Reply>>>,
+}
+
+#[derive(Default, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Rates {
+    pub(crate) connections: Key<String>,
+    pub(crate) messages: Key<String>,
+    pub(crate) recipients: Key<String>,
+    pub(crate) bytes: Key<String>,
 }
 
 #[derive(serde::Deserialize)]
@@ -134,6 +150,14 @@ pub(crate) struct Reply {
     pub(crate) matches: Spanned<String>,
     pub(crate) class: Spanned<String>,
     pub(crate) suspend: Key<String>,
+}
+
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Source {
+    pub(crate) address: Spanned<String>,
+    pub(crate) start: Spanned<String>,
+    pub(crate) warm_up: Spanned<Vec<Spanned<i64>>>,
 }
 
 #[derive(Default, serde::Deserialize)]
@@ -175,7 +199,7 @@ const SIZE_UNITS: [(&str, u64); 8] = [
 ];
 
 impl Size {
-    fn parse(text: &str) -> Option<Self> {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit())?);
         let unit = unit.strip_prefix(' ').unwrap_or(unit);
         let factor = SIZE_UNITS.iter().find(|(name, _)| *name == unit)?.1;
