@@ -108,6 +108,8 @@ pub(crate) enum Command {
     Threads(ThreadsArgs),
     /// One thread in detail: its agents, flows, batches, and what its host answered of late
     Thread(ThreadArgs),
+    /// The hub on one screen, live: threads, rates, and keys to look inside, hold, release and retry
+    Top(TopArgs),
     /// Watch the conversation of a thread while it goes on
     #[command(after_help = TRACE)]
     Trace(TraceArgs),
@@ -272,6 +274,16 @@ pub(crate) struct ThreadsArgs {
     pub(crate) state: Option<String>,
     #[command(flatten)]
     pub(crate) listing: Listing,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TopArgs {
+    /// Which threads: channel/host with * and ?
+    #[arg(default_value = "*", value_name = "PATTERN")]
+    pub(crate) pattern: String,
+    /// Seconds between two looks
+    #[arg(long, default_value_t = 1.0, value_name = "SECONDS")]
+    pub(crate) interval: f64,
 }
 
 #[derive(Debug, Args)]

@@ -52,9 +52,17 @@ pub(crate) fn run(hub: &HubOptions, command: Command) -> Result<Done, Failure> {
                 hub.list("sites", params, &args.listing, &sites::COLUMNS, sites::cells)
             }
         },
-        Command::Serve | Command::Check | Command::Route(_) | Command::Spool(_) => {
+        Command::Serve | Command::Check | Command::Route(_) | Command::Spool(_) | Command::Top(_) => {
             Err(Failure::new("this command does not ask a hub"))
         }
+    }
+}
+
+/// Where the hub listens for its tools.
+pub(crate) fn control_path(options: &HubOptions) -> Result<PathBuf, Failure> {
+    match &options.control {
+        Some(path) => Ok(path.clone()),
+        None => Ok(configuration(options)?.control),
     }
 }
 
@@ -65,10 +73,7 @@ struct Hub {
 
 impl Hub {
     fn connect(options: &HubOptions) -> Result<Self, Failure> {
-        let path: PathBuf = match &options.control {
-            Some(path) => path.clone(),
-            None => configuration(options)?.control,
-        };
+        let path = control_path(options)?;
         Ok(Self { client: Client::connect(&path).map_err(Failure::new)? })
     }
 

@@ -42,7 +42,8 @@ impl Scheduler {
             return;
         }
         let Some(thread) = self.threads.get(id) else { return };
-        let allowed = usize::try_from(thread.clause.thread_agents).unwrap_or(usize::MAX);
+        let allowed = thread.clause.thread_agents.min(thread.gain.allowed());
+        let allowed = usize::try_from(allowed).unwrap_or(usize::MAX);
         let (ring, channel) = (thread.ring, thread.channel);
         if thread.leases.len() >= allowed {
             self.leave_line(id);

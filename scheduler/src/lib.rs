@@ -89,6 +89,15 @@
 //!   thousand at a site that is known to be down, or has as many connections as it may have.
 //! - What was learned of a site is kept for [`SITE_MEMORY`] in the hub's store of sites, over restarts too.
 //!
+//! # How many agents a thread has
+//!
+//! One. Where the clause allows more, a second is tried while the first has all hands full: what they finish in some
+//! seconds is compared with what the first did alone, in octets and with [`RECIPIENT_WEIGHT`](zrelay_agent::RECIPIENT_WEIGHT)
+//! for each recipient. It is kept when it brought half of an even share, and the next is tried; else it is closed, and the
+//! pause until the next trial doubles, from one minute to an hour. Between, it is tried to do with one fewer. Where the
+//! agents report that the path is used to nine tenths, nothing is tried. A receiver that takes its time over each message
+//! so comes to `thread_agents`, a path that is full stays at one.
+//!
 //! # Rates
 //!
 //! Before each site, each clause and each source address there are doors: one for mail, one for connections. A door is
@@ -117,6 +126,7 @@ pub mod control;
 mod door;
 mod driver;
 mod flows;
+mod gain;
 mod grant;
 mod holds;
 mod lease;

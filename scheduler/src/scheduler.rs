@@ -17,6 +17,7 @@ use crate::beyond::{Beyond, Window};
 use crate::clause::{Clauses, Settings};
 use crate::door::{Gates, Passage};
 use crate::flows::Flows;
+use crate::gain::Gain;
 use crate::holds::Holds;
 use crate::lease::Lease;
 use crate::limit::{Channel, ChannelId, Level, Ring, RingId, RingKey, RingPlace};
@@ -459,6 +460,7 @@ impl Scheduler {
             held_by: self.holds.find(key),
             proven: false,
             fruitless: 0,
+            gain: Gain::default(),
             line: None,
             deficit: 0,
             promises: Promises::default(),

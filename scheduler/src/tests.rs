@@ -1,5 +1,6 @@
 //! The scheduler as a whole: scenes, and a simulation that checks the invariants behind every event.
 
+mod agents;
 mod fairness;
 mod mute;
 mod pace;

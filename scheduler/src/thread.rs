@@ -13,6 +13,7 @@ use crate::batch::{Batch, Hold, Place};
 use crate::beyond::Beyond;
 use crate::door::DoorKey;
 use crate::flows::Flows;
+use crate::gain::Gain;
 use crate::limit::{ChannelId, Limit, RingId};
 use crate::line::{Rank, Standing};
 use crate::promises::Promises;
@@ -62,6 +63,8 @@ pub(crate) struct Thread {
     pub(crate) proven: bool,
     /// Leases in a row that ended early without a single verdict.
     pub(crate) fruitless: u32,
+    /// Agents that have shown to be worth it.
+    pub(crate) gain: Gain,
     pub(crate) line: Option<(Limit, Standing)>,
     /// What its last slice had more than its share.
     pub(crate) deficit: i64,
