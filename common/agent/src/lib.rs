@@ -99,6 +99,14 @@ pub enum Report {
         /// How much.
         credit: Credit,
     },
+    /// Room for a first batch, to be sent ahead of the host's greeting: a host that is known to take that. It has not
+    /// said anything yet, and may never.
+    Early {
+        /// By whom.
+        lease: LeaseId,
+        /// How much.
+        credit: Credit,
+    },
     /// Outcomes of some or all recipients of a batch.
     Settled {
         /// By whom.
@@ -148,6 +156,7 @@ impl Report {
     pub fn lease(&self) -> LeaseId {
         match self {
             Self::Hungry { lease, .. }
+            | Self::Early { lease, .. }
             | Self::Settled { lease, .. }
             | Self::Returned { lease, .. }
             | Self::Site { lease, .. }
@@ -270,6 +279,9 @@ pub struct Link {
     pub window_bytes: u64,
     /// Delivery rate from `TCP_INFO`, octets per second.
     pub delivery_rate: u64,
+    /// Part of the delivery rate that was used of late, 0 to 1; `None` before there is one. Near 1, the path is what
+    /// holds the connection back; else the receiver, or that there is not enough to send.
+    pub link_use: Option<f64>,
     /// Recipients delivered per second of late.
     pub recipient_rate: f64,
     /// Recipients delivered by this lease.

@@ -1,5 +1,6 @@
 //! From the file to the [`Config`]: defaults filled in, units applied, every value held against its range.
 
+mod listen;
 mod pace;
 mod read;
 mod value;
@@ -14,7 +15,7 @@ use toml::Spanned;
 use crate::error::Finding;
 use crate::raw;
 use crate::{
-    Access, BareNewline, CHANNELS, Clause, Config, Dns, Intake, Listen, Loops, Pattern, Pipelining, Principal,
+    Access, BareNewline, CHANNELS, Clause, Config, Dns, FlowKey, Intake, Listen, Loops, Pattern, Pipelining, Principal,
     Protocol, Queue, Rates, Route, ServerTls, TlsPolicy, defaults, host,
 };
 
@@ -158,52 +159,8 @@ impl Check<'_> {
         }
     }
 
-    fn listeners(&mut self, given: Vec<Spanned<raw::Listen>>, certificate: bool) -> Vec<Listen> {
-        let networks: Vec<IpNet> =
-            defaults::RELAY_FROM.iter().filter_map(|(address, length)| IpNet::new(*address, *length).ok()).collect();
-        if given.is_empty() {
-            return vec![Listen {
-                address: defaults::LISTEN,
-                protocol: defaults::PROTOCOL,
-                relay_from: networks,
-                starttls: certificate,
-            }];
-        }
-        let mut seen = HashMap::new();
-        let mut listeners = Vec::with_capacity(given.len());
-        for listen in given {
-            let listen = listen.into_inner();
-            let Some(address) = self.socket("listen.address", &listen.address, None) else { continue };
-            let line = self.line_of(listen.address.span().start);
-            if address.port() != 0
-                && let Some(first) = seen.insert(address, line)
-            {
-                self.find(
-                    Finding::new(listen.address.span(), "two listeners on one address")
-                        .label(format!("already taken in line {first}")),
-                );
-            }
-            if let Some(starttls) = listen.starttls.as_ref().filter(|wanted| *wanted.get_ref() && !certificate) {
-                self.find(
-                    Finding::new(starttls.span(), "STARTTLS without a certificate")
-                        .help("add a [tls] table with certificate and key, or leave starttls out"),
-                );
-            }
-            let protocol = [("smtp", Protocol::Smtp), ("lmtp", Protocol::Lmtp)];
-            listeners.push(Listen {
-                address,
-                protocol: self.choice("protocol", listen.protocol.as_ref(), defaults::PROTOCOL, &protocol),
-                relay_from: match &listen.relay_from {
-                    Some(given) => given.iter().filter_map(|network| self.network(network)).collect(),
-                    None => networks.clone(),
-                },
-                starttls: listen.starttls.map_or(certificate, Spanned::into_inner),
-            });
-        }
-        listeners
-    }
-
     fn intake(&mut self, given: &raw::Intake) -> Intake {
+        let flows = [("sender-domain", FlowKey::SenderDomain), ("list", FlowKey::List)];
         let bare = [("refuse", BareNewline::Refuse), ("normalise", BareNewline::Normalise)];
         Intake {
             message_size: self.size(
@@ -245,6 +202,8 @@ impl Check<'_> {
             data_rate: self.number("data_rate", given.data_rate.as_ref(), defaults::DATA_RATE, 0..=1_000_000_000),
             memory: self.size("memory", given.memory.as_ref(), defaults::MEMORY, (16 << 20)..=1 << 40),
             reserve: self.size("reserve", given.reserve.as_ref(), defaults::RESERVE, 0..=1 << 50),
+            flow: self.choice("flow", given.flow.as_ref(), defaults::FLOW, &flows),
+            flow_header: given.flow_header.as_ref().and_then(|name| self.header_name("flow_header", name)),
         }
     }
 
@@ -362,12 +321,21 @@ impl Check<'_> {
             matches: matches?,
             thread_agents,
             ring_agents: ring_agents.max(thread_agents),
+            weight: self.number("weight", given.weight.as_ref(), defaults.weight, 1..=20),
+            priority: self.priority(given.priority.as_ref(), defaults.priority),
             interval: self.span("interval", given.interval.as_ref(), defaults.interval, long.clone()),
             retries: self.retries(given.retries.as_ref(), defaults.retries),
             jitter: self.jitter(given.jitter.as_ref(), defaults.jitter),
             expiry: self.span("expiry", given.expiry.as_ref(), defaults.expiry, value::ZERO..=value::YEAR),
+            delay_warning: self.span(
+                "delay_warning",
+                given.delay_warning.as_ref(),
+                defaults.delay_warning,
+                value::ZERO..=value::YEAR,
+            ),
             tls: self.choice("tls", given.tls.as_ref(), defaults.tls, &tls),
-            port: self.port(given.port.as_ref(), defaults.port),
+            implicit_tls: self.implicit_tls(given),
+            port: self.port(given.port.as_ref(), Clause::default_port(given)),
             source: given.source.as_ref().and_then(|text| self.address("source", text)),
             recipients: self.number("recipients", given.recipients.as_ref(), defaults.recipients, 1..=1_000_000),
             unacknowledged_messages: self.number(
@@ -413,6 +381,18 @@ impl Check<'_> {
             clause_rates: self.rates(given.clause_rates.as_ref()),
             replies: given.reply.iter().flatten().filter_map(|rule| self.reply_rule(rule.get_ref())).collect(),
         })
+    }
+
+    fn implicit_tls(&mut self, given: &raw::Thread) -> bool {
+        let wanted = given.implicit_tls.as_ref().is_some_and(|wanted| *wanted.get_ref());
+        let none = given.tls.as_ref().filter(|policy| wanted && policy.get_ref() == "none");
+        if let Some(none) = none {
+            self.find(
+                Finding::new(none.span(), "implicit TLS without TLS")
+                    .help("set tls to \"encrypt\" or \"verify\", or leave implicit_tls out"),
+            );
+        }
+        wanted
     }
 
     fn retries(&mut self, given: Option<&Spanned<Vec<Spanned<i64>>>>, default: Vec<u32>) -> Vec<u32> {
@@ -477,6 +457,14 @@ impl Clause {
         let port = if matches.starts_with("lmtp/") { defaults::LMTP_PORT } else { defaults::PORT };
         Self { port, ..Self::default() }
     }
+
+    /// The port of a clause that names none.
+    fn default_port(given: &raw::Thread) -> u16 {
+        match &given.implicit_tls {
+            Some(wanted) if *wanted.get_ref() => defaults::IMPLICIT_TLS_PORT,
+            _ => Self::default_for(given.matches.get_ref()).port,
+        }
+    }
 }
 
 impl Default for Clause {
@@ -485,11 +473,15 @@ impl Default for Clause {
             matches: Pattern::any(),
             thread_agents: defaults::THREAD_AGENTS,
             ring_agents: defaults::RING_AGENTS,
+            weight: defaults::WEIGHT,
+            priority: defaults::PRIORITY,
             interval: defaults::INTERVAL,
             retries: defaults::RETRIES.to_vec(),
             jitter: defaults::JITTER,
             expiry: defaults::EXPIRY,
+            delay_warning: defaults::DELAY_WARNING,
             tls: defaults::TLS,
+            implicit_tls: false,
             port: defaults::PORT,
             source: None,
             recipients: defaults::RECIPIENTS,

@@ -53,6 +53,8 @@ fn every_setting_shown_in_the_sample_is_the_default() {
     shown.hostname.clone_from(&embedded.hostname);
     shown.postmaster = None;
     shown.tls = None;
+    shown.intake.flow_header = None;
+    shown.listen.iter_mut().for_each(|listen| listen.tag = None);
     shown.routes.clear();
     shown.clauses.clear();
     shown.sources.clear();
@@ -73,7 +75,7 @@ fn every_key_that_exists_is_in_the_sample() {
         } else {
             expected.split('`').skip(1).step_by(2).collect()
         };
-        assert!(keys.len() >= 2, "{expected}");
+        assert!(!keys.is_empty(), "{expected}");
         for key in keys {
             let shown = text.lines().any(|line| {
                 line.starts_with(&format!("{key} ="))

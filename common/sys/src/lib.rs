@@ -14,4 +14,4 @@ mod tcp;
 
 pub use fault::unreadable_pages;
 pub use map::{AppendFile, Map, release_tail};
-pub use tcp::{TcpInfo, quickack, tcp_info};
+pub use tcp::{TcpInfo, accept_fast_open, fast_open, quickack, tcp_info};

@@ -25,8 +25,10 @@ use zrelay_spool::{Diagnostic, Notify, Ret, Status};
 use zrelay_wire as wire;
 
 use super::diagnostic::status;
+use super::presumed::Basis;
 use super::replies::What;
 use super::transaction::{Form, Go, LocalVerdict, Plan, Transaction, Unfit};
+use super::urgency;
 use super::{Approach, Batch, BatchKey, Conversation, Protocol, State, Stop};
 use crate::letter::{Letter, has_eight_bit_header, has_eight_bit_octets};
 
@@ -135,10 +137,11 @@ impl<L: Letter> Conversation<L> {
             return true;
         };
         if let Some(reason) = self.unfit(batch) {
-            return self.refuse_locally(now, key, reason);
+            // What is presumed of a host is good enough to ask it, not to answer for it.
+            return self.basis == Basis::Confirmed && self.refuse_locally(now, key, reason);
         }
         let size = batch.letter.size();
-        if let Some(batch) = self.batches.get_mut(key) {
+        if let Some(batch) = self.batches.get_mut(key).filter(|_| self.basis == Basis::Confirmed) {
             // To be looked at once: it may have to wait here for long, and may be large.
             batch.fit = true;
         }
@@ -154,7 +157,13 @@ impl<L: Letter> Conversation<L> {
         let Some(batch) = self.batches.get_mut(key) else {
             return false;
         };
-        let taken = batch.take(limit, &self.capabilities);
+        let mut taken = batch.take(limit, &self.capabilities);
+        if self.basis == Basis::Presumed {
+            batch.again.extend(taken.unfit.drain(..).map(|(index, _)| index));
+            if taken.recipients.is_empty() {
+                return false;
+            }
+        }
         let spent = batch.is_spent();
         if spent {
             self.queue.pop_front();
@@ -250,7 +259,7 @@ impl<L: Letter> Conversation<L> {
         let Some(letter) = self.batches.get(key).map(|batch| Arc::clone(&batch.letter)) else {
             return false;
         };
-        let offered = &self.capabilities;
+        let (offered, handling) = (&self.capabilities, letter.handling());
         let parameters = wire::MailParameters {
             size: offered.size.map(|_| letter.size()),
             body: (offered.eight_bit_mime && letter.content().eight_bit).then_some(wire::Body::EightBitMime),
@@ -260,6 +269,8 @@ impl<L: Letter> Conversation<L> {
                 Ret::Headers => wire::Ret::Headers,
             }),
             envid: letter.envid().filter(|_| offered.dsn).map(str::to_owned),
+            mt_priority: urgency::priority(handling, offered),
+            by: urgency::deliver_by(handling, offered, now),
             ..wire::MailParameters::default()
         };
         let sender = letter.recipient(first).map_or("", |recipient| recipient.sender);
@@ -305,6 +316,7 @@ impl<L: Letter> Conversation<L> {
 
     /// BDAT with the message, or DATA.
     fn write_message(&mut self, now: Timestamp) -> bool {
+        let presumed = self.basis == Basis::Presumed;
         let (number, Some(transaction)) = self.newest() else {
             return false;
         };
@@ -316,6 +328,9 @@ impl<L: Letter> Conversation<L> {
             self.ask(What::Data(number), |out| out.extend_from_slice(b"DATA\r\n"));
             self.stage = Some(Stage::Data);
             return true;
+        }
+        if presumed {
+            return false;
         }
         transaction.sent = true;
         let key = transaction.batch;
@@ -394,6 +409,11 @@ impl<L: Letter> Conversation<L> {
         if let Some(Some(limit)) = offered.size.filter(|limit| limit.is_some_and(|limit| limit > 0 && size > limit)) {
             let text = format!("message size {size} exceeds size limit {limit} of server {peer}");
             return Some(self.reason(status::TOO_LARGE, &text));
+        }
+        if urgency::is_unkept(letter.handling(), offered) {
+            let text =
+                format!("the message is to be returned when it is late, and DELIVERBY was not offered by host {peer}");
+            return Some(self.reason(status::NOT_CAPABLE, &text));
         }
         if content.smtputf8 && !offered.smtputf8 && has_eight_bit_header(letter) {
             let text = format!("SMTPUTF8 is required, but was not offered by host {peer}");

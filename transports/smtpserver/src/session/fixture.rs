@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use zrelay_clock::Timestamp;
-use zrelay_config::{BareNewline, Intake, Protocol};
+use zrelay_config::{BareNewline, FlowKey, Intake, Protocol};
 use zrelay_spool::{Envelope, MessageId, Refused};
 
 use super::{ClientInfo, Effect, Session};
-use crate::policy::{SessionPolicy, StartTls};
+use crate::policy::{PipeConnect, SessionPolicy, StartTls};
 use crate::shared::{Relay, Shared};
 
 /// The defaults of the configuration, smaller where a test wants to reach them.
@@ -28,6 +28,8 @@ pub(crate) fn limits() -> Intake {
         data_rate: 500,
         memory: 64 << 20,
         reserve: 0,
+        flow: FlowKey::SenderDomain,
+        flow_header: None,
     }
 }
 
@@ -36,6 +38,8 @@ pub(crate) fn policy() -> SessionPolicy {
         hostname: "hub.example".to_owned(),
         protocol: Protocol::Smtp,
         starttls: StartTls::Absent,
+        priority: 0,
+        tag: None,
         limits: limits(),
     }
 }
@@ -44,7 +48,7 @@ pub(crate) const START: Timestamp = Timestamp::from_secs(1_795_299_277);
 
 pub(crate) fn session(policy: SessionPolicy, relay: Relay) -> (Session, Arc<Shared>) {
     let shared = Shared::new(&policy.limits);
-    let client = ClientInfo { address: [192, 0, 2, 1].into(), relay };
+    let client = ClientInfo { address: [192, 0, 2, 1].into(), relay, pipeconnect: PipeConnect::Absent };
     (Session::new(Arc::new(policy), Arc::clone(&shared), client, START), shared)
 }
 
