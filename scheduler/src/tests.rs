@@ -3,6 +3,7 @@
 mod fairness;
 mod mute;
 mod running;
+mod scale;
 mod scenes;
 mod simulation;
 mod world;
