@@ -45,6 +45,14 @@ Examples:
   zrelay threads --state retry --sort failures         hosts that are down
   zrelay threads --columns thread,state,last_reply     fields of --json as a table";
 
+const TRACE: &str = "\
+A line is: time, lease, flight, direction, text. What is sent without waiting for a reply is one
+flight. Content of messages is shown as a number of octets, secrets as ***. Lines that come faster
+than they are read are lost, and counted. Nothing is slowed down. Ctrl-C ends it.
+
+Example:
+  zrelay trace smtp/lists.example.net --for 1m";
+
 const SITES: &str = "\
 Topics of an address:
   level       the highest conversation level it stands: lockstep, transaction, pipelined, stream
@@ -96,6 +104,9 @@ pub(crate) enum Command {
     Threads(ThreadsArgs),
     /// One thread in detail: its agents, flows, batches, and what its host answered of late
     Thread(ThreadArgs),
+    /// Watch the conversation of a thread while it goes on
+    #[command(after_help = TRACE)]
+    Trace(TraceArgs),
     /// How long recipients have been in the queue: a table of ages by thread
     Qshape(QshapeArgs),
     /// Messages in the queue
@@ -254,6 +265,21 @@ pub(crate) struct ThreadsArgs {
     pub(crate) state: Option<String>,
     #[command(flatten)]
     pub(crate) listing: Listing,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TraceArgs {
+    /// Which threads: channel/host with * and ?
+    #[arg(value_name = "CHANNEL/HOST")]
+    pub(crate) pattern: String,
+    /// End after so many lines
+    #[arg(long, value_name = "N")]
+    pub(crate) limit: Option<usize>,
+    /// End after this time, such as 30s
+    #[arg(long = "for", value_name = "TIME")]
+    pub(crate) duration: Option<zrelay_clock::Span>,
+    #[command(flatten)]
+    pub(crate) output: Output,
 }
 
 #[derive(Debug, Args)]

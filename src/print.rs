@@ -71,6 +71,15 @@ impl Tone {
         }
     }
 
+    /// Of a reply's first digit.
+    pub(crate) fn of_reply(text: &str) -> Self {
+        match text.as_bytes().first() {
+            Some(b'2' | b'3') => Self::Good,
+            Some(b'4') => Self::Warning,
+            _ => Self::Bad,
+        }
+    }
+
     /// ECMA-48 "select graphic rendition".
     fn sgr(self) -> Option<&'static str> {
         match self {
@@ -211,6 +220,14 @@ pub(crate) fn cut(text: &str, width: usize) -> String {
 pub(crate) fn line(text: impl std::fmt::Display) {
     // Nobody is left to tell: standard output is where errors of standard output would be read.
     let _ = writeln!(io::stdout().lock(), "{text}");
+}
+
+/// Writes a line in a colour, where there are colours.
+pub(crate) fn toned(tone: Tone, text: impl std::fmt::Display) {
+    match tone.sgr().filter(|_| Paper::stdout().colours) {
+        Some(code) => line(format_args!("\x1b[{code}m{text}\x1b[0m")),
+        None => line(text),
+    }
 }
 
 /// Writes a value as indented JSON.

@@ -2,6 +2,7 @@
 
 mod fields;
 mod tables;
+mod trace;
 
 use std::path::PathBuf;
 
@@ -32,6 +33,7 @@ pub(crate) fn run(hub: &HubOptions, command: Command) -> Result<Done, Failure> {
         Command::Messages(args) => {
             hub.list("messages", messages(&args), &args.listing, &tables::MESSAGES, tables::message)
         }
+        Command::Trace(args) => trace::trace(hub.client, &args),
         Command::Qshape(args) => hub.qshape(&args),
         Command::Thread(args) => hub.thread(&args.thread, args.output),
         Command::Message(args) => message::show(hub.ask("message", json!({ "id": args.id }))?, args.output),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use zrelay_clock::Timestamp;
-use zrelay_spool::{Diagnostic, Flow};
+use zrelay_spool::{BatchId, Diagnostic, Flow, QueuedBatch, ThreadKey};
 
 /// The recipients of one message in one thread, as the scheduler knows them.
 #[derive(Clone, Debug)]
@@ -29,6 +29,66 @@ pub(crate) struct Batch {
 }
 
 impl Batch {
+    /// A batch as the spool or the disk hands it over; `reported` tells in which back-off it was last reported.
+    pub(crate) fn of(queued: QueuedBatch, reported: u32) -> Self {
+        // All fields by name: one that is added must not be forgotten here, nor below.
+        let QueuedBatch {
+            id: _,
+            thread: _,
+            recipients,
+            received,
+            size,
+            copies,
+            flow,
+            priority: _,
+            deliver_by: _,
+            warned: _,
+            attempts,
+            due,
+            held,
+            last,
+        } = queued;
+        let (wake, place, hold) = (due, Place::Queued, Hold::from_flag(held));
+        Self { recipients, received, size, due, wake, last, copies, flow, attempts, reported, place, hold }
+    }
+
+    /// The same as the disk takes it.
+    pub(crate) fn into_queued(self, id: BatchId, thread: &ThreadKey) -> QueuedBatch {
+        let Self {
+            recipients,
+            received,
+            size,
+            due,
+            wake: _,
+            last,
+            copies,
+            flow,
+            attempts,
+            reported: _,
+            place: _,
+            hold,
+        } = self;
+        let (thread, held) = (thread.clone(), hold.is_held());
+        // What is not kept in memory is not missed on disk.
+        let (priority, deliver_by, warned) = (0, None, false);
+        QueuedBatch {
+            id,
+            thread,
+            recipients,
+            received,
+            size,
+            copies,
+            flow,
+            priority,
+            deliver_by,
+            warned,
+            attempts,
+            due,
+            held,
+            last,
+        }
+    }
+
     /// What it counts against credit and other flows, octets.
     pub(crate) fn weight(&self) -> u64 {
         zrelay_agent::weight(self.size, self.copies, self.recipients.len())

@@ -6,8 +6,8 @@
 //! ```
 //!
 //! Whoever connects must be root, the hub's own user, or have a [`Role`] by the configuration (`SO_PEERCRED`); the socket
-//! file has mode 0600 unless others have roles. A request has at most [`REQUEST_MAX`] octets. A client that is silent, or does not read, for [`SILENCE_MAX`] is disconnected. There is
-//! one request at a time per connection; requests may be written ahead, and are answered in order. Batches (arrays of
+//! file has mode 0600 unless others have roles. A request has at most [`REQUEST_MAX`] octets. A client that is silent for [`SILENCE_MAX`], or does not read for [`STALL_MAX`], is
+//! disconnected. There is one request at a time per connection; requests may be written ahead, and are answered in order. Batches (arrays of
 //! requests) are refused; a request without `id` is done and not answered.
 //!
 //! # Methods
@@ -30,6 +30,15 @@
 //! | `retry` | `selector`, `dry_run?` | the same |
 //! | `expire` | `selector`, `dry_run?` | the same |
 //! | `drop` | `selector`, `dry_run?` | the same |
+//!
+//! | `subscribe` | `topic`: `overview` with `interval?` (seconds, default 1), `pattern?`, `state?`, `sort?`, `limit?` (default 100), `thread?`; or `trace` with `pattern` | `{subscription}` |
+//! | `unsubscribe` | `subscription` | `{subscription}` |
+//!
+//! # Subscriptions
+//!
+//! A subscription brings notifications, `overview` ([`Overview`]) or `trace` ([`Trace`]), until it or the connection ends;
+//! a connection may have several. One notification at most waits for a client: who reads slowly is told of less, and of a
+//! trace how many lines it has missed.
 //!
 //! # Selectors
 //!
@@ -82,6 +91,7 @@ mod rpc;
 mod selection;
 mod server;
 mod spool;
+mod subscription;
 
 pub use access::{Access, Caller, OwnerOnly, Role};
 pub use client::{Client, ClientError};
@@ -91,5 +101,6 @@ pub use rpc::{
     FORBIDDEN, INTERNAL, INVALID_PARAMS, INVALID_REQUEST, NO_METHOD, NOTHING_MATCHED, PARSE_ERROR, RpcError,
     UNAVAILABLE,
 };
-pub use server::{BindError, CLIENTS_MAX, ControlServer, SILENCE_MAX, Stopper};
+pub use server::{BindError, CLIENTS_MAX, ControlServer, SILENCE_MAX, STALL_MAX, Stopper};
 pub use spool::SpoolStore;
+pub use subscription::{Overview, Trace, TraceLine};

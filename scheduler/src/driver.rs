@@ -9,8 +9,9 @@ use mio::{Events, Poll, Token, Waker};
 use zrelay_agent::{LeaseId, Order, Report};
 use zrelay_clock::{Clock, Timestamp};
 use zrelay_mailbox::{Outbox, Receiver, Sender, mailbox_waking};
-use zrelay_spool::{Queue, Request};
+use zrelay_spool::{Queue, Request, Spill};
 
+use crate::beyond::{SpillOrder, Spilled};
 use crate::query::{Ask, Query, SchedulerHandle};
 use crate::scheduler::Scheduler;
 
@@ -25,6 +26,8 @@ const ROUND_MAX: usize = 512;
 /// Requests that wait for the spool before the scheduler takes nothing more that makes further ones. The spool is
 /// then the slowest part of the hub, and the agents' reports wait with the agents.
 const RECORDS_WAITING_MAX: usize = 64;
+/// Runs of batches written or read in one round: each takes about a millisecond.
+const SPILL_ROUND_MAX: usize = 8;
 /// How soon to look again whether a full mailbox of another loop has room.
 const FLUSH_PAUSE: Duration = Duration::from_millis(2);
 /// How long a stop waits for the other loops to take what is ready for them.
@@ -40,6 +43,8 @@ pub struct SchedulerLoop {
     queue: Receiver<Queue>,
     reports: Receiver<Report>,
     queries: Receiver<Query>,
+    /// Where batches beyond the window go.
+    spill: Option<Spill>,
 }
 
 /// Where the other rooms send to.
@@ -76,7 +81,14 @@ impl SchedulerLoop {
         let (reports_in, reports) = mailbox_waking(REPORTS_MAX, waker.clone());
         let (queries_in, queries) = mailbox_waking(QUERIES_MAX, waker);
         let inlets = Inlets { queue: queue_in, reports: reports_in, handle: SchedulerHandle::new(queries_in) };
-        Ok((Self { poll, queue, reports, queries }, inlets))
+        Ok((Self { poll, queue, reports, queries, spill: None }, inlets))
+    }
+
+    /// Keeps what is beyond the window in `spill`; to be called when the scheduler has one.
+    #[must_use]
+    pub fn with_spill(mut self, spill: Spill) -> Self {
+        self.spill = Some(spill);
+        self
     }
 
     /// Runs until a drain is over or a stop is asked for. Blocks; never waits for another loop meanwhile.
@@ -125,6 +137,7 @@ impl SchedulerLoop {
             for item in self.queue.drain(ROUND_MAX) {
                 scheduler.handle_queue(now, item);
             }
+            self.spill(scheduler, now);
         }
         while let Some(order) = scheduler.poll_order() {
             switch.order(order);
@@ -136,9 +149,39 @@ impl SchedulerLoop {
         next
     }
 
+    /// Writes and reads what is beyond the window. The file is not synced, so that this mostly takes a copy in memory.
+    fn spill(&mut self, scheduler: &mut Scheduler, now: Timestamp) {
+        for _ in 0..SPILL_ROUND_MAX {
+            let Some(order) = scheduler.poll_spill() else { return };
+            let spilled = match order {
+                SpillOrder::Write { run, batches } => {
+                    let written = self.spill.as_mut().map(|spill| spill.write(run.0, &batches));
+                    let Some(Err(error)) = written else { continue };
+                    log::error!("{} batches cannot wait on disk and stay in memory: {error}", batches.len());
+                    Spilled::NotWritten { run, batches }
+                }
+                SpillOrder::Read { run, thread } => match self.spill.as_ref().map(|spill| spill.read(run.0, &thread)) {
+                    Some(Ok(batches)) => Spilled::Read { run, batches },
+                    Some(Err(error)) => {
+                        log::error!("batches of {thread} that wait on disk cannot be read: {error}; trying again");
+                        Spilled::NotRead { run }
+                    }
+                    None => Spilled::NotRead { run },
+                },
+            };
+            if let (Spilled::Read { run, .. }, Some(spill)) = (&spilled, self.spill.as_mut()) {
+                spill.forget(run.0);
+            }
+            scheduler.handle_spill(now, spilled);
+        }
+    }
+
     fn sleep(&self, scheduler: &Scheduler, switch: &Switch, now: Timestamp) -> Duration {
         if switch.is_congested() {
             return FLUSH_PAUSE;
+        }
+        if scheduler.has_spill_orders() {
+            return Duration::ZERO;
         }
         let timer = scheduler.poll_timeout().map_or(SLEEP_MAX, |due| due.since(now)).min(SLEEP_MAX);
         match switch.is_empty() {
@@ -177,7 +220,7 @@ impl Switch {
                 self.homes.insert(*lease, home);
                 Some(home)
             }
-            Order::Carry { lease, .. } | Order::Idle { lease } | Order::Close { lease } => {
+            Order::Connect { lease } | Order::Carry { lease, .. } | Order::Idle { lease } | Order::Close { lease } => {
                 self.homes.get(lease).copied()
             }
         };

@@ -42,7 +42,6 @@ impl Flows {
         self.batches == 0
     }
 
-    #[cfg(any(test, feature = "testing"))]
     pub(crate) fn len(&self) -> usize {
         self.batches
     }
@@ -91,6 +90,12 @@ impl Flows {
     pub(crate) fn next(&self) -> Option<BatchId> {
         let (_, flow) = self.order.first()?;
         self.flows.get(flow)?.batches.first().map(|(_, id)| *id)
+    }
+
+    /// The batches of the flow with most of them whose turn is last, so many at the most.
+    pub(crate) fn last_of_longest(&self, count: usize) -> Vec<BatchId> {
+        let longest = self.flows.values().max_by_key(|backlog| backlog.batches.len());
+        longest.into_iter().flat_map(|flow| flow.batches.iter().rev().take(count).map(|(_, id)| *id)).collect()
     }
 
     /// [`Flows::next`] goes out.

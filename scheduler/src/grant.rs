@@ -31,8 +31,11 @@ impl Scheduler {
     /// already do not stand in line for another: they ask again with their next event.
     pub(crate) fn start(&mut self, id: ThreadId, now: Timestamp) {
         let Some(thread) = self.threads.get(id) else { return };
-        let capped = thread.cap.filter(|(_, until)| now < *until).map_or(u32::MAX, |(agents, _)| agents.max(1));
-        let allowed = usize::try_from(thread.clause.thread_agents.min(capped)).unwrap_or(usize::MAX);
+        if thread.leases.is_empty() && self.join_failure(now, id) {
+            return;
+        }
+        let Some(thread) = self.threads.get(id) else { return };
+        let allowed = usize::try_from(thread.clause.thread_agents).unwrap_or(usize::MAX);
         let (ring, channel) = (thread.ring, thread.channel);
         if thread.leases.len() >= allowed {
             self.leave_line(id);
@@ -85,6 +88,8 @@ impl Scheduler {
             carried: BTreeMap::new(),
             since: now,
             fruitful: false,
+            works: false,
+            delivered: false,
             dismissed: false,
             mute: None,
             link: None,
@@ -119,6 +124,8 @@ impl Scheduler {
         let heir = self.threads.get(id).and_then(|thread| thread.leases.last()).copied();
         if let Some(lease) = heir.and_then(|heir| self.leases.get_mut(&heir)) {
             lease.link = ended.link;
+            lease.works = ended.works;
+            lease.delivered = ended.delivered;
         }
     }
 
@@ -147,6 +154,9 @@ impl Scheduler {
     fn join_line(&mut self, id: ThreadId, limit: Limit, standing: Standing) {
         if let Some(thread) = self.threads.get_mut(id) {
             thread.line = Some((limit, standing));
+            if let Some(ring) = self.rings.get_mut(thread.ring) {
+                ring.waiting.insert(id);
+            }
         }
         if let Some(level) = self.level_above(id, limit) {
             level.line.insert(standing, id);
@@ -155,7 +165,11 @@ impl Scheduler {
 
     /// Takes the thread out of the line it stands in, if any.
     pub(crate) fn leave_line(&mut self, id: ThreadId) {
-        let Some((limit, standing)) = self.threads.get_mut(id).and_then(|thread| thread.line.take()) else { return };
+        let Some(thread) = self.threads.get_mut(id) else { return };
+        let Some((limit, standing)) = thread.line.take() else { return };
+        if let Some(ring) = self.rings.get_mut(thread.ring) {
+            ring.waiting.remove(&id);
+        }
         if let Some(level) = self.level_above(id, limit) {
             level.line.remove(standing, id);
         }
@@ -183,7 +197,7 @@ impl Scheduler {
                 self.leave_line(id);
             }
         }
-        self.drop_unused_ring(ring);
+        self.drop_unused_ring(ring, now);
     }
 
     /// Gives the thread's agents as much of its due batches as they take.
@@ -342,6 +356,7 @@ impl Scheduler {
     pub(crate) fn close(&mut self, lease_id: LeaseId) {
         self.unidle(lease_id);
         self.unstart(lease_id);
+        self.unwork(lease_id);
         let Some(lease) = self.leases.get_mut(&lease_id) else { return };
         if lease.is_closing() {
             return;
@@ -364,6 +379,7 @@ impl Scheduler {
     pub(crate) fn end_lease(&mut self, lease_id: LeaseId) -> Option<Lease> {
         self.unidle(lease_id);
         self.unstart(lease_id);
+        self.unwork(lease_id);
         let lease = self.leases.remove(&lease_id)?;
         let closing = u32::from(lease.is_closing());
         self.each_level(lease.ring, lease.channel, |level| {

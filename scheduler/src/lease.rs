@@ -27,6 +27,10 @@ pub(crate) struct Lease {
     pub(crate) since: Timestamp,
     /// It has brought a verdict.
     pub(crate) fruitful: bool,
+    /// Its host has answered, and it is not about to close: it counts among the working ones of its ring.
+    pub(crate) works: bool,
+    /// It has delivered something.
+    pub(crate) delivered: bool,
     /// It was told to idle or to close: a release in good order is no surprise.
     pub(crate) dismissed: bool,
     /// It was ended because it had been silent for so long, and has not been heard of since.

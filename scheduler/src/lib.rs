@@ -51,15 +51,48 @@
 //!   count as a failure of the host. There is no watchdog over silent agents: their own timeouts end them.
 //! - Threads of the channel `hold` are never leased, and stay held until their batches are dropped or rerouted.
 //!
+//! # What replies change
+//!
+//! What a host says, or fails to say, is about its site as often as about one recipient. Each refusal falls into one
+//! class; the words of the reply decide before its code, and the `[[thread.reply]]` rules of the clause before both. A
+//! site is a ring: the threads of one clause with the same MX set. `n` counts such events in a row; *wait(n)* is
+//! `interval × retries[n - 1] × (1 ± jitter)`, or the rule's `suspend`.
+//!
+//! | class | recognised by | connections to the site | the site and its threads | recipients |
+//! |---|---|---|---|---|
+//! | `connect` | no address, refused, timed out, lost before mail | beside others that work: no more than those for wait(n); else 1 | down for wait(n), then one probe | due ones deferred once per back-off |
+//! | `tls` | TLS required and not to be had | the same | the same | the same |
+//! | `greeting-4xx` | 4xx as greeting, to EHLO or STARTTLS | the same | the same | the same |
+//! | `greeting-5xx` | 5xx there, when no other address does better | the same | down for wait(n + 2) | the same |
+//! | `unavailable` | 421, limits of one connection | none behind mail that was answered; else as `connect` at the third in a row | none, or down | unanswered ones stay due |
+//! | `connections` | "too many connections" and the like, 4xx or in the greeting | no more than the others for wait(n) | none while others work, else down | by the reply |
+//! | `rate` | "too much mail", "rate limit", "throttled"; any other 4.7.x to MAIL or the message | halved | nothing is sent for wait(n): `suspended` | those answered: by the reply; others stay due |
+//! | `reputation` | "reputation", "blocklist", "client host rejected" in a 4xx | 1 | `suspended` for wait(n + 2) | the same |
+//! | `recipient` | any other 4xx or 5xx to MAIL or RCPT, greylisting | none | none | by the reply |
+//! | `content` | any other 4xx or 5xx to the message | none | none | by the reply |
+//!
+//! - **Slow start.** A site begins with `initial_agents` connections; each that delivers allows another, up to
+//!   `ring_agents`. Where more were refused, one is tried when the hold is over and mail is delivered, then the next.
+//! - **A site that is down** has no connection. Its threads back off as it would be their turn, each reporting its due
+//!   batches once. When the time is over, one thread's agent probes it, and the others wait for that (`limit:probe`);
+//!   when it has answered, the site starts slowly. A thousand threads that are due at once make one connection.
+//! - **A new domain** has its agent wait for a word before it connects, since the domain may turn out to be one of a
+//!   thousand at a site that is known to be down, or has as many connections as it may have.
+//! - What was learned of a site is kept for [`SITE_MEMORY`] when the last of its threads is forgotten.
+//!
 //! # What it costs
 //!
-//! A batch takes about 240 octets, a thread with a ring of its own about 2 KiB. Work on all batches of a thread (a dead
+//! A batch takes about 240 octets, a thread with a ring of its own about 2 KiB. Batches beyond a window of so many wait on
+//! disk ([`Scheduler::set_window`]), at two or three octets each; a thread with a hundred thousand of them costs what one
+//! with a thousand does. Work on all batches of a thread (a dead
 //! host, a drop, a back-off that is over) is done [`SWEEP_MAX`] batches a turn. Sums are counted, never scanned for; listings are copied in pages of
 //! [`PAGE_MAX`].
 #![forbid(unsafe_code)]
 
 mod ages;
 mod batch;
+mod beyond;
+mod class;
 mod clause;
 pub mod control;
 mod driver;
@@ -71,11 +104,13 @@ mod limit;
 mod line;
 mod mute;
 mod operator;
+mod pace;
 mod query;
 mod recent;
 mod retry;
 mod scheduler;
 mod settle;
+mod site;
 pub mod snapshot;
 mod sweep;
 #[cfg(any(test, feature = "testing"))]
@@ -83,6 +118,7 @@ mod testing;
 mod thread;
 
 pub use ages::{AGE_LIMITS, AgeTable};
+pub use beyond::{BATCH_OCTETS, RUN_MAX, RunId, SpillOrder, Spilled};
 pub use clause::Settings;
 pub use driver::{Inlets, Outlets, QUERIES_MAX, QUEUE_MAX, REPORTS_MAX, SchedulerLoop};
 pub use grant::SLICE;
@@ -94,6 +130,7 @@ pub use recent::{Heard, RECENT_MAX};
 pub use retry::WAIT_MIN;
 pub use scheduler::{MEMORY, MEMORY_THREADS_MAX, OUTCOMES_MAX, Scheduler};
 pub use settle::FRUITLESS_MAX;
+pub use site::{SITE_MEMORY, SITES_MAX};
 pub use sweep::SWEEP_MAX;
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use zrelay_clock::Timestamp;
 use zrelay_config::Clause;
 
 use crate::line::{ByRank, Line, Standing};
+use crate::pace::Pace;
 use crate::snapshot::Load;
 use crate::thread::ThreadId;
 
@@ -60,6 +61,8 @@ pub(crate) enum Limit {
 #[derive(Debug)]
 pub(crate) struct Level {
     pub(crate) max: u32,
+    /// What the pace of a site allows of them now; what is there already stays.
+    pub(crate) window: u32,
     pub(crate) agents: u32,
     /// Leases among them that have been ordered to close: places that will be free.
     pub(crate) closing: u32,
@@ -74,6 +77,7 @@ impl Level {
     pub(crate) fn new(max: u32) -> Self {
         Self {
             max,
+            window: u32::MAX,
             agents: 0,
             closing: 0,
             idle: BTreeSet::new(),
@@ -84,7 +88,7 @@ impl Level {
     }
 
     pub(crate) fn is_full(&self) -> bool {
-        self.agents >= self.max
+        self.agents >= self.max.min(self.window)
     }
 
     /// More threads stand in line than places are about to be free.
@@ -111,6 +115,20 @@ pub(crate) struct Ring {
     pub(crate) clause: Arc<Clause>,
     pub(crate) level: Level,
     pub(crate) threads: u32,
+    pub(crate) pace: Pace,
+    /// Leases whose host has answered.
+    pub(crate) working: u32,
+    /// Its threads that stand in line, before whichever limit.
+    pub(crate) waiting: BTreeSet<ThreadId>,
+}
+
+impl Ring {
+    /// A ring whose site nothing is known of.
+    pub(crate) fn new(key: RingKey, clause: Arc<Clause>) -> Self {
+        let pace = Pace::new(clause.initial_agents, clause.ring_agents);
+        let level = Level { window: pace.window(), ..Level::new(clause.ring_agents) };
+        Self { key, clause, level, threads: 0, pace, working: 0, waiting: BTreeSet::new() }
+    }
 }
 
 /// A channel.

@@ -108,6 +108,10 @@ pub struct Changed {
     pub recipients: u64,
     /// Recipients under way with an agent: drop and expire do not concern them, the other actions do when they come back.
     pub under_way: u64,
+    /// Threads in which batches beyond the window are looked through for a message: what is found is done there as well,
+    /// at once, and not counted here.
+    #[serde(default)]
+    pub beyond: u64,
     /// Patterns that are held from now on, or not any more.
     #[serde(default)]
     pub patterns: u64,
@@ -149,7 +153,12 @@ impl Scheduler {
         for one in chosen {
             let Some(id) = self.find_thread(&one.thread) else { continue };
             let before = changed;
-            self.operate_on_batch(now, action, (id, one.batch), one.recipients.as_deref(), &mut changed);
+            let part = one.recipients.as_deref();
+            if self.threads.get(id).is_some_and(|thread| thread.batches.contains_key(&one.batch)) {
+                self.operate_on_batch(now, action, (id, one.batch), part, &mut changed);
+            } else if self.operate_beyond_on(action, (id, one.batch), part) {
+                changed.beyond += 1;
+            }
             if changed != before && last != Some(id) {
                 changed.threads += 1;
                 last = Some(id);
@@ -212,7 +221,8 @@ impl Scheduler {
             self.close_all(id);
             return;
         }
-        let Some(thread) = self.threads.get(id) else { return };
+        let Some(thread) = self.threads.get_mut(id) else { return };
+        thread.beyond.release();
         // One that is under way may be held for when it comes back.
         let leases = thread.leases.iter().filter_map(|lease| self.leases.get(lease));
         let carried = leases.flat_map(|lease| lease.carried.keys());
@@ -225,7 +235,9 @@ impl Scheduler {
     fn retry_thread(&mut self, id: ThreadId) {
         let Some(thread) = self.threads.get_mut(id) else { return };
         thread.fruitless = 0;
-        thread.cap = None;
+        let ring = thread.ring;
+        self.wake_site(ring);
+        let Some(thread) = self.threads.get_mut(id) else { return };
         if thread.backoff.failures > 0 {
             thread.forget_failures();
             let state = thread.state();
@@ -239,9 +251,10 @@ impl Scheduler {
             changed.threads += 1;
             self.operate_on_batch(now, action, (id, batch), None, changed);
         }
+        changed.beyond += u64::try_from(self.operate_beyond(action, message)).unwrap_or(u64::MAX);
     }
 
-    fn operate_on_batch(
+    pub(crate) fn operate_on_batch(
         &mut self,
         now: Timestamp,
         action: Action,

@@ -10,7 +10,8 @@ use zrelay_clock::Timestamp;
 use zrelay_spool::{Outcome, Queue, QueuedBatch, Request, ThreadKey, ThreadState};
 
 use crate::ages::Ages;
-use crate::batch::{Batch, Hold, Place};
+use crate::batch::{Batch, Hold};
+use crate::beyond::{Beyond, Window};
 use crate::clause::{Clauses, Settings};
 use crate::flows::Flows;
 use crate::holds::Holds;
@@ -18,6 +19,7 @@ use crate::lease::Lease;
 use crate::limit::{Channel, ChannelId, Level, Ring, RingId, RingKey, RingPlace};
 use crate::recent::Recent;
 use crate::retry::Rng;
+use crate::site::SiteMemory;
 use crate::snapshot::{Load, Tally};
 use crate::thread::{Backoff, Thread, ThreadId};
 
@@ -35,7 +37,7 @@ pub const OUTCOMES_MAX: usize = 1024;
 /// - mutators: what an operator wants ([`Scheduler::operate`], [`Scheduler::drain`]).
 /// - getters: snapshots for the tools.
 /// - `poll_*`: what the driver has to do now, in any order: hand out [`poll_order`](Self::poll_order)s, record
-///   [`poll_record`](Self::poll_record)s, and call [`handle_timeout`](Self::handle_timeout) at
+///   [`poll_record`](Self::poll_record)s, do what [`poll_spill`](Self::poll_spill) says, and call [`handle_timeout`](Self::handle_timeout) at
 ///   [`poll_timeout`](Self::poll_timeout).
 #[derive(Debug)]
 pub struct Scheduler {
@@ -46,6 +48,7 @@ pub struct Scheduler {
     pub(crate) names: BTreeMap<ThreadKey, ThreadId>,
     pub(crate) rings: SlotMap<RingId, Ring>,
     pub(crate) ring_names: HashMap<RingKey, RingId>,
+    pub(crate) site_memory: SiteMemory,
     pub(crate) channels: Vec<Channel>,
     channel_agents: Vec<(String, u32)>,
     /// The level of all agents together.
@@ -68,6 +71,7 @@ pub struct Scheduler {
     records: VecDeque<Request>,
     outcomes: Vec<Outcome>,
     pub(crate) tally: Tally,
+    pub(crate) window: Window,
 }
 
 /// Whether the hub goes on or down.
@@ -88,6 +92,7 @@ impl Scheduler {
             names: BTreeMap::new(),
             rings: SlotMap::with_key(),
             ring_names: HashMap::new(),
+            site_memory: SiteMemory::default(),
             channels: Vec::new(),
             channel_agents: settings.channel_agents,
             all: Level::new(settings.agents),
@@ -106,6 +111,7 @@ impl Scheduler {
             records: VecDeque::new(),
             outcomes: Vec::new(),
             tally: Tally::default(),
+            window: Window::default(),
         }
     }
 
@@ -129,7 +135,7 @@ impl Scheduler {
             Report::Hungry { lease, credit } => self.hungry(lease, credit),
             Report::Settled { lease, batch, verdicts, rest } => self.settled(now, lease, batch, verdicts, rest),
             Report::Returned { lease, batch } => self.returned(now, lease, batch),
-            Report::Site { lease, site } => self.moved(lease, site),
+            Report::Site { lease, site } => self.located(now, lease, site),
             Report::Link { lease, link } => {
                 if let Some(lease) = self.leases.get_mut(&lease) {
                     lease.link = Some(link);
@@ -208,7 +214,7 @@ impl Scheduler {
                 self.serve_lines(ring, channel, now);
             } else if let Some(thread) = self.dirty.pop_front() {
                 self.pump(thread, now);
-            } else if !self.balance(now) {
+            } else if !self.balance(now) && !self.relieve(now) {
                 break;
             }
         }
@@ -221,6 +227,7 @@ impl Scheduler {
         if self.may_run(id, now) {
             self.feed(id, now);
         }
+        self.fetch(id, now);
         if self.wants_agent(id, now) {
             self.start(id, now);
         } else {
@@ -229,6 +236,7 @@ impl Scheduler {
         self.rest(id, now);
         self.arm(id, now);
         self.note_emptiness(id, now);
+        self.note_size(id);
     }
 
     /// Whether the thread's due batches may go out, limits aside.
@@ -239,6 +247,12 @@ impl Scheduler {
             && !thread.is_held()
             && thread.sweeps.is_empty()
             && !thread.backs_off(now)
+            && self.suspended(thread, now).is_none()
+    }
+
+    /// Until when the thread's site is left alone although it takes mail.
+    fn suspended(&self, thread: &Thread, now: Timestamp) -> Option<Timestamp> {
+        self.rings.get(thread.ring)?.pace.suspended(now).map(|(until, _)| until)
     }
 
     /// Marks a thread for the end of this turn.
@@ -258,14 +272,18 @@ impl Scheduler {
     }
 
     fn arm(&mut self, id: ThreadId, now: Timestamp) {
+        let suspended = self.threads.get(id).and_then(|thread| self.suspended(thread, now));
         let Some(thread) = self.threads.get_mut(id) else { return };
         // One in the past is there if the clock is not heeded now, or has brought more than one turn may wake.
         let heeded = thread.wakes();
         let wake = thread.queue.first().map(|(wake, _)| *wake).filter(|wake| heeded || *wake > now);
+        let wake = wake.into_iter().chain(thread.next_beyond().filter(|wake| *wake > now)).min();
         let next = if thread.is_held() || self.paused.is_some() {
             None
         } else if thread.backs_off(now) {
             Some(wake.map_or(thread.backoff.due, |wake| wake.min(thread.backoff.due)))
+        } else if let Some(until) = suspended.filter(|_| thread.has_due() || !thread.beyond.is_empty()) {
+            Some(wake.map_or(until, |wake| wake.min(until)))
         } else {
             wake
         };
@@ -288,7 +306,7 @@ impl Scheduler {
                 thread.empty = Some(now);
                 self.empty.insert((now, id));
                 if self.empty.len() > MEMORY_THREADS_MAX {
-                    self.forget_eldest();
+                    self.forget_eldest(now);
                 }
             }
             (false, Some(since)) => {
@@ -301,14 +319,15 @@ impl Scheduler {
 
     fn forget_empty(&mut self, now: Timestamp) {
         while self.empty.first().is_some_and(|(since, _)| *since + MEMORY <= now) {
-            self.forget_eldest();
+            self.forget_eldest(now);
         }
     }
 
-    fn forget_eldest(&mut self) {
+    fn forget_eldest(&mut self, now: Timestamp) {
         let Some((_, id)) = self.empty.pop_first() else { return };
         self.leave_line(id);
         let Some(mut thread) = self.threads.remove(id) else { return };
+        self.forget_size(id, &thread);
         if thread.backoff.failures > 0 {
             thread.backoff = Backoff::default();
             self.record(Request::Thread(thread.state()));
@@ -323,15 +342,16 @@ impl Scheduler {
         if let Some(ring) = self.rings.get_mut(thread.ring) {
             ring.threads = ring.threads.saturating_sub(1);
         }
-        self.drop_unused_ring(thread.ring);
+        self.drop_unused_ring(thread.ring, now);
     }
 
-    pub(crate) fn drop_unused_ring(&mut self, id: RingId) {
+    pub(crate) fn drop_unused_ring(&mut self, id: RingId, now: Timestamp) {
         let unused = |ring: &Ring| ring.threads == 0 && ring.level.agents == 0;
         if !self.rings.get(id).is_some_and(unused) {
             return;
         }
         if let Some(ring) = self.rings.remove(id) {
+            self.keep_pace(now, &ring);
             self.ring_names.remove(&ring.key);
         }
     }
@@ -341,33 +361,27 @@ impl Scheduler {
             return;
         }
         let id = self.thread_named(&queued.thread);
-        let Some(thread) = self.threads.get_mut(id) else { return };
+        let (received, load) = (queued.received, Load::of(&queued.recipients, queued.size));
+        if self.insert_batch(id, queued, now) {
+            self.count_in(id, received, load);
+            self.touch(id);
+        }
+    }
+
+    /// Takes a batch into memory, without counting it. Says whether it was not there.
+    pub(crate) fn insert_batch(&mut self, id: ThreadId, queued: QueuedBatch, now: Timestamp) -> bool {
+        let Some(thread) = self.threads.get_mut(id) else { return false };
         if thread.batches.contains_key(&queued.id) {
             log::warn!("batch {} is in the queue of {} already", queued.id, queued.thread);
-            return;
+            return false;
         }
         // Behind a restart in the middle of a back-off, what has been tried before has been reported before.
         let known = thread.backoff.failures > 0 && queued.attempts > 0;
-        let load = Load::of(&queued.recipients, queued.size);
-        let received = queued.received;
-        let batch = Batch {
-            recipients: queued.recipients,
-            received: queued.received,
-            size: queued.size,
-            due: queued.due,
-            wake: queued.due,
-            last: queued.last,
-            copies: queued.copies,
-            flow: queued.flow,
-            attempts: queued.attempts,
-            reported: if known { thread.backoff.epoch } else { 0 },
-            place: Place::Queued,
-            hold: Hold::from_flag(queued.held),
-        };
-        thread.batches.insert(queued.id, batch);
-        thread.enqueue(queued.id, now);
-        self.count_in(id, received, load);
-        self.touch(id);
+        let reported = if known { thread.backoff.epoch } else { 0 };
+        let batch_id = queued.id;
+        thread.batches.insert(batch_id, Batch::of(queued, reported));
+        thread.enqueue(batch_id, now);
+        true
     }
 
     fn recall_thread(&mut self, state: ThreadState) {
@@ -405,6 +419,8 @@ impl Scheduler {
             ring,
             channel,
             batches: BTreeMap::new(),
+            beyond: Beyond::default(),
+            size: None,
             flows: Flows::default(),
             queue: BTreeSet::new(),
             aside: BTreeSet::new(),
@@ -418,7 +434,6 @@ impl Scheduler {
             held_by: self.holds.find(key),
             proven: false,
             fruitless: 0,
-            cap: None,
             line: None,
             timer: None,
             sweeps: VecDeque::new(),
@@ -443,8 +458,7 @@ impl Scheduler {
         if let Some(id) = self.ring_names.get(&key) {
             return *id;
         }
-        let level = Level::new(clause.ring_agents);
-        let id = self.rings.insert(Ring { key: key.clone(), clause: clause.clone(), level, threads: 0 });
+        let id = self.rings.insert(Ring::new(key.clone(), clause.clone()));
         self.ring_names.insert(key, id);
         id
     }

@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
-use zrelay_agent::{Credit, Judgement, LeaseId, Release, Rest, Site, Verdict};
+use zrelay_agent::{Credit, Judgement, LeaseId, Order, Release, Rest, Site, Verdict};
 use zrelay_clock::Timestamp;
-use zrelay_spool::{BatchId, Diagnostic, Disposition, Outcome, Request};
+use zrelay_config::ReplyClass;
+use zrelay_spool::{BatchId, Diagnostic, Disposition, Outcome};
 
 use crate::batch::Place;
+use crate::class::classify;
 use crate::lease::{Carried, LeaseState, Mark, Window};
 use crate::limit::{Limit, RingKey, RingPlace};
 use crate::mute;
@@ -56,9 +58,7 @@ impl Scheduler {
         if let Some(thread) = self.threads.get_mut(thread).filter(|_| !verdicts.is_empty()) {
             thread.fruitless = 0;
         }
-        if verdicts.iter().any(speaks_for_the_host) {
-            self.host_works(thread);
-        }
+        self.learn(now, lease_id, thread, &verdicts);
         for verdict in verdicts {
             self.judge(now, thread, batch_id, &mut carried, verdict);
         }
@@ -166,6 +166,9 @@ impl Scheduler {
         for (batch, carried) in std::mem::take(&mut lease.carried) {
             self.finish_carry(id, batch, &carried, now);
         }
+        if let Release::Ended(diagnostic) = &reason {
+            self.ended(now, id, diagnostic);
+        }
         match reason {
             Release::Done if lease.mute.is_some() => {
                 self.host_failed(now, id, mute::diagnostic(lease.mute.unwrap_or_default()));
@@ -184,6 +187,19 @@ impl Scheduler {
         }
     }
 
+    /// A working connection was ended by the far side: perhaps with a word on the pace.
+    fn ended(&mut self, now: Timestamp, id: ThreadId, diagnostic: &Arc<Diagnostic>) {
+        let Some(thread) = self.threads.get(id) else { return };
+        let (ring, clause) = (thread.ring, thread.clause.clone());
+        let classified = classify(&clause, diagnostic);
+        let refused = classified.class == ReplyClass::Connections;
+        // If no other works it is no use to talk of fewer; it counts as fruitless, if it was.
+        if !refused || self.rings.get(ring).is_some_and(|ring| ring.working > 0) {
+            let beside = self.open_agents(ring);
+            self.push_back(now, ring, &clause, classified, diagnostic, beside);
+        }
+    }
+
     fn fruitless(&mut self, now: Timestamp, id: ThreadId, diagnostic: Arc<Diagnostic>) {
         let Some(thread) = self.threads.get_mut(id) else { return };
         thread.fruitless += 1;
@@ -192,44 +208,9 @@ impl Scheduler {
         }
     }
 
-    /// The host cannot be worked with: the thread backs off, once, whatever arrives for it meanwhile. When other
-    /// agents of the thread do work, it is only the further agent that the host does not want.
-    fn host_failed(&mut self, now: Timestamp, id: ThreadId, diagnostic: Arc<Diagnostic>) {
-        let Some(thread) = self.threads.get_mut(id) else { return };
-        thread.recent.hear(now, Disposition::Deferred, &diagnostic, 0);
-        thread.fruitless = 0;
-        let productive =
-            thread.leases.iter().filter_map(|lease| self.leases.get(lease)).any(|l| l.fruitful && !l.is_closing());
-        if productive {
-            let agents = u32::try_from(thread.leases.len()).unwrap_or(u32::MAX);
-            thread.cap = Some((agents, now + retry::wait(&thread.clause, 1, &mut self.rng)));
-            thread.backoff.last = Some(diagnostic);
-            return;
-        }
-        if thread.batches.is_empty() || thread.backs_off(now) {
-            thread.backoff.last = Some(diagnostic);
-            return;
-        }
-        thread.proven = false;
-        thread.backoff.failures = thread.backoff.failures.saturating_add(1);
-        thread.backoff.due = now + retry::wait(&thread.clause, thread.backoff.failures, &mut self.rng);
-        thread.backoff.last = Some(diagnostic.clone());
-        let (state, due) = (thread.state(), thread.backoff.due);
-        self.record(Request::Thread(state));
-        self.close_all(id);
-        self.sweep(id, Work::HostFailed { diagnostic, due });
-    }
-
-    /// The host has answered: failures are forgotten.
-    fn host_works(&mut self, id: ThreadId) {
-        let Some(thread) = self.threads.get_mut(id).filter(|thread| thread.backoff.failures > 0) else { return };
-        thread.forget_failures();
-        let state = thread.state();
-        self.record(Request::Thread(state));
-    }
-
     /// Begins something that concerns all batches of the thread that are there now.
     pub(crate) fn sweep(&mut self, id: ThreadId, work: Work) {
+        self.sweep_beyond(id, &work);
         let Some(thread) = self.threads.get_mut(id) else { return };
         let Some((last, _)) = thread.batches.last_key_value() else { return };
         let sweep = Sweep::until(*last, work);
@@ -240,10 +221,22 @@ impl Scheduler {
         self.touch(id);
     }
 
+    /// The thread's host turned out to be this site. The agent waits for a word before it connects: a thousand domains
+    /// of one site must not become a thousand connections before that is known.
+    pub(crate) fn located(&mut self, now: Timestamp, lease_id: LeaseId, site: Site) {
+        let Some(id) = self.leases.get(&lease_id).map(|lease| lease.thread) else { return };
+        self.moved(now, id, site);
+        let Some(lease) = self.leases.get(&lease_id).filter(|lease| !lease.is_closing()) else { return };
+        if self.rings.get(lease.ring).is_some_and(|ring| ring.rests(now)) {
+            self.close(lease_id);
+        } else {
+            self.order(Order::Connect { lease: lease_id });
+        }
+    }
+
     /// The thread's host turned out to be this site: the thread moves to the site's ring with its agents. An agent
     /// for which that ring has no place closes, and counts in the old ring until it has.
-    pub(crate) fn moved(&mut self, lease_id: LeaseId, site: Site) {
-        let Some(id) = self.leases.get(&lease_id).map(|lease| lease.thread) else { return };
+    fn moved(&mut self, now: Timestamp, id: ThreadId, site: Site) {
         let Some(thread) = self.threads.get(id) else { return };
         let key = RingKey { channel: thread.channel, clause: thread.clause_index, place: RingPlace::Site(site) };
         if self.rings.get(thread.ring).is_some_and(|ring| ring.key == key) {
@@ -254,38 +247,48 @@ impl Scheduler {
         if matches!(thread.line, Some((Limit::Ring, _))) {
             self.leave_line(id);
         }
+        let is_new = !self.ring_names.contains_key(&key);
         let new = self.ring_named(key, &clause);
+        if is_new {
+            self.recall_pace(now, new);
+        }
+        let mut waits = false;
         if let Some(thread) = self.threads.get_mut(id) {
             thread.ring = new;
+            waits = thread.line.is_some();
         }
         if let Some(ring) = self.rings.get_mut(old) {
+            ring.waiting.remove(&id);
             ring.threads = ring.threads.saturating_sub(1);
             ring.level.load.remove(load);
         }
         if let Some(ring) = self.rings.get_mut(new) {
             ring.threads += 1;
             ring.level.load.add(load);
+            if waits {
+                ring.waiting.insert(id);
+            }
         }
         for lease in leases {
-            self.move_lease(lease, new);
+            self.move_lease(now, lease, new);
         }
         self.freed.push((old, channel));
         self.changed_rings.push(new);
         self.touch(id);
     }
 
-    fn move_lease(&mut self, lease_id: LeaseId, new: crate::limit::RingId) {
+    fn move_lease(&mut self, now: Timestamp, lease_id: LeaseId, new: crate::limit::RingId) {
         let Some(lease) = self.leases.get_mut(&lease_id) else { return };
         if lease.is_closing() {
             return;
         }
-        let full = self.rings.get(new).is_none_or(|ring| ring.level.is_full());
+        let full = self.rings.get(new).is_none_or(|ring| ring.level.is_full() || ring.rests(now));
         if full {
             self.close(lease_id);
             return;
         }
         let old = std::mem::replace(&mut lease.ring, new);
-        let (rank, since) = (lease.rank, lease.since);
+        let (rank, since, working) = (lease.rank, lease.since, u32::from(lease.works));
         let starting = (lease.state == LeaseState::Starting).then_some((since, lease_id));
         let idle = match lease.state {
             LeaseState::Idle(since) => Some((since, lease_id)),
@@ -293,6 +296,7 @@ impl Scheduler {
         };
         if let Some(ring) = self.rings.get_mut(old) {
             ring.level.agents = ring.level.agents.saturating_sub(1);
+            ring.working = ring.working.saturating_sub(working);
             if let Some(idle) = idle {
                 ring.level.idle.remove(&idle);
             }
@@ -300,13 +304,9 @@ impl Scheduler {
         }
         if let Some(ring) = self.rings.get_mut(new) {
             ring.level.agents += 1;
+            ring.working += working;
             ring.level.idle.extend(idle);
             ring.level.starting.of_mut(rank).extend(starting);
         }
     }
-}
-
-/// Whether the verdict shows that the host can be worked with: it took something, or it said something.
-fn speaks_for_the_host(verdict: &Verdict) -> bool {
-    matches!(verdict.judgement, Judgement::Delivered { .. }) || verdict.diagnostic.code != 0
 }

@@ -66,6 +66,9 @@ pub struct Tally {
     pub expired: u64,
     /// Dropped by an operator.
     pub dropped: u64,
+    /// Their senders were told of the delay.
+    #[serde(default)]
+    pub delayed: u64,
 }
 
 impl Tally {
@@ -76,6 +79,7 @@ impl Tally {
             Disposition::Failed => &mut self.failed,
             Disposition::Expired => &mut self.expired,
             Disposition::Dropped => &mut self.dropped,
+            Disposition::Delayed => &mut self.delayed,
         };
         *count += u64::try_from(recipients).unwrap_or(0);
     }

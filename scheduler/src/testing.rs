@@ -1,5 +1,7 @@
 //! What must always hold of a scheduler between two inputs, for its own tests and for the simulation of the whole hub.
 
+use std::collections::BTreeSet;
+
 use zrelay_clock::Timestamp;
 use zrelay_spool::{BatchId, ThreadKey};
 
@@ -23,6 +25,11 @@ impl Scheduler {
             check_level(&ring.level, self, |lease| lease.ring == id);
             let threads = self.threads.values().filter(|thread| thread.ring == id);
             assert_eq!(threads.count(), ring.threads as usize);
+            let working = self.leases.values().filter(|lease| lease.ring == id && lease.works).count();
+            assert_eq!(working, ring.working as usize);
+            assert_eq!(ring.level.window, ring.pace.window());
+            let in_line = self.threads.iter().filter(|(_, thread)| thread.ring == id && thread.line.is_some());
+            assert_eq!(in_line.map(|(thread, _)| thread).collect::<BTreeSet<_>>(), ring.waiting);
         }
         for (index, channel) in self.channels.iter().enumerate() {
             check_level(&channel.level, self, |lease| lease.channel.0 == index);
@@ -55,6 +62,9 @@ impl Scheduler {
         assert!(thread.leases.len() <= thread.clause.thread_agents as usize, "{key}: too many agents");
         let wakes = self.paused.is_none() && thread.wakes();
         assert!(!wakes || thread.queue.first().is_none_or(|(wake, _)| *wake > now), "{key} sleeps on");
+        // One that is due in a run that could not be read a moment ago is put off.
+        let beyond = thread.beyond.times().is_some_and(|(due, _)| due <= now) && self.may_run(id, now);
+        assert!(!beyond || thread.has_due() || self.has_spill_orders(), "{key} waits for batches beyond the window");
         if !self.may_run(id, now) || !thread.has_due() {
             assert!(thread.line.is_none() || self.paused.is_some(), "{key} stands in line for nothing");
             return;
@@ -86,7 +96,7 @@ impl Scheduler {
 }
 
 fn check_books(thread: &Thread, now: Timestamp) {
-    let mut load = Load::default();
+    let mut load = thread.beyond.load();
     thread.batches.values().for_each(|batch| load.add(Load::of(&batch.recipients, batch.size)));
     assert_eq!(load, thread.load);
     assert_eq!(load.recipients, thread.ages.sum());

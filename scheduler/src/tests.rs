@@ -2,8 +2,10 @@
 
 mod fairness;
 mod mute;
+mod pace;
 mod running;
 mod scale;
 mod scenes;
 mod simulation;
+mod window;
 mod world;

@@ -10,6 +10,7 @@ use zrelay_spool::{BatchId, Diagnostic, ThreadKey, ThreadState};
 
 use crate::ages::Ages;
 use crate::batch::{Batch, Hold, Place};
+use crate::beyond::Beyond;
 use crate::flows::Flows;
 use crate::limit::{ChannelId, Limit, RingId};
 use crate::line::{Rank, Standing};
@@ -34,8 +35,12 @@ pub(crate) struct Thread {
     pub(crate) clause_index: usize,
     pub(crate) ring: RingId,
     pub(crate) channel: ChannelId,
-    /// All batches, by name, which is the order in which their messages came.
+    /// All batches in memory, by name, which is the order in which their messages came.
     pub(crate) batches: BTreeMap<BatchId, Batch>,
+    /// The other ones.
+    pub(crate) beyond: Beyond,
+    /// The order of magnitude of `batches`, as far as the window knows it.
+    pub(crate) size: Option<u32>,
     /// Those that are due.
     pub(crate) flows: Flows,
     /// Those that are neither due nor carried nor held, by the time at which something is to be done with them.
@@ -55,8 +60,6 @@ pub(crate) struct Thread {
     pub(crate) proven: bool,
     /// Leases in a row that ended early without a single verdict.
     pub(crate) fruitless: u32,
-    /// Concurrency that the host tolerated, until then.
-    pub(crate) cap: Option<(u32, Timestamp)>,
     pub(crate) line: Option<(Limit, Standing)>,
     pub(crate) timer: Option<Timestamp>,
     pub(crate) sweeps: VecDeque<Sweep>,
@@ -111,7 +114,33 @@ impl Thread {
 
     /// When the batch may go out, as far as it and the host are concerned.
     pub(crate) fn due(&self, batch: &Batch) -> Timestamp {
-        if self.backoff.failures > 0 { batch.due.max(self.backoff.due) } else { batch.due }
+        self.due_at(batch.due)
+    }
+
+    /// When something that is due by itself then may go out as far as the host is concerned.
+    pub(crate) fn due_at(&self, due: Timestamp) -> Timestamp {
+        if self.backoff.failures > 0 { due.max(self.backoff.due) } else { due }
+    }
+
+    /// Whether there are any batches, in memory or not.
+    pub(crate) fn has_batches(&self) -> bool {
+        !(self.batches.is_empty() && self.beyond.is_empty())
+    }
+
+    /// When a message that came in then comes to its expiry.
+    pub(crate) fn expires(&self, received: Timestamp) -> Timestamp {
+        received + self.clause.expiry
+    }
+
+    /// When something is to be done next with a batch that is not due, in memory or not.
+    pub(crate) fn next_wake(&self) -> Option<Timestamp> {
+        self.queue.first().map(|(wake, _)| *wake).into_iter().chain(self.next_beyond()).min()
+    }
+
+    /// When something is to be done next with a batch beyond the window. In the past when it waits for its turn.
+    pub(crate) fn next_beyond(&self) -> Option<Timestamp> {
+        let (due, expires) = self.beyond.times()?;
+        Some(self.due_at(due).min(expires))
     }
 
     /// Whether something is due.
@@ -181,7 +210,7 @@ impl Thread {
 
     /// Nothing but its memory is left.
     pub(crate) fn is_forgettable(&self, now: Timestamp) -> bool {
-        self.batches.is_empty()
+        !self.has_batches()
             && self.leases.is_empty()
             && self.sweeps.is_empty()
             && !self.hold.is_held()

@@ -22,12 +22,13 @@ use zrelay_config::Config;
 use zrelay_mailbox::{SendError, Sender, mailbox};
 use zrelay_router::{Router, Worker};
 use zrelay_scheduler::control::{ControlServer, SpoolStore, Stopper};
-use zrelay_scheduler::{Outlets, Scheduler, SchedulerHandle, SchedulerLoop, Settings};
+use zrelay_scheduler::{BATCH_OCTETS, Outlets, Scheduler, SchedulerHandle, SchedulerLoop, Settings};
 use zrelay_sites::{Keeper, Sites};
 use zrelay_smtp::AgentLoop;
 use zrelay_smtpserver::{Control, Intake};
-use zrelay_spool::{Reader, Request, Spool};
+use zrelay_spool::{Reader, Request, Spill, Spool};
 use zrelay_tls::{ClientTls, Roots, ServerTls};
+use zrelay_trace::Tracing;
 
 use super::access::Users;
 use super::store::HubStore;
@@ -83,26 +84,38 @@ impl Hub {
             .map(|tls| ServerTls::from_pem(&tls.certificate, &tls.key))
             .transpose()
             .map_err(Failure::new)?;
-        let options =
-            zrelay_spool::Options { reserve_bytes: config.intake.reserve, ..zrelay_spool::Options::new(&config.spool) };
+        // Five eighths for the books, a quarter for batches; the rest is for what is on its way between the rooms.
+        let options = zrelay_spool::Options {
+            reserve_bytes: config.intake.reserve,
+            memory_bytes: config.queue.memory / 8 * 5,
+            ..zrelay_spool::Options::new(&config.spool)
+        };
+        let window = usize::try_from(config.queue.memory / 4 / BATCH_OCTETS).unwrap_or(usize::MAX);
         let (spool, handle, recovered) = Spool::open(options, clock.now()).map_err(Failure::new)?;
+        let spill = Spill::create(&config.spool).map_err(|error| {
+            Failure::new(format_args!("cannot create a file in {}: {error}; make it writable", config.spool.display()))
+        })?;
         let (scheduler_loop, inlets) = SchedulerLoop::new().map_err(no_descriptors)?;
+        let scheduler_loop = scheduler_loop.with_spill(spill);
+        let tracing = Tracing::new();
         let access = Box::new(Users::new(config.access.clone()));
         let (keeper, sites) = Keeper::open(&config.spool.join(SITES), clock);
         let store = Box::new(HubStore { spool: SpoolStore(handle.clone()), sites: sites.clone(), clock });
         let version = env!("CARGO_PKG_VERSION");
-        let control = ControlServer::bind(&config.control, inlets.handle.clone(), store, access, version, clock)
-            .map_err(Failure::new)?;
+        let control =
+            ControlServer::bind(&config.control, inlets.handle.clone(), store, access, tracing.clone(), version, clock)
+                .map_err(Failure::new)?;
         let options = zrelay_smtpserver::Options { storage: handle.clone(), tls, clock };
         let intake = Intake::bind(config, options).map_err(Failure::new)?;
 
         let addresses = intake.local_addresses();
         let messages = recovered.messages();
         let stopper = control.stopper();
-        let agents = start_agents(config, &handle.reader(), &sites, &inlets.reports, clock, notices)?;
+        let agents = start_agents(config, &handle.reader(), &sites, &tracing, &inlets.reports, clock, notices)?;
         let outlets = Outlets { spool: handle.sender(), smtp: agents.smtp, local: agents.local };
         let agents = agents.threads;
-        let scheduler = Scheduler::new(Settings::from(config), seed());
+        let mut scheduler = Scheduler::new(Settings::from(config), seed());
+        scheduler.set_window(window);
         let scheduler = Thread::start("scheduler", notices, move || scheduler_loop.run(scheduler, outlets, &clock))?;
 
         let (routing, arrived) = mailbox(ROUTING_MAX);
@@ -221,6 +234,7 @@ fn start_agents(
     config: &Config,
     reader: &Reader,
     sites: &Sites,
+    tracing: &Tracing,
     reports: &Sender<Report>,
     clock: Clock,
     notices: &Notices,
@@ -237,6 +251,7 @@ fn start_agents(
             },
             tls: tls.clone(),
             sites: sites.clone(),
+            tracing: tracing.clone(),
             clock,
             seed: seed(),
         };

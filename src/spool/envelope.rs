@@ -2,7 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 use zrelay_clock::Timestamp;
-use zrelay_spool::{Content, Envelope, Fate, MessageId, Notify, Offline, Recipient, Ret, Stored};
+use zrelay_spool::{
+    ByMode, Content, DeliverBy, Envelope, Fate, Flow, Handling, MessageId, Notify, Offline, Recipient, Ret, Stored,
+};
 use zrelay_wire::{Address, ForwardPath, Utf8};
 
 /// What `ID.json` holds. Field names are stable; fields that are not known are refused rather than lost.
@@ -28,6 +30,14 @@ pub(super) struct Exported {
     /// In xtext, as it came (RFC 3461).
     pub(super) envid: Option<String>,
     pub(super) ret: Option<Return>,
+    /// The number of the flow it belongs to, where that is not its sender's domain's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) flow: Option<u32>,
+    /// RFC 6710, -9 to 9.
+    #[serde(default)]
+    pub(super) priority: i8,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) deliver_by: Option<ExportedDeliverBy>,
     /// Reverse paths without brackets; `""` is the null sender.
     pub(super) senders: Vec<String>,
     pub(super) recipients: Vec<ExportedRecipient>,
@@ -43,6 +53,18 @@ pub(super) struct ExportedRecipient {
     pub(super) orcpt: Option<String>,
     pub(super) notify: Option<Vec<Condition>>,
     pub(super) state: State,
+}
+
+/// RFC 2852 `BY`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ExportedDeliverBy {
+    /// The deadline, microseconds since the Unix epoch.
+    pub(super) deadline_micros: u64,
+    /// `R`: returned when it is over; else `N`.
+    pub(super) returns: bool,
+    /// `T`.
+    pub(super) trace: bool,
 }
 
 /// RFC 3461 `RET`.
@@ -94,6 +116,7 @@ impl Exported {
             }
         };
         let Content { eight_bit, smtputf8 } = stored.content();
+        let Handling { flow, priority, deliver_by } = stored.handling();
         Self {
             version: VERSION,
             message: id.to_string(),
@@ -109,6 +132,13 @@ impl Exported {
                 Ret::Full => Return::Full,
                 Ret::Headers => Return::Headers,
             }),
+            flow: flow.map(|flow| flow.0),
+            priority,
+            deliver_by: deliver_by.map(|by| ExportedDeliverBy {
+                deadline_micros: by.deadline.as_micros(),
+                returns: by.mode == ByMode::Return,
+                trace: by.trace,
+            }),
             senders: (0..stored.senders()).map(|index| stored.sender(index).to_owned()).collect(),
             recipients: (0..stored.recipients()).map(recipient).collect(),
         }
@@ -121,6 +151,9 @@ impl Exported {
         }
         for ExportedRecipient { address, .. } in &self.recipients {
             ForwardPath::parse(address.as_bytes(), Utf8::Allowed).map_err(|error| format!("{address:?}: {error}"))?;
+        }
+        if !(-9..=9).contains(&self.priority) {
+            return Err(format!("{} is no priority; expected -9 to 9", self.priority));
         }
         if self.recipients.iter().any(|recipient| recipient.sender as usize >= self.senders.len()) {
             return Err("a recipient names a sender that is not there".to_owned());
@@ -147,6 +180,11 @@ impl Exported {
             sender: recipient.sender,
             orcpt: recipient.orcpt,
         };
+        let deliver_by = self.deliver_by.map(|by| DeliverBy {
+            deadline: Timestamp::from_micros(by.deadline_micros),
+            mode: if by.returns { ByMode::Return } else { ByMode::Notify },
+            trace: by.trace,
+        });
         Envelope {
             received: Timestamp::from_micros(self.received_micros),
             trace,
@@ -157,6 +195,7 @@ impl Exported {
                 Return::Full => Ret::Full,
                 Return::Headers => Ret::Headers,
             }),
+            handling: Handling { flow: self.flow.map(Flow), priority: self.priority, deliver_by },
             senders: self.senders,
             recipients: open.map(recipient).collect(),
             origin: None,

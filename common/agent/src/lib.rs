@@ -1,7 +1,7 @@
 //! The agent protocol: what the scheduler and the transport agents say to each other.
 //!
 //! ```text
-//!   scheduler ──Order──▶ agent    Lease(thread, clause) · Carry(batch) · Idle · Close
+//!   scheduler ──Order──▶ agent    Lease(thread, clause) · Connect · Carry(batch) · Idle · Close
 //!   agent ──Report──▶ scheduler   Hungry(credit) · Settled(batch, verdicts) · Returned · Site · Link · Released
 //! ```
 //!
@@ -45,6 +45,11 @@ pub enum Order {
         clause: Arc<Clause>,
         /// The idle lease of the same ring whose connection is to be used; that lease ends without a `Released`.
         takes_over: Option<LeaseId>,
+    },
+    /// The site that was reported is free for this agent: connect. Agents that reported a [`Report::Site`] wait for it.
+    Connect {
+        /// To whom.
+        lease: LeaseId,
     },
     /// Work, within the credit given.
     Carry {
@@ -113,7 +118,7 @@ pub enum Report {
         /// The batch.
         batch: BatchId,
     },
-    /// The MX set that the host resolved to.
+    /// The MX set that the host resolved to; the agent goes on when it is told to [`Order::Connect`].
     Site {
         /// By whom.
         lease: LeaseId,

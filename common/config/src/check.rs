@@ -1,5 +1,6 @@
 //! From the file to the [`Config`]: defaults filled in, units applied, every value held against its range.
 
+mod pace;
 mod read;
 mod value;
 
@@ -14,7 +15,7 @@ use crate::error::Finding;
 use crate::raw;
 use crate::{
     Access, BareNewline, CHANNELS, Clause, Config, Dns, Intake, Listen, Loops, Pattern, Pipelining, Principal,
-    Protocol, Route, ServerTls, TlsPolicy, defaults, host,
+    Protocol, Queue, Route, ServerTls, TlsPolicy, defaults, host,
 };
 
 /// Reads and checks a whole file.
@@ -58,6 +59,14 @@ impl Check<'_> {
             listen: self.listeners(file.listen, tls.is_some()),
             tls,
             intake: self.intake(&file.intake),
+            queue: Queue {
+                memory: self.size(
+                    "queue.memory",
+                    file.queue.memory.as_ref(),
+                    defaults::QUEUE_MEMORY,
+                    (16 << 20)..=1 << 40,
+                ),
+            },
             routes: file.route.into_iter().filter_map(|route| self.route(route)).collect(),
             clauses,
             agents,
@@ -381,6 +390,13 @@ impl Check<'_> {
                 patience.clone(),
             ),
             timeout: self.span("timeout", given.timeout.as_ref(), defaults.timeout, patience),
+            initial_agents: self.number(
+                "initial_agents",
+                given.initial_agents.as_ref(),
+                defaults.initial_agents,
+                1..=agents,
+            ),
+            replies: given.reply.iter().flatten().filter_map(|rule| self.reply_rule(rule.get_ref())).collect(),
         })
     }
 
@@ -470,6 +486,8 @@ impl Default for Clause {
             connection_age: defaults::CONNECTION_AGE,
             connect_timeout: defaults::CONNECT_TIMEOUT,
             timeout: defaults::TIMEOUT,
+            initial_agents: defaults::INITIAL_AGENTS,
+            replies: Vec::new(),
         }
     }
 }

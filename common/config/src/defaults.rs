@@ -51,6 +51,8 @@ pub const DATA_TIMEOUT: Duration = Duration::from_secs(180);
 pub const DATA_RATE: u32 = 500;
 /// Memory of all sessions, octets.
 pub const MEMORY: u64 = 256 * 1024 * 1024;
+/// Memory of the queue, octets: ten million messages.
+pub const QUEUE_MEMORY: u64 = 512 * 1024 * 1024;
 /// Space kept for delivery, octets.
 pub const RESERVE: u64 = 256 * 1024 * 1024;
 
@@ -89,6 +91,8 @@ pub const CONNECTION_MESSAGES: u32 = 1_000_000;
 pub const CONNECTION_AGE: Duration = Duration::from_secs(3600);
 /// Connecting, per address, as Postfix.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+/// Connections to a site to begin with.
+pub const INITIAL_AGENTS: u32 = 2;
 /// Waiting for a reply, RFC 5321 §4.5.3.2.
 pub const TIMEOUT: Duration = Duration::from_secs(300);
 

@@ -29,15 +29,18 @@ pub mod host;
 mod model;
 mod pattern;
 mod raw;
+mod reply;
 
 use std::path::Path;
 
 pub use access::{Account, Principal, PrincipalError};
 pub use error::{ConfigError, Problem};
 pub use model::{
-    Access, BareNewline, Clause, Config, Dns, Intake, Listen, Loops, Pipelining, Protocol, Route, ServerTls, TlsPolicy,
+    Access, BareNewline, Clause, Config, Dns, Intake, Listen, Loops, Pipelining, Protocol, Queue, Route, ServerTls,
+    TlsPolicy,
 };
 pub use pattern::{Pattern, PatternError};
+pub use reply::{ReplyClass, ReplyRule};
 
 /// Channels that a `[[route]]` may name.
 pub const CHANNELS: [&str; 5] = ["smtp", "lmtp", "hold", "error", "discard"];

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::{Pattern, Principal};
+use crate::{Pattern, Principal, ReplyRule};
 
 /// The whole configuration, checked. Swapped as a whole on reload.
 #[derive(Clone, Debug)]
@@ -31,6 +31,8 @@ pub struct Config {
     pub tls: Option<ServerTls>,
     /// Limits of the intake.
     pub intake: Intake,
+    /// Limits of the queue.
+    pub queue: Queue,
     /// Routes, first match wins; behind them the default: `smtp` by recipient domain.
     pub routes: Vec<Route>,
     /// Clauses, first match wins; behind them the built-in one.
@@ -115,6 +117,15 @@ pub struct Intake {
     pub reserve: u64,
 }
 
+/// Limits of the queue.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Queue {
+    /// Memory for what is in the queue, octets: five eighths for the books of the spool, which with ten million messages
+    /// are full at the default of 512 MiB, so that new ones get `452 4.3.1` at MAIL; a quarter for batches near their
+    /// turn, the others waiting on disk.
+    pub memory: u64,
+}
+
 /// What to do with a CR or LF of DATA that is not part of a CRLF. BDAT content is judged alike, since it may have to
 /// leave by DATA.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -183,6 +194,11 @@ pub struct Clause {
     /// Waiting for a reply or for room to write, RFC 5321 §4.5.3.2: 5 min; 10 min for the final reply. Default 5 min,
     /// doubled for the final reply.
     pub timeout: Duration,
+    /// Connections to a site (a ring) to begin with; each one that delivers allows another, up to the ring's limit.
+    /// Default 2, below Postfix's `initial_destination_concurrency` of 5: a connection here carries more.
+    pub initial_agents: u32,
+    /// Replies that are read differently, first match wins. Default none.
+    pub replies: Vec<ReplyRule>,
 }
 
 /// What TLS is wanted on the way out. Postfix's names.

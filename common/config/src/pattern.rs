@@ -44,6 +44,9 @@ pub enum PatternError {
     /// Neither thread names nor addresses hold such characters; it would never match.
     #[error("a pattern holds no blanks and no control characters")]
     Blank,
+    /// No text that it is held against has them.
+    #[error("a pattern holds no control characters")]
+    Control,
 }
 
 impl Pattern {
@@ -64,6 +67,27 @@ impl Pattern {
         if text.chars().any(|c| c.is_whitespace() || c.is_control()) {
             return Err(PatternError::Blank);
         }
+        Ok(Self::compile(text))
+    }
+
+    /// Compiles a pattern over running text, such as replies: blanks stand for themselves.
+    ///
+    /// # Errors
+    /// [`PatternError`].
+    pub fn over_text(text: &str) -> Result<Self, PatternError> {
+        if text.is_empty() {
+            return Err(PatternError::Empty);
+        }
+        if text.len() > Self::LENGTH_MAX {
+            return Err(PatternError::TooLong);
+        }
+        if text.chars().any(char::is_control) {
+            return Err(PatternError::Control);
+        }
+        Ok(Self::compile(text))
+    }
+
+    fn compile(text: &str) -> Self {
         let mut atoms = Vec::with_capacity(text.len());
         for c in text.chars() {
             match c {
@@ -73,7 +97,7 @@ impl Pattern {
                 c => atoms.push(Atom::One(fold(c))),
             }
         }
-        Ok(Self { text: text.to_owned(), atoms })
+        Self { text: text.to_owned(), atoms }
     }
 
     /// The pattern `*`.

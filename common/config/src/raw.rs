@@ -10,7 +10,7 @@ use toml::Spanned;
 pub(crate) type Key<T> = Option<Spanned<T>>;
 
 /// The keys outside of tables.
-pub(crate) const TOP: [&str; 15] = [
+pub(crate) const TOP: [&str; 16] = [
     "access",
     "hostname",
     "spool",
@@ -22,6 +22,7 @@ pub(crate) const TOP: [&str; 15] = [
     "listen",
     "tls",
     "intake",
+    "queue",
     "route",
     "thread",
     "dns",
@@ -41,6 +42,7 @@ pub(crate) struct File {
     pub(crate) listen: Vec<Spanned<Listen>>,
     pub(crate) tls: Key<Tls>,
     pub(crate) intake: Intake,
+    pub(crate) queue: Queue,
     pub(crate) route: Vec<Spanned<Route>>,
     pub(crate) thread: Vec<Spanned<Thread>>,
     pub(crate) access: Access,
@@ -62,6 +64,12 @@ pub(crate) struct Listen {
 pub(crate) struct Tls {
     pub(crate) certificate: Spanned<String>,
     pub(crate) key: Spanned<String>,
+}
+
+#[derive(Default, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Queue {
+    pub(crate) memory: Key<Size>,
 }
 
 #[derive(Default, serde::Deserialize)]
@@ -115,6 +123,17 @@ pub(crate) struct Thread {
     pub(crate) connection_age: Key<String>,
     pub(crate) connect_timeout: Key<String>,
     pub(crate) timeout: Key<String>,
+    pub(crate) initial_agents: Key<i64>,
+    pub(crate) reply: Option<Vec<Spanned<Reply>>>,
+}
+
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Reply {
+    #[serde(rename = "match")]
+    pub(crate) matches: Spanned<String>,
+    pub(crate) class: Spanned<String>,
+    pub(crate) suspend: Key<String>,
 }
 
 #[derive(Default, serde::Deserialize)]

@@ -33,8 +33,10 @@ fn every_setting_shown_in_the_sample_is_the_default() {
     let Clause { source, matches, .. } = shown.clauses[0].as_ref();
     assert!(source.is_some());
     assert_eq!(*matches, "*".parse::<Pattern>().unwrap());
+    assert_eq!(shown.clauses[0].replies.len(), 1);
     for clause in &shown.clauses {
-        let example = Clause { source: None, matches: Clause::default().matches, ..Clause::clone(clause) };
+        let example =
+            Clause { source: None, matches: Clause::default().matches, replies: Vec::new(), ..Clause::clone(clause) };
         assert_eq!(example, Clause::default());
     }
     assert_eq!(shown.channel_agents, [("smtp".to_owned(), shown.agents)]);
@@ -53,7 +55,7 @@ fn every_setting_shown_in_the_sample_is_the_default() {
 #[test]
 fn every_key_that_exists_is_in_the_sample() {
     let text = uncommented();
-    for table in ["", "[[listen]]", "[tls]", "[intake]", "[[route]]", "[[thread]]", "[dns]", "[loops]"] {
+    for table in ["", "[[listen]]", "[tls]", "[intake]", "[queue]", "[[route]]", "[[thread]]", "[dns]", "[loops]"] {
         let error = Config::parse("probe", &format!("{table}\nno-such-key = 1\n")).unwrap_err();
         let expected = error.problems()[0].help.clone().unwrap();
         let keys: Vec<&str> = if table.is_empty() {
@@ -64,7 +66,10 @@ fn every_key_that_exists_is_in_the_sample() {
         assert!(keys.len() >= 2, "{expected}");
         for key in keys {
             let shown = text.lines().any(|line| {
-                line.starts_with(&format!("{key} =")) || line == format!("[{key}]") || line == format!("[[{key}]]")
+                line.starts_with(&format!("{key} ="))
+                    || line == format!("[{key}]")
+                    || line == format!("[[{key}]]")
+                    || line.ends_with(&format!(".{key}]]"))
             });
             assert!(shown, "{table} {key} is not in etc/zrelay.toml");
         }

@@ -74,7 +74,7 @@ fn tail(outcome: &Outcome, received: Timestamp) -> Result<String, fmt::Error> {
 fn status(disposition: Disposition) -> &'static str {
     match disposition {
         Disposition::Delivered { .. } => "sent",
-        Disposition::Deferred => "deferred",
+        Disposition::Deferred | Disposition::Delayed => "deferred",
         Disposition::Failed => "bounced",
         Disposition::Expired => "expired",
         Disposition::Dropped => "dropped",

@@ -41,6 +41,8 @@ pub enum Notification {
     Failure,
     /// The sender, of deliveries that he asked to hear of.
     Success,
+    /// The sender, of a delay.
+    Delay,
     /// The postmaster, of failures that no sender can be told of.
     Postmaster,
 }
@@ -50,6 +52,7 @@ pub fn notification(message: MessageId, what: Notification, new: MessageId) -> i
     let what = match what {
         Notification::Failure => "sender non-delivery notification",
         Notification::Success => "sender delivery status notification",
+        Notification::Delay => "sender delay notification",
         Notification::Postmaster => "postmaster non-delivery notification",
     };
     fmt::from_fn(move |f| write!(f, "{message}: {what}: {new}"))

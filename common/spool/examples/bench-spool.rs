@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 use zrelay_clock::Clock;
 use zrelay_mailbox::{Received, Receiver, mailbox};
 use zrelay_spool::{
-    Arrived, CommitReply, Committed, Content, Diagnostic, Disposition, Envelope, Fact, Importer, MessageId, Notify,
-    Options, Outcome, Outlets, PIECE_MAX, Queue, Recipient, Request, RoutedBatch, Spool, SpoolHandle, ThreadKey,
-    Timing,
+    Arrived, CommitReply, Committed, Content, Diagnostic, Disposition, Envelope, Fact, Handling, Importer, MessageId,
+    Notify, Options, Outcome, Outlets, PIECE_MAX, Queue, Recipient, Request, RoutedBatch, Spool, SpoolHandle,
+    ThreadKey, Timing,
 };
 
 const USAGE: &str = "\
@@ -112,6 +112,7 @@ fn envelope(recipients: u32) -> Envelope {
         content: Content::default(),
         envid: None,
         ret: None,
+        handling: Handling::default(),
         senders: vec!["list-bounces@example.org".to_owned()],
         recipients: (0..recipients).map(recipient).collect(),
         origin: None,

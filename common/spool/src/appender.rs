@@ -185,6 +185,11 @@ impl Appender {
                     self.record(Record::Batch(state));
                 }
             }
+            Request::Reroute { id, thread } => {
+                if self.concerns(id.message, "a batch's new thread") {
+                    self.record(Record::Rerouted { id, thread });
+                }
+            }
             Request::Thread(state) => self.record(Record::Thread(state)),
             Request::Settled { message, recipients } => {
                 if self.concerns(message, "a settled report") {

@@ -55,7 +55,7 @@ impl Encoder<'_> {
 pub(crate) struct Decoder<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Decoder<'a> {
-    fn take(&mut self, octets: usize) -> Result<&'a [u8], Malformed> {
+    pub(crate) fn take(&mut self, octets: usize) -> Result<&'a [u8], Malformed> {
         let (taken, rest) = self.0.split_at_checked(octets).ok_or(Malformed)?;
         self.0 = rest;
         Ok(taken)

@@ -2,7 +2,7 @@
 
 use zrelay_clock::Timestamp;
 
-use crate::MessageId;
+use crate::{Handling, MessageId};
 
 /// A message's envelope. The senders stand in a table of their own because the envelope sender is an attribute of
 /// each recipient (VERP): one stored message can go out with a million senders.
@@ -20,6 +20,8 @@ pub struct Envelope {
     pub envid: Option<String>,
     /// RFC 3461 `RET`.
     pub ret: Option<Ret>,
+    /// What else was asked for it.
+    pub handling: Handling,
     /// Reverse paths without brackets; the null sender is the empty string.
     pub senders: Vec<String>,
     /// The recipients, in the order they came.
@@ -82,6 +84,11 @@ impl Notify {
     /// Whether a failure is to be reported.
     pub fn failure(self) -> bool {
         matches!(self, Self::Default | Self::On { failure: true, .. })
+    }
+
+    /// Whether a delay may be reported: without the parameter it is the relay's choice, and a useful one.
+    pub fn delay(self) -> bool {
+        matches!(self, Self::Default | Self::On { delay: true, .. })
     }
 
     /// Whether a delivery is to be reported.

@@ -11,14 +11,19 @@ use crc32fast::Hasher;
 pub struct Flow(pub u32);
 
 impl Flow {
-    /// The flow of an envelope sender, given without brackets; empty for the null sender.
-    pub fn of_sender(sender: &str) -> Self {
-        let domain = sender.rsplit_once('@').map_or(sender, |(_, domain)| domain);
+    /// The flow of this name, whatever its case: a list's, a listener's, or what a header says.
+    pub fn named(name: &str) -> Self {
         let mut hasher = Hasher::new();
-        for octet in domain.bytes() {
+        for octet in name.bytes() {
             hasher.update(&[octet.to_ascii_lowercase()]);
         }
         Self(hasher.finalize())
+    }
+
+    /// The flow of an envelope sender, given without brackets; empty for the null sender.
+    pub fn of_sender(sender: &str) -> Self {
+        let domain = sender.rsplit_once('@').map_or(sender, |(_, domain)| domain);
+        Self::named(domain)
     }
 }
 

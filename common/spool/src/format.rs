@@ -47,8 +47,9 @@ use crate::storage::View;
 
 /// What every segment begins with.
 const MAGIC: &[u8; 8] = b"ZRELAYSG";
-/// The format written here. Version 1 had no [`Kind::Moved`]; it is read as well.
-pub(crate) const VERSION: u32 = 2;
+/// The format written here. Version 1 had no [`Kind::Moved`], version 2 no [`Kind::Rerouted`], no handling of messages
+/// and no notices of delay; they are read as well.
+pub(crate) const VERSION: u32 = 3;
 /// Octets of a segment's header.
 pub(crate) const SEGMENT_HEADER: u32 = 64;
 /// Octets of a record's header.
@@ -78,11 +79,13 @@ pub(crate) enum Kind {
     Finished = 9,
     /// Since version 2.
     Moved = 10,
+    /// Since version 3.
+    Rerouted = 11,
 }
 
 impl Kind {
     fn from_octet(octet: u8) -> Option<Self> {
-        const KINDS: [Kind; 10] = [
+        const KINDS: [Kind; 11] = [
             Kind::Segments,
             Kind::Piece,
             Kind::Message,
@@ -93,6 +96,7 @@ impl Kind {
             Kind::Settled,
             Kind::Finished,
             Kind::Moved,
+            Kind::Rerouted,
         ];
         KINDS.into_iter().find(|kind| *kind as u8 == octet)
     }

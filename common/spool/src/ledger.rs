@@ -83,6 +83,7 @@ fn owes(disposition: Disposition, notify: Notify) -> bool {
     match disposition {
         Disposition::Failed | Disposition::Expired => notify.failure(),
         Disposition::Delivered { dsn_relayed } => !dsn_relayed && notify.success(),
+        Disposition::Delayed => notify.delay(),
         Disposition::Deferred | Disposition::Dropped => false,
     }
 }
@@ -266,8 +267,12 @@ impl Ledger {
         let is_open = |recipient: &u32| self.fates.is_open(*fate, *recipient);
         applied.accepted = outcome.recipients.iter().copied().filter(is_open).collect();
         if !outcome.disposition.is_final() {
-            // What concerns nobody must not pass for the last deferral.
-            if applied.accepted.is_empty() {
+            // What is told of a delay is not kept in the books: a crash may cost the notice, and never doubles it.
+            let told =
+                applied.accepted.iter().copied().filter(|recipient| owes(outcome.disposition, notify(*recipient)));
+            applied.owed = told.collect();
+            // What concerns nobody must not pass for the last deferral, nor must a notice.
+            if applied.accepted.is_empty() || outcome.disposition == Disposition::Delayed {
                 self.touch(message, segment);
             } else {
                 self.touch_deferred(message, segment);
@@ -471,6 +476,11 @@ mod tests {
             (Disposition::Delivered { dsn_relayed: false }, on(true, false), true),
             (Disposition::Delivered { dsn_relayed: true }, on(true, false), false),
             (Disposition::Delivered { dsn_relayed: false }, Notify::Default, false),
+            (Disposition::Delayed, Notify::Default, true),
+            (Disposition::Delayed, on(true, true), false),
+            (Disposition::Delayed, Notify::On { success: false, failure: false, delay: true }, true),
+            (Disposition::Delayed, Notify::Never, false),
+            (Disposition::Deferred, Notify::On { success: false, failure: false, delay: true }, false),
         ] {
             assert_eq!(owes(disposition, notify), expected, "{disposition:?} {notify:?}");
         }

@@ -19,7 +19,7 @@
 //! | [`Request::Commit`] | Message (the envelope, and where its content lies) | before [`Committed`] | answered: it is there. Not answered: it may be there, and the client may send it again |
 //! | [`Request::Routed`] | Routed | before [`Queue::Batch`] | lost before that: the message is announced to the router again |
 //! | [`Request::Outcomes`] | Outcomes | before [`Fact::Outcome`] | lost before that: the recipients are open, and may get the message twice |
-//! | [`Request::Batch`], [`Request::Thread`] | Batch, Thread | at the end of its group | lost before that: the state before |
+//! | [`Request::Batch`], [`Request::Reroute`], [`Request::Thread`] | Batch, Rerouted, Thread | at the end of its group | lost before that: the state before |
 //! | a notification ([`Envelope::origin`]) | its Message | before [`Committed`] | stored and settled, or neither |
 //! | [`Request::Settled`] | Settled | at the end of its group | lost before that: the report is owed, and told again |
 //! | a message is copied forward | Pieces, Moved | with the next group, or 100 ms later | lost before that: it is where it was, and its old segment stays until it is durable |
@@ -60,6 +60,7 @@ mod fates;
 mod flow;
 mod format;
 mod handle;
+mod handling;
 mod id;
 mod import;
 mod ledger;
@@ -72,6 +73,7 @@ mod record;
 mod recovery;
 mod request;
 mod shared;
+mod spill;
 mod spool;
 mod storage;
 mod stored;
@@ -89,6 +91,7 @@ pub mod testing;
 pub use envelope::{Content, Envelope, Notify, Origin, Recipient, Ret};
 pub use flow::Flow;
 pub use handle::{Health, SpoolHandle, Statistics};
+pub use handling::{ByMode, DeliverBy, Handling};
 pub use id::{BatchId, MessageId, ThreadKey, ThreadKeyError};
 pub use import::Importer;
 pub use offline::{Check, Fate, Figures, Offline};
@@ -97,6 +100,7 @@ pub use outcome::{
 };
 pub use recovery::Damage;
 pub use request::{Arrived, CommitReply, Committed, Fact, Queue, Recorded, Refused, Request};
+pub use spill::Spill;
 pub use spool::{Holder, OpenError, Options, Outlets, Recovered, Spool};
 pub use stored::{ReadError, Reader, Stored, StoredRecipient};
 

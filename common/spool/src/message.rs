@@ -6,7 +6,7 @@
 //! | 8 | 8 | received, microseconds since the Unix epoch |
 //! | 16 | 8 | octets of the content |
 //! | 24 | 8 | origin: the message that this one reports on |
-//! | 32 | 4 | flags: 1 eight bit, 2 SMTPUTF8, 4 has an ENVID, 8 `RET=FULL`, 16 `RET=HDRS`, 32 has an origin |
+//! | 32 | 4 | flags: 1 eight bit, 2 SMTPUTF8, 4 has an ENVID, 8 `RET=FULL`, 16 `RET=HDRS`, 32 has an origin, 64 has a handling |
 //! | 36 | 4 | octets of the trace header |
 //! | 40 | 4 | octets of the client's name |
 //! | 44 | 4 | octets of the ENVID |
@@ -18,16 +18,21 @@
 //! | | 4 O | recipients of the origin: index u32 |
 //! | | 8 S | senders: offset u32, length u32 |
 //! | | 16 R | recipients: offset u32, octets of the address u16, octets of the ORCPT behind it u16, sender u32, notify u8, has an ORCPT u8, zero u16 |
-//! | | | trace header, client, ENVID, then the texts of senders and recipients |
+//! | | | trace header, client, ENVID, the handling if there is one, then the texts of senders and recipients |
 //!
 //! Offsets of texts count from the start of the body. Notify: 0 no parameter, 1 `NEVER`, else 128 plus 1 `SUCCESS`,
 //! 2 `FAILURE`, 4 `DELAY`. Every table has entries of fixed size, so that recipient i costs the same whatever i is.
+//!
+//! The handling takes 16 octets: flow u32, u8 with 1 has a flow, 2 has a time to deliver by, 4 `R` (else `N`), 8 `T`,
+//! priority i8, zero u16, the time to deliver by u64. Since texts are found by their offsets, a hub that does not know
+//! of it reads the message without.
 
 use zrelay_clock::Timestamp;
 
 use crate::codec::{Encoder, Malformed};
 use crate::format::{BODY_MAX, u32_at, u64_at};
-use crate::{Content, Envelope, MessageId, Notify, Origin, Ret, StoredRecipient};
+use crate::handling;
+use crate::{Content, Envelope, Handling, MessageId, Notify, Origin, Ret, StoredRecipient};
 
 const FIXED: usize = 64;
 const EXTENT: usize = 12;
@@ -41,6 +46,7 @@ const ENVID: u32 = 4;
 const RET_FULL: u32 = 8;
 const RET_HEADERS: u32 = 16;
 const ORIGIN: u32 = 32;
+const HANDLING: u32 = 64;
 
 /// A stretch of content in a segment.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -96,7 +102,10 @@ pub(crate) fn encode(
     // In u64, so that no sum can overflow; what exceeds a record is refused at the end, before anybody sees it.
     let tables = FIXED + extents.len() * EXTENT + origin_recipients.len() * INDEX;
     let tables = tables + envelope.senders.len() * SENDER + envelope.recipients.len() * RECIPIENT;
-    let mut text_at = (tables + envelope.trace.len() + envelope.client.len() + envid.len()) as u64;
+    let handled = envelope.handling != Handling::default();
+    let handling_octets = if handled { handling::OCTETS } else { 0 };
+    let before = envelope.trace.len() + envelope.client.len() + envid.len() + handling_octets;
+    let mut text_at = (tables + before) as u64;
     for sender in &envelope.senders {
         out.u32(text_at as u32);
         out.u32(sender.len() as u32);
@@ -123,6 +132,9 @@ pub(crate) fn encode(
     out.extend_from_slice(&envelope.trace);
     out.extend_from_slice(envelope.client.as_bytes());
     out.extend_from_slice(envid.as_bytes());
+    if handled {
+        envelope.handling.encode(&mut Encoder(out));
+    }
     envelope.senders.iter().for_each(|sender| out.extend_from_slice(sender.as_bytes()));
     for recipient in &envelope.recipients {
         out.extend_from_slice(recipient.address.as_bytes());
@@ -152,6 +164,7 @@ fn flags(envelope: &Envelope) -> u32 {
         | when(envelope.ret == Some(Ret::Full), RET_FULL)
         | when(envelope.ret == Some(Ret::Headers), RET_HEADERS)
         | when(envelope.origin.is_some(), ORIGIN)
+        | when(envelope.handling != Handling::default(), HANDLING)
 }
 
 fn notify_octet(notify: Notify) -> u8 {
@@ -203,8 +216,9 @@ impl Layout {
         let senders_at = FIXED + extents as usize * EXTENT + origin_recipients as usize * INDEX;
         let recipients_at = senders_at + senders as usize * SENDER;
         let trace_at = recipients_at + recipients as usize * RECIPIENT;
+        let handling_octets = if word(32)? & HANDLING != 0 { handling::OCTETS } else { 0 };
         let texts_at = trace_at + trace_octets as usize + client_octets as usize + envid_octets as usize;
-        if texts_at > body.len() {
+        if texts_at + handling_octets > body.len() {
             return Err(Malformed);
         }
         Ok(Self {
@@ -286,6 +300,14 @@ impl Layout {
         text(body, self.trace_at + self.trace_octets as usize + self.client_octets as usize, self.envid_octets)
     }
 
+    pub(crate) fn handling(&self, body: &[u8]) -> Handling {
+        if !self.has(HANDLING) {
+            return Handling::default();
+        }
+        let at = self.trace_at + self.trace_octets as usize + self.client_octets as usize + self.envid_octets as usize;
+        octets(body, at, handling::OCTETS as u32).and_then(|octets| Handling::decode(octets).ok()).unwrap_or_default()
+    }
+
     pub(crate) fn sender<'a>(&self, body: &'a [u8], index: u32) -> Option<&'a str> {
         if index >= self.senders {
             return None;
@@ -323,7 +345,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::Recipient;
+    use crate::{ByMode, DeliverBy, Flow, Recipient};
 
     fn notify() -> impl Strategy<Value = Notify> {
         let on =
@@ -331,12 +353,25 @@ mod tests {
         prop_oneof![Just(Notify::Default), Just(Notify::Never), on]
     }
 
+    fn handling() -> impl Strategy<Value = Handling> {
+        let by = any::<(u64, bool, bool)>().prop_map(|(deadline, returns, trace)| DeliverBy {
+            deadline: Timestamp::from_micros(deadline),
+            mode: if returns { ByMode::Return } else { ByMode::Notify },
+            trace,
+        });
+        (any::<Option<u32>>(), -9i8..=9, proptest::option::of(by)).prop_map(|(flow, priority, deliver_by)| Handling {
+            flow: flow.map(Flow),
+            priority,
+            deliver_by,
+        })
+    }
+
     prop_compose! {
         fn envelopes()(
             trace: Vec<u8>, client: String, bits: (bool, bool), envid: Option<String>, received: u32, ret in 0..3,
             senders in proptest::collection::vec("[a-zé]{0,9}", 1..4),
             recipients in proptest::collection::vec(("[a-zé]{1,9}", 0usize..4, any::<Option<String>>(), notify()), 0..9),
-            origin: Option<(u64, Vec<u32>)>,
+            origin: Option<(u64, Vec<u32>)>, handling in prop_oneof![Just(Handling::default()), handling()],
         ) -> Envelope {
             let count = senders.len();
             let recipient = |(address, sender, orcpt, notify): (String, usize, Option<String>, Notify)| {
@@ -349,6 +384,7 @@ mod tests {
                 content: Content { eight_bit: bits.0, smtputf8: bits.1 },
                 envid,
                 ret: [None, Some(Ret::Full), Some(Ret::Headers)][ret as usize],
+                handling,
                 senders,
                 recipients: recipients.into_iter().map(recipient).collect(),
                 origin: origin.map(|(message, recipients)| Origin { message: MessageId(message), recipients }),
@@ -371,6 +407,7 @@ mod tests {
             prop_assert_eq!(layout.client(&body).unwrap(), &envelope.client);
             prop_assert_eq!(layout.envid(&body), envelope.envid.as_deref());
             prop_assert_eq!(layout.ret(), envelope.ret);
+            prop_assert_eq!(layout.handling(&body), envelope.handling);
             prop_assert_eq!(layout.content(), envelope.content);
             prop_assert_eq!(layout.received, envelope.received);
             prop_assert_eq!(layout.origin(&body), envelope.origin.clone());
@@ -412,6 +449,7 @@ mod tests {
             content: Content::default(),
             envid: None,
             ret: None,
+            handling: Handling::default(),
             senders: vec![String::new()],
             recipients: vec![recipient],
             origin: None,

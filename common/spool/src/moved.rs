@@ -8,7 +8,7 @@
 //! | the first segment that may hold an older record of it | u32 |
 //! | routed | u8 |
 //! | recipients that are open | indices |
-//! | batches | count var · (channel text · host text · recipients indices · attempts u32 · held u8 · 0, or 1 and due u64 · 0, or a diagnostic)* |
+//! | batches | count var · (channel text · host text · recipients indices · attempts u32 · u8 with 1 held, 2 warned · 0, or 1 and due u64 · 0, or a diagnostic)* |
 //! | reports owed | count var · (disposition u8 · at u64 · recipients indices · diagnostic)* |
 //! | the message's record, with extents that are brought up to date | the rest; see [`crate::message`] |
 //!
@@ -50,6 +50,7 @@ pub(crate) struct BatchDetail {
     pub(crate) attempts: u32,
     pub(crate) due: Option<Timestamp>,
     pub(crate) held: bool,
+    pub(crate) warned: bool,
     pub(crate) last: Option<Arc<Diagnostic>>,
 }
 
@@ -64,7 +65,7 @@ impl Moved {
             encode_key(out, &batch.routed.thread);
             out.indices(&batch.routed.recipients);
             out.u32(batch.attempts);
-            out.u8(batch.held.into());
+            out.u8(u8::from(batch.held) | u8::from(batch.warned) << 1);
             out.u8(batch.due.is_some().into());
             if let Some(due) = batch.due {
                 out.u64(due.as_micros());
@@ -98,7 +99,8 @@ impl Moved {
 
 fn batch(from: &mut Decoder<'_>) -> Result<BatchDetail, Malformed> {
     let routed = RoutedBatch { thread: decode_key(from)?, recipients: from.indices()? };
-    let (attempts, held) = (from.u32()?, from.u8()? != 0);
+    let (attempts, bits) = (from.u32()?, from.u8()?);
+    let (held, warned) = (bits & 1 != 0, bits & 2 != 0);
     let due = if from.u8()? == 0 { None } else { Some(Timestamp::from_micros(from.u64()?)) };
     let last = if from.0.first() == Some(&0) {
         from.u8()?;
@@ -106,12 +108,12 @@ fn batch(from: &mut Decoder<'_>) -> Result<BatchDetail, Malformed> {
     } else {
         Some(decode_diagnostic(from, None)?)
     };
-    Ok(BatchDetail { routed, attempts, due, held, last })
+    Ok(BatchDetail { routed, attempts, due, held, warned, last })
 }
 
 fn decode_owed(message: MessageId, from: &mut Decoder<'_>) -> Result<Owed, Malformed> {
     let disposition = decode_disposition(from.u8()?)?;
     let at = Timestamp::from_micros(from.u64()?);
     let recipients = from.indices()?;
-    Ok(Owed { message, recipients, disposition, diagnostic: decode_diagnostic(from, None)?, at })
+    Ok(Owed { message, recipients, disposition, diagnostic: decode_diagnostic(from, None)?, at, until: None })
 }

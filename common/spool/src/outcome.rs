@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use zrelay_clock::Timestamp;
 
-use crate::{BatchId, Flow, MessageId, ThreadKey};
+use crate::{BatchId, DeliverBy, Flow, MessageId, ThreadKey};
 
 /// An outcome of some recipients of one batch: one record in the log, one log line per recipient.
 #[derive(Clone, Debug)]
@@ -23,7 +23,7 @@ pub struct Outcome {
     pub at: Timestamp,
     /// How often the batch has been tried, this time included.
     pub attempts: u32,
-    /// For [`Disposition::Deferred`]: when the batch is due again.
+    /// For [`Disposition::Deferred`]: when the batch is due again. For [`Disposition::Delayed`]: when it will be given up.
     pub due: Timestamp,
     /// For the delivery log only; not stored.
     pub timing: Timing,
@@ -31,7 +31,7 @@ pub struct Outcome {
     pub channel: Option<Arc<str>>,
 }
 
-/// What became of a recipient. All but `Deferred` are final.
+/// What became of a recipient. All but `Deferred` and `Delayed` are final.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Disposition {
     /// The next hop took responsibility. `dsn_relayed` tells whether it was also given the DSN parameters (RFC 3461
@@ -42,6 +42,9 @@ pub enum Disposition {
     },
     /// To be tried again.
     Deferred,
+    /// Still to be tried again, and its sender is told of it, as far as it wants to be: recorded once in the life of a
+    /// batch.
+    Delayed,
     /// Refused for good.
     Failed,
     /// Tried until its time was over.
@@ -53,7 +56,7 @@ pub enum Disposition {
 impl Disposition {
     /// Whether the recipient has left the queue.
     pub fn is_final(self) -> bool {
-        self != Self::Deferred
+        !matches!(self, Self::Deferred | Self::Delayed)
     }
 }
 
@@ -149,8 +152,14 @@ pub struct QueuedBatch {
     pub size: u64,
     /// How many times it will be sent at least: once per envelope sender of these recipients.
     pub copies: u32,
-    /// Whose mail it is: by the sender of the first of these recipients.
+    /// Whose mail it is: as the message says, else by the sender of the first of these recipients.
     pub flow: Flow,
+    /// -9 to 9, the highest the most urgent.
+    pub priority: i8,
+    /// Until when it is to be delivered.
+    pub deliver_by: Option<DeliverBy>,
+    /// Its sender has been told of the delay.
+    pub warned: bool,
     /// Attempts so far.
     pub attempts: u32,
     /// Not before this time.
@@ -202,4 +211,6 @@ pub struct Owed {
     pub diagnostic: Arc<Diagnostic>,
     /// When.
     pub at: Timestamp,
+    /// For [`Disposition::Delayed`]: when it will be given up.
+    pub until: Option<Timestamp>,
 }

@@ -13,10 +13,11 @@
 //! | Settled | message u64 · recipients indices |
 //! | Finished | count var · (message u64 · oldest segment with records of it u32)* |
 //! | Moved | see [`crate::moved`] |
+//! | Rerouted | message u64 · batch u32 · channel text · host text |
 //!
 //! A diagnostic is 0 when it is the same as the one before it in the record, else 1 · code u16 · status u8 u16 u16 ·
 //! text · peer text · command text. Dispositions: 0 delivered, 1 delivered with the DSN parameters passed on,
-//! 2 deferred, 3 failed, 4 expired, 5 dropped.
+//! 2 deferred, 3 failed, 4 expired, 5 dropped, 6 delayed.
 
 use std::sync::Arc;
 
@@ -48,14 +49,28 @@ pub(crate) struct Fence {
 /// A record other than a piece or a message.
 #[derive(Clone, Debug)]
 pub(crate) enum Record {
-    Segments { highest: u64, older: Vec<Fence> },
-    Routed { message: MessageId, batches: Vec<RoutedBatch> },
+    Segments {
+        highest: u64,
+        older: Vec<Fence>,
+    },
+    Routed {
+        message: MessageId,
+        batches: Vec<RoutedBatch>,
+    },
     Outcomes(Vec<Outcome>),
     Batch(BatchState),
     Thread(ThreadState),
-    Settled { message: MessageId, recipients: Vec<u32> },
+    Settled {
+        message: MessageId,
+        recipients: Vec<u32>,
+    },
     Finished(Vec<Mark>),
     Moved(Box<Moved>),
+    /// The batch belongs to another thread from here on, as if it had never been tried.
+    Rerouted {
+        id: BatchId,
+        thread: ThreadKey,
+    },
 }
 
 impl Record {
@@ -69,6 +84,7 @@ impl Record {
             Self::Settled { .. } => Kind::Settled,
             Self::Finished(_) => Kind::Finished,
             Self::Moved(_) => Kind::Moved,
+            Self::Rerouted { .. } => Kind::Rerouted,
         }
     }
 
@@ -114,6 +130,11 @@ impl Record {
                 out.indices(recipients);
             }
             Self::Moved(moved) => moved.encode(&mut out),
+            Self::Rerouted { id, thread } => {
+                out.u64(id.message.0);
+                out.u32(id.number);
+                encode_key(&mut out, thread);
+            }
             Self::Finished(marks) => {
                 out.var(marks.len() as u32);
                 for mark in marks {
@@ -155,6 +176,10 @@ impl Record {
                 last: if from.u8()? == 0 { None } else { Some(decode_diagnostic(&mut from, None)?) },
             }),
             Kind::Settled => Self::Settled { message: MessageId(from.u64()?), recipients: from.indices()? },
+            Kind::Rerouted => Self::Rerouted {
+                id: BatchId { message: MessageId(from.u64()?), number: from.u32()? },
+                thread: decode_key(&mut from)?,
+            },
             Kind::Moved => Self::Moved(Box::new(Moved::decode(&mut from)?)),
             Kind::Finished => {
                 let count = from.count(12)?;
@@ -209,6 +234,7 @@ pub(crate) fn disposition_octet(disposition: Disposition) -> u8 {
         Disposition::Failed => 3,
         Disposition::Expired => 4,
         Disposition::Dropped => 5,
+        Disposition::Delayed => 6,
     }
 }
 
@@ -220,6 +246,7 @@ pub(crate) fn decode_disposition(octet: u8) -> Result<Disposition, Malformed> {
         3 => Disposition::Failed,
         4 => Disposition::Expired,
         5 => Disposition::Dropped,
+        6 => Disposition::Delayed,
         _ => return Err(Malformed),
     })
 }
@@ -301,8 +328,8 @@ mod tests {
             stage: Stage::Routed,
             open: vec![1, 2],
             batches: vec![
-                BatchDetail { routed: routed(vec![1, 2]), attempts: 4, due, held: true, last },
-                BatchDetail { routed: routed(vec![]), attempts: 0, due: None, held: false, last: None },
+                BatchDetail { routed: routed(vec![1, 2]), attempts: 4, due, held: true, warned: true, last },
+                BatchDetail { routed: routed(vec![]), attempts: 0, due: None, held: false, warned: false, last: None },
             ],
             owed: vec![Owed {
                 message: MessageId(77),
@@ -310,6 +337,7 @@ mod tests {
                 disposition: Disposition::Failed,
                 diagnostic,
                 at: Timestamp::from_secs(9),
+                until: None,
             }],
             record: vec![1, 2, 3],
         }
@@ -326,6 +354,7 @@ mod tests {
             },
             Record::Outcomes(vec![
                 outcome(Disposition::Deferred, "slow down"),
+                outcome(Disposition::Delayed, "slow down"),
                 outcome(Disposition::Expired, "slow down"),
                 outcome(Disposition::Delivered { dsn_relayed: true }, "ok"),
             ]),
@@ -339,6 +368,10 @@ mod tests {
             Record::Settled { message: MessageId(77), recipients: vec![5] },
             Record::Finished(vec![Mark { message: MessageId(3), oldest: 2 }]),
             Record::Moved(Box::new(moved())),
+            Record::Rerouted {
+                id: BatchId { message: MessageId(1), number: 2 },
+                thread: ThreadKey::new("smtp", "[192.0.2.1]:26"),
+            },
         ]
     }
 

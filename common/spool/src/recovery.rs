@@ -388,6 +388,15 @@ impl Replay {
                     batch.attempts = state.attempts;
                 }
             }
+            Record::Rerouted { id, thread } => {
+                self.ledger.touch(id.message, segment);
+                if let Some(batch) = self.batch(id) {
+                    batch.routed.thread = thread;
+                    batch.attempts = 0;
+                    batch.due = None;
+                    batch.last = None;
+                }
+            }
             Record::Thread(state) => self.threads.recorded(&state, place),
             Record::Settled { message, recipients } => {
                 self.ledger.settle(message, &recipients, segment);
@@ -410,7 +419,7 @@ impl Replay {
         let is_unrouted = self.ledger.is_unrouted(message);
         self.ledger.routed(message, &batches, segment);
         let Some(detail) = self.details.get_mut(&message).filter(|_| is_unrouted) else { return };
-        let fresh = |routed| BatchDetail { routed, attempts: 0, due: None, held: false, last: None };
+        let fresh = |routed| BatchDetail { routed, attempts: 0, due: None, held: false, warned: false, last: None };
         detail.batches = batches.into_iter().map(fresh).collect();
     }
 
@@ -424,10 +433,14 @@ impl Replay {
         let applied = self.ledger.outcome(outcome, segment, notify);
         if let Some(batch) = self.batch(outcome.batch).filter(|_| !applied.accepted.is_empty()) {
             batch.attempts = outcome.attempts;
+            batch.warned |= outcome.disposition == Disposition::Delayed;
             if outcome.disposition == Disposition::Deferred {
                 batch.due = Some(outcome.due);
                 batch.last = Some(outcome.diagnostic.clone());
             }
+        }
+        if outcome.disposition == Disposition::Delayed {
+            return;
         }
         let Some(detail) = self.details.get_mut(&message).filter(|_| !applied.owed.is_empty()) else { return };
         detail.owed.push(Owed {
@@ -436,6 +449,7 @@ impl Replay {
             disposition: outcome.disposition,
             diagnostic: outcome.diagnostic.clone(),
             at: outcome.at,
+            until: None,
         });
     }
 
@@ -500,6 +514,7 @@ impl Replay {
             attempts: batch.attempts,
             due: batch.due.unwrap_or(queued.due),
             held: batch.held,
+            warned: batch.warned,
             last: batch.last.clone(),
             ..queued
         })

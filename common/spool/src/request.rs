@@ -2,7 +2,9 @@
 
 use zrelay_mailbox::Sender;
 
-use crate::{BatchState, Envelope, MessageId, Outcome, Owed, QueuedBatch, RoutedBatch, Stored, ThreadState};
+use crate::{
+    BatchId, BatchState, Envelope, MessageId, Outcome, Owed, QueuedBatch, RoutedBatch, Stored, ThreadKey, ThreadState,
+};
 
 /// A request to the appender. Requests of one sender are recorded in their order; all that wait when the appender
 /// turns to the disk share one `fdatasync` (group commit).
@@ -46,6 +48,13 @@ pub enum Request {
     Outcomes(Vec<Outcome>),
     /// A batch was held, released or made due by an operator.
     Batch(BatchState),
+    /// An operator sent a batch to another thread: it begins anew there, with its age and its hold.
+    Reroute {
+        /// The batch.
+        id: BatchId,
+        /// Where it belongs from now on.
+        thread: ThreadKey,
+    },
     /// A thread's host failed or recovered, or an operator held or released the thread.
     Thread(ThreadState),
     /// What was owed to these recipients' sender is settled without a message (a null sender, a report to the log).

@@ -8,7 +8,7 @@ use zrelay_clock::Timestamp;
 use crate::message::{Extent, Layout};
 use crate::shared::{Place, Shared};
 use crate::storage::View;
-use crate::{Content, MessageId, Notify, Origin, Ret};
+use crate::{Content, Handling, MessageId, Notify, Origin, Ret};
 
 /// Finds messages; clone it freely. A look-up takes two short read locks and copies nothing of the message.
 #[derive(Clone, Debug)]
@@ -168,6 +168,11 @@ impl Stored {
     /// RFC 3461 `RET`.
     pub fn ret(&self) -> Option<Ret> {
         self.layout.ret()
+    }
+
+    /// What else was asked for it.
+    pub fn handling(&self) -> Handling {
+        self.layout.handling(self.bytes())
     }
 
     /// Set when this message is a delivery status notification of ours.

@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::rpc::RpcError;
@@ -60,6 +61,13 @@ pub struct Client {
     path: PathBuf,
     stream: BufReader<UnixStream>,
     next_id: u64,
+    /// The beginning of a line whose end has not come.
+    partial: Vec<u8>,
+}
+
+#[derive(Deserialize)]
+struct Told<T> {
+    params: T,
 }
 
 #[derive(Deserialize)]
@@ -83,7 +91,7 @@ impl Client {
         let lost = |source| ClientError::Lost { path: path.to_owned(), source };
         stream.set_read_timeout(Some(PATIENCE)).map_err(lost)?;
         stream.set_write_timeout(Some(PATIENCE)).map_err(lost)?;
-        Ok(Self { path: path.to_owned(), stream: BufReader::new(stream), next_id: 0 })
+        Ok(Self { path: path.to_owned(), stream: BufReader::new(stream), next_id: 0, partial: Vec::new() })
     }
 
     /// Calls a method and waits for its result, at most [`PATIENCE`] between two pieces of it.
@@ -96,12 +104,7 @@ impl Client {
         let mut line = request.to_string();
         line.push('\n');
         self.stream.get_mut().write_all(line.as_bytes()).map_err(|source| self.lost(source))?;
-        let mut answer = Vec::new();
-        let read = self.stream.by_ref().take(RESPONSE_MAX).read_until(b'\n', &mut answer);
-        read.map_err(|source| self.lost(source))?;
-        if answer.last() != Some(&b'\n') {
-            return Err(self.lost(io::ErrorKind::UnexpectedEof.into()));
-        }
+        let answer = self.line()?;
         let response: Response = serde_json::from_slice(&answer).map_err(|error| self.garbled(error.to_string()))?;
         match response {
             Response { error: Some(error), .. } => Err(error.into()),
@@ -109,6 +112,37 @@ impl Client {
             Response { result: Some(result), .. } => Ok(result),
             _ => Err(self.garbled("it has neither result nor error")),
         }
+    }
+
+    /// The next notification of a subscription; `None` when none comes within `patience`. Not to be mixed with further
+    /// calls on the same connection.
+    ///
+    /// # Errors
+    /// [`ClientError::Lost`], [`ClientError::Garbled`].
+    pub fn notification<T: DeserializeOwned>(&mut self, patience: Duration) -> Result<Option<T>, ClientError> {
+        let patience = patience.max(Duration::from_millis(1));
+        self.stream.get_ref().set_read_timeout(Some(patience)).map_err(|source| self.lost(source))?;
+        let line = match self.line() {
+            Err(ClientError::Lost { source, .. })
+                if matches!(source.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) =>
+            {
+                return Ok(None);
+            }
+            line => line?,
+        };
+        let told: Told<T> = serde_json::from_slice(&line).map_err(|error| self.garbled(error.to_string()))?;
+        Ok(Some(told.params))
+    }
+
+    /// The next whole line. What has come of it stays when the patience of the stream is over.
+    fn line(&mut self) -> Result<Vec<u8>, ClientError> {
+        let room = RESPONSE_MAX.saturating_sub(u64::try_from(self.partial.len()).unwrap_or(u64::MAX));
+        let read = self.stream.by_ref().take(room).read_until(b'\n', &mut self.partial);
+        read.map_err(|source| self.lost(source))?;
+        if self.partial.last() != Some(&b'\n') {
+            return Err(self.lost(io::ErrorKind::UnexpectedEof.into()));
+        }
+        Ok(std::mem::take(&mut self.partial))
     }
 
     fn lost(&self, source: io::Error) -> ClientError {

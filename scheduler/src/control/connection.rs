@@ -3,12 +3,15 @@
 use std::io::{self, Read, Write};
 
 use mio::net::UnixStream;
+use serde::Deserialize;
 use serde_json::Value;
 use zrelay_clock::Timestamp;
 
-use super::access::Caller;
-use super::methods::Methods;
-use super::rpc::{self, INVALID_REQUEST, RpcError};
+use super::access::{Caller, Role};
+use super::methods::{self, Methods};
+use super::rpc::{self, INVALID_REQUEST, RpcError, UNAVAILABLE};
+use super::server::{SILENCE_MAX, STALL_MAX};
+use super::subscription::{self, SUBSCRIPTIONS_MAX, Subscription, Wanted};
 
 /// Longest request, octets: names and patterns are short.
 pub const REQUEST_MAX: usize = 64 * 1024;
@@ -24,8 +27,18 @@ pub(super) struct Connection {
     output: Vec<u8>,
     written: usize,
     /// Of the last progress.
-    pub(super) active: Timestamp,
+    active: Timestamp,
     end: End,
+    subscriptions: Vec<Subscription>,
+    /// Subscriptions so far, which names them.
+    subscribed: u64,
+}
+
+/// Parameters of `unsubscribe`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Named {
+    subscription: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -46,7 +59,17 @@ pub(super) enum Life {
 
 impl Connection {
     pub(super) fn new(stream: UnixStream, caller: Caller, now: Timestamp) -> Self {
-        Self { stream, caller, input: Vec::new(), output: Vec::new(), written: 0, active: now, end: End::No }
+        Self {
+            stream,
+            caller,
+            input: Vec::new(),
+            output: Vec::new(),
+            written: 0,
+            active: now,
+            end: End::No,
+            subscriptions: Vec::new(),
+            subscribed: 0,
+        }
     }
 
     /// Reads, answers and writes as far as it goes without waiting.
@@ -60,7 +83,7 @@ impl Connection {
             if self.end == End::Output {
                 return Life::Over;
             }
-            if self.answer(methods) {
+            if self.answer(methods) || self.notify(methods) {
                 continue;
             }
             if self.end == End::Input {
@@ -96,11 +119,76 @@ impl Connection {
         self.output = match rpc::parse(&line) {
             Err((id, error)) => rpc::respond(&id, Err(&error)),
             Ok(request) => {
-                let result = methods.call(&self.caller, &request.method, &request.params);
+                let result = self.call(methods, &request.method, &request.params);
                 request.id.map(|id| rpc::respond(&id, result.as_ref())).unwrap_or_default()
             }
         };
         true
+    }
+
+    /// What concerns this connection alone is done here, everything else by the methods.
+    fn call(&mut self, methods: &mut Methods, method: &str, given: &Value) -> Result<Value, RpcError> {
+        match method {
+            "subscribe" => self.subscribe(methods, methods::params(given)?),
+            "unsubscribe" => self.unsubscribe(&methods::params(given)?),
+            other => methods.call(&self.caller, other, given),
+        }
+    }
+
+    fn subscribe(&mut self, methods: &Methods, wanted: Wanted) -> Result<Value, RpcError> {
+        if matches!(wanted, Wanted::Trace { .. }) {
+            methods::admit(&self.caller, "trace", Role::Operator)?;
+            log::info!("{} traces a conversation", self.caller);
+        }
+        if self.subscriptions.len() >= SUBSCRIPTIONS_MAX {
+            let text = format!("a connection has at most {SUBSCRIPTIONS_MAX} subscriptions");
+            return Err(RpcError::new(UNAVAILABLE, text));
+        }
+        let id = self.subscribed + 1;
+        self.subscriptions.push(Subscription::new(id, wanted, methods)?);
+        self.subscribed = id;
+        Ok(subscription::answer(id))
+    }
+
+    fn unsubscribe(&mut self, named: &Named) -> Result<Value, RpcError> {
+        let before = self.subscriptions.len();
+        self.subscriptions.retain(|subscription| subscription.id != named.subscription);
+        if self.subscriptions.len() == before {
+            return Err(RpcError::nothing(format!("there is no subscription {}", named.subscription)));
+        }
+        Ok(subscription::answer(named.subscription))
+    }
+
+    /// Makes one notification, if one is due and the one before has left.
+    fn notify(&mut self, methods: &Methods) -> bool {
+        let now = methods.clock.now();
+        let due = |subscription: &&mut Subscription| subscription.due().is_some_and(|due| due <= now);
+        let Some(line) = self.subscriptions.iter_mut().filter(due).find_map(|one| one.notify(methods)) else {
+            return false;
+        };
+        self.output = line;
+        // None starves: who was told goes behind the others.
+        self.subscriptions.rotate_left(1);
+        true
+    }
+
+    /// When [`Connection::advance`] is worth a call without an event: never while something waits to be written.
+    pub(super) fn due(&self) -> Option<Timestamp> {
+        if !self.output.is_empty() {
+            return None;
+        }
+        self.subscriptions.iter().filter_map(Subscription::due).min()
+    }
+
+    /// Whether it is to be given up: silent for too long, or what it asked for is not read.
+    pub(super) fn is_stale(&self, now: Timestamp) -> bool {
+        let patience = match (self.output.is_empty(), self.subscriptions.is_empty()) {
+            (false, _) => STALL_MAX,
+            (true, true) => SILENCE_MAX,
+            // Has nothing to say, and there was nothing to tell.
+            (true, false) => return false,
+        };
+        now.since(self.active) > patience
     }
 
     fn read(&mut self) -> io::Result<()> {
@@ -132,5 +220,22 @@ impl Connection {
         self.output = Vec::new();
         self.written = 0;
         Ok(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_does_not_read_is_given_up_sooner_than_who_has_nothing_to_say() {
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        let caller = Caller { uid: 0, user: None, pid: 1, role: Role::Admin };
+        let start = Timestamp::from_secs(1000);
+        let mut connection = Connection::new(ours, caller, start);
+        assert!(!connection.is_stale(start + STALL_MAX * 2) && connection.is_stale(start + SILENCE_MAX * 2));
+        connection.output = b"unread".to_vec();
+        assert!(!connection.is_stale(start + STALL_MAX) && connection.is_stale(start + STALL_MAX * 2));
+        assert_eq!(connection.due(), None, "nothing more is made while something waits");
     }
 }

@@ -4,12 +4,16 @@ mod listing;
 mod mail;
 mod operate;
 
+use std::sync::Arc;
+
+use mio::Waker;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use zrelay_clock::{Clock, Timestamp};
 use zrelay_config::Pattern;
 use zrelay_spool::MessageId;
+use zrelay_trace::Tracing;
 
 use super::access::{Caller, Role};
 use super::rpc::{FORBIDDEN, INTERNAL, NO_METHOD, RpcError, UNAVAILABLE};
@@ -17,6 +21,7 @@ use crate::operator::Action;
 use crate::query::{SchedulerHandle, Unavailable};
 
 pub use listing::Status;
+pub(super) use listing::{Sort, ThreadsParams};
 pub use mail::MessageDetail;
 pub use operate::{Preview, SAMPLE_MAX};
 
@@ -95,6 +100,9 @@ pub(super) struct Methods {
     pub(super) clock: Clock,
     pub(super) started: Timestamp,
     pub(super) version: String,
+    pub(super) tracing: Tracing,
+    /// Wakes the loop of the control socket.
+    pub(super) waker: Arc<Waker>,
 }
 
 #[derive(Deserialize)]
@@ -138,15 +146,18 @@ fn role_for(method: &str) -> Role {
     METHODS.iter().find(|(name, _)| *name == method).map_or(Role::Admin, |(_, role)| *role)
 }
 
+/// Whether a caller has the role that something takes.
+pub(super) fn admit(caller: &Caller, what: &str, needed: Role) -> Result<(), RpcError> {
+    if caller.role >= needed {
+        return Ok(());
+    }
+    let text = format!("{caller} has the role {}, and \"{what}\" takes {needed}", caller.role);
+    Err(RpcError::new(FORBIDDEN, text))
+}
+
 impl Methods {
     pub(super) fn call(&mut self, caller: &Caller, method: &str, given: &Value) -> Result<Value, RpcError> {
-        let needed = role_for(method);
-        if caller.role < needed {
-            return Err(RpcError::new(
-                FORBIDDEN,
-                format!("{caller} has the role {}, and \"{method}\" takes {needed}", caller.role),
-            ));
-        }
+        admit(caller, method, role_for(method))?;
         match method {
             "status" => params::<None_>(given).and_then(|_| self.status()),
             "channels" => params::<None_>(given).and_then(|_| self.channels()),

@@ -94,6 +94,21 @@ struct Response<'a> {
     result: Option<&'a Value>,
 }
 
+/// A notification: what the hub says without being asked.
+#[derive(Serialize)]
+struct Notification<'a, T> {
+    jsonrpc: &'static str,
+    method: &'static str,
+    params: &'a T,
+}
+
+/// Writes a notification as one line.
+pub(super) fn notify<T: Serialize>(method: &'static str, params: &T) -> Vec<u8> {
+    let mut line = serde_json::to_vec(&Notification { jsonrpc: "2.0", method, params }).unwrap_or_default();
+    line.push(b'\n');
+    line
+}
+
 /// Writes one line. A result may be a listing of many megabytes: it is not copied on the way.
 pub(super) fn respond(id: &Value, result: Result<&Value, &RpcError>) -> Vec<u8> {
     let response = Response { error: result.err(), id, jsonrpc: "2.0", result: result.ok() };

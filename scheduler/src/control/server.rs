@@ -12,6 +12,7 @@ use std::time::Duration;
 use mio::net::{UnixListener, UnixStream};
 use mio::{Events, Interest, Poll, Token, Waker};
 use zrelay_clock::Clock;
+use zrelay_trace::Tracing;
 
 use super::access::{Access, Caller, Role};
 use super::connection::{Connection, Life};
@@ -20,7 +21,9 @@ use crate::query::SchedulerHandle;
 
 /// Clients at a time; more are closed at once.
 pub const CLIENTS_MAX: usize = 64;
-/// How long a client may be silent, or not read.
+/// How long a client may leave what it asked for unread.
+pub const STALL_MAX: Duration = Duration::from_secs(10);
+/// How long a client without a subscription may be silent.
 pub const SILENCE_MAX: Duration = Duration::from_secs(60);
 /// How often silent clients are looked for.
 const PATROL: Duration = Duration::from_secs(5);
@@ -107,6 +110,7 @@ impl ControlServer {
         scheduler: SchedulerHandle,
         store: Box<dyn Store>,
         access: Box<dyn Access>,
+        tracing: Tracing,
         version: &str,
         clock: Clock,
     ) -> Result<Self, BindError> {
@@ -117,7 +121,15 @@ impl ControlServer {
         let waker = Arc::new(Waker::new(poll.registry(), STOP).map_err(failed)?);
         let mut listener = UnixListener::from_std(listener);
         poll.registry().register(&mut listener, LISTENER, Interest::READABLE).map_err(failed)?;
-        let methods = Methods { scheduler, store, started: clock.now(), clock, version: version.to_owned() };
+        let methods = Methods {
+            scheduler,
+            store,
+            started: clock.now(),
+            clock,
+            version: version.to_owned(),
+            tracing,
+            waker: Arc::clone(&waker),
+        };
         let stop = Arc::new(AtomicBool::new(false));
         Ok(Self { poll, listener, file, stop, waker, methods, access, connections: HashMap::new(), next: FIRST })
     }
@@ -131,7 +143,8 @@ impl ControlServer {
     pub fn run(mut self) {
         let mut events = Events::with_capacity(64);
         while !self.stop.load(Ordering::Acquire) {
-            if let Err(error) = self.poll.poll(&mut events, Some(PATROL)) {
+            let patience = self.patience();
+            if let Err(error) = self.poll.poll(&mut events, Some(patience)) {
                 if error.kind() != io::ErrorKind::Interrupted {
                     log::error!("the control socket cannot wait for events: {error}");
                     return;
@@ -145,8 +158,25 @@ impl ControlServer {
                     token => self.advance(token),
                 }
             }
+            self.tell();
             self.patrol();
         }
+    }
+
+    /// How long to sleep: until the next notification is due, and not long without a look at silent clients.
+    fn patience(&self) -> Duration {
+        let now = self.methods.clock.now();
+        let due = self.connections.values().filter_map(Connection::due).min();
+        due.map_or(PATROL, |due| due.since(now)).min(PATROL)
+    }
+
+    /// Lets those speak whose notifications are due.
+    fn tell(&mut self) {
+        let now = self.methods.clock.now();
+        let is_due = |connection: &Connection| connection.due().is_some_and(|due| due <= now);
+        let due: Vec<Token> =
+            self.connections.iter().filter(|(_, connection)| is_due(connection)).map(|(token, _)| *token).collect();
+        due.into_iter().for_each(|token| self.advance(token));
     }
 
     fn accept(&mut self) {
@@ -203,10 +233,9 @@ impl ControlServer {
 
     fn patrol(&mut self) {
         let now = self.methods.clock.now();
-        let silent =
-            |(token, connection): (&Token, &Connection)| (now.since(connection.active) > SILENCE_MAX).then_some(*token);
-        let silent: Vec<Token> = self.connections.iter().filter_map(silent).collect();
-        for token in silent {
+        let stale: Vec<Token> =
+            self.connections.iter().filter(|(_, one)| one.is_stale(now)).map(|(token, _)| *token).collect();
+        for token in stale {
             self.close(token);
         }
     }

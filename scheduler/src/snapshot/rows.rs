@@ -57,8 +57,9 @@ pub struct RingRow {
 pub struct ThreadRow {
     /// The name, `channel/host`.
     pub thread: String,
-    /// `idle`, `running`, `retry`, `waiting`, `held`, `paused`, `draining`, `sweeping`, `limit:thread_agents`,
-    /// `limit:ring_agents`, `limit:channel_agents` or `limit:agents`.
+    /// `idle`, `running`, `retry`, `waiting`, `suspended`, `held`, `paused`, `draining`, `sweeping`,
+    /// `limit:thread_agents`, `limit:probe`, `limit:slow_start`, `limit:ring_agents`, `limit:channel_agents` or
+    /// `limit:agents`.
     pub state: String,
     /// Why it is in this state, as a sentence; empty when the state says it all.
     pub reason: String,
@@ -306,6 +307,7 @@ impl ThreadView {
                 format!("the host failed {times}, next try in {}: {last}", span(now, due))
             }
             State::Waiting(due) => format!("everything was put off, next try in {}: {last}", span(now, due)),
+            State::Suspended(until) => format!("its site wants less, next mail in {}: {last}", span(now, until)),
             State::Held if self.key.channel.as_ref() == crate::thread::HOLD_CHANNEL => "the channel holds".to_owned(),
             State::Held => match &self.held_by {
                 Some(pattern) => format!("held by an operator as {pattern}"),
@@ -315,6 +317,8 @@ impl ThreadView {
             State::Draining => "the hub shuts down".to_owned(),
             State::Sweeping => "going through its batches".to_owned(),
             State::ThreadAgents => "its agent is closing".to_owned(),
+            State::Probe => "its site was down, one agent finds out whether it still is".to_owned(),
+            State::SlowStart => "its site gets more connections when those it has deliver".to_owned(),
             State::RingAgents => "all agents of its ring are busy".to_owned(),
             State::ChannelAgents => "all agents of its channel are busy".to_owned(),
             State::Agents => "all agents are busy".to_owned(),
@@ -349,7 +353,7 @@ impl FlowView {
 fn reply(heard: &Heard, now: Timestamp) -> ReplyRow {
     let outcome = match heard.disposition {
         Disposition::Delivered { .. } => "delivered",
-        Disposition::Deferred => "deferred",
+        Disposition::Deferred | Disposition::Delayed => "deferred",
         Disposition::Failed => "failed",
         Disposition::Expired => "expired",
         Disposition::Dropped => "dropped",

@@ -12,7 +12,7 @@ use super::view::{
 };
 use crate::batch::{Batch, Place};
 use crate::lease::{Lease, LeaseState};
-use crate::limit::{Level, Ring};
+use crate::limit::{Level, Limit, Ring};
 use crate::scheduler::{Phase, Scheduler};
 use crate::thread::{Thread, ThreadId};
 
@@ -120,13 +120,15 @@ impl Scheduler {
         let thread = self.threads.get(id)?;
         let leases = || thread.leases.iter().filter_map(|lease| self.leases.get(lease));
         let first = thread.batches.first_key_value().map(|(_, batch)| batch);
-        let wake = if thread.has_due() { Some(now) } else { thread.queue.first().map(|(wake, _)| *wake) };
+        let wake = if thread.has_due() { Some(now) } else { thread.next_wake() };
         let next = if thread.is_held() { None } else { wake };
+        let suspended = self.rings.get(thread.ring).and_then(|ring| ring.pace.suspended(now));
+        let suspension = suspended.map(|(_, diagnostic)| diagnostic.clone());
         Some(ThreadView {
             key: thread.key.clone(),
             state: self.state_of(thread, now),
             load: thread.load,
-            oldest: first.map(|batch| batch.received),
+            oldest: first.map(|batch| batch.received).into_iter().chain(thread.beyond.oldest()).min(),
             flows: count(thread.flows.count()),
             held_by: thread.held_by.clone(),
             held: u64::try_from(thread.aside.len()).unwrap_or(u64::MAX),
@@ -136,19 +138,21 @@ impl Scheduler {
             in_flight: thread.in_flight,
             next_attempt: next.map(|wake| if thread.backs_off(now) { wake.max(thread.backoff.due) } else { wake }),
             failures: thread.backoff.failures,
-            last: thread.backoff.last.clone().or_else(|| first.and_then(|batch| batch.last.clone())),
+            last: suspension
+                .or_else(|| thread.backoff.last.clone())
+                .or_else(|| first.and_then(|batch| batch.last.clone())),
             link: leases().find_map(|lease| lease.link.clone()),
         })
     }
 
     fn state_of(&self, thread: &Thread, now: Timestamp) -> State {
-        if thread.hold.is_held() || (thread.is_held() && !thread.batches.is_empty()) {
+        if thread.hold.is_held() || (thread.is_held() && thread.has_batches()) {
             return State::Held;
         }
         if thread.in_flight > 0 {
             return State::Running;
         }
-        if thread.batches.is_empty() {
+        if !thread.has_batches() {
             return State::Idle;
         }
         if self.paused.is_some() {
@@ -164,10 +168,17 @@ impl Scheduler {
             return State::Retry(thread.backoff.due);
         }
         if !thread.has_due() {
-            return thread.queue.first().map_or(State::Held, |(wake, _)| State::Waiting(*wake));
+            return thread.next_wake().map_or(State::Held, State::Waiting);
         }
-        if let Some((limit, _)) = thread.line {
-            return State::of_limit(limit);
+        let pace = self.rings.get(thread.ring).map(|ring| &ring.pace);
+        if let Some((until, _)) = pace.and_then(|pace| pace.suspended(now)) {
+            return State::Suspended(until);
+        }
+        match (thread.line, pace) {
+            (Some((Limit::Ring, _)), Some(pace)) if pace.is_probed() => return State::Probe,
+            (Some((Limit::Ring, _)), Some(pace)) if pace.is_slow() => return State::SlowStart,
+            (Some((limit, _)), _) => return State::of_limit(limit),
+            (None, _) => {}
         }
         let works = |lease: &LeaseId| self.leases.get(lease).is_some_and(|lease| !lease.is_closing());
         if thread.leases.iter().any(works) { State::Running } else { State::ThreadAgents }

@@ -26,6 +26,8 @@ pub enum State {
     Retry(Timestamp),
     /// All batches were deferred; the first is due then.
     Waiting(Timestamp),
+    /// Its site takes mail, but wants less of it: nothing goes there before this time.
+    Suspended(Timestamp),
     /// An operator holds it, or all batches in it, or its channel is `hold`.
     Held,
     /// Outcomes cannot be recorded, so nothing is handed out.
@@ -36,6 +38,10 @@ pub enum State {
     Sweeping,
     /// Due, but held back by the limit on agents of its own clause.
     ThreadAgents,
+    /// Due, but its site was down, and another thread's agent finds out whether it still is.
+    Probe,
+    /// Due, but its site may not have more connections yet.
+    SlowStart,
     /// Due, but all agents of the ring are busy.
     RingAgents,
     /// Due, but all agents of the channel are busy.
@@ -60,11 +66,14 @@ impl State {
             Self::Running => "running",
             Self::Retry(_) => "retry",
             Self::Waiting(_) => "waiting",
+            Self::Suspended(_) => "suspended",
             Self::Held => "held",
             Self::Paused => "paused",
             Self::Draining => "draining",
             Self::Sweeping => "sweeping",
             Self::ThreadAgents => "limit:thread_agents",
+            Self::Probe => "limit:probe",
+            Self::SlowStart => "limit:slow_start",
             Self::RingAgents => "limit:ring_agents",
             Self::ChannelAgents => "limit:channel_agents",
             Self::Agents => "limit:agents",

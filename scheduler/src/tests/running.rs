@@ -12,12 +12,13 @@ use zrelay_agent::{Credit, Judgement, Order, Report, Rest, Verdict};
 use zrelay_clock::{Clock, Timestamp};
 use zrelay_mailbox::{Received, Receiver, mailbox};
 use zrelay_spool::{BatchId, Flow, MessageId, Queue, QueuedBatch, Request, Timing};
+use zrelay_trace::Tracing;
 
 use super::world::{clause, reply, settings};
-use crate::control::Preview;
 use crate::control::{
-    Addressed, BindError, Client, ClientError, ControlServer, INVALID_REQUEST, MessageDetail, MessageFacts, NO_METHOD,
-    NOTHING_MATCHED, OwnerOnly, PARSE_ERROR, REQUEST_MAX, RpcError, Stopper, Store,
+    Addressed, BindError, Client, ClientError, ControlServer, INVALID_PARAMS, INVALID_REQUEST, MessageDetail,
+    MessageFacts, NO_METHOD, NOTHING_MATCHED, Overview, OwnerOnly, PARSE_ERROR, Preview, REQUEST_MAX, RpcError,
+    Stopper, Store, UNAVAILABLE,
 };
 use crate::snapshot::{ChannelRow, MessageRow, RingRow, ThreadDetail, ThreadRow, Totals};
 use crate::{Changed, Inlets, Outlets, Scheduler, SchedulerLoop};
@@ -92,6 +93,9 @@ impl Hub {
             size: 100,
             copies: 1,
             flow: Flow::default(),
+            priority: 0,
+            deliver_by: None,
+            warned: false,
             attempts: 0,
             due: Timestamp::ZERO,
             held: false,
@@ -131,7 +135,15 @@ impl Drop for Hub {
 }
 
 fn bind(path: &Path, inlets: &Inlets) -> Result<ControlServer, BindError> {
-    ControlServer::bind(path, inlets.handle.clone(), Box::new(Addresses), Box::new(OwnerOnly), "0.1.0", Clock::start())
+    ControlServer::bind(
+        path,
+        inlets.handle.clone(),
+        Box::new(Addresses),
+        Box::new(OwnerOnly),
+        Tracing::new(),
+        "0.1.0",
+        Clock::start(),
+    )
 }
 
 fn status(client: &mut Client) -> Totals {
@@ -401,4 +413,39 @@ fn a_client_that_does_not_read_holds_up_nobody() {
     // More answers than any socket buffer holds.
     let _ = lazy.write_all(&request);
     assert_eq!(status(&mut client).threads, 2000);
+}
+
+#[test]
+fn an_overview_comes_again_and_again_until_it_is_unsubscribed() {
+    let hub = Hub::start();
+    (0..3).for_each(|number| hub.arrive(number + 2, &format!("smtp/{number}.example")));
+    let mut client = Client::connect(&hub.path).unwrap();
+    hub.settle(&mut client, 3);
+    let params =
+        json!({"topic": "overview", "interval": 0.1, "sort": "batches", "limit": 2, "thread": "smtp/0.example"});
+    let mut watcher = Client::connect(&hub.path).unwrap();
+    assert_eq!(watcher.call("subscribe", params).unwrap(), json!({"subscription": 1}));
+    for _ in 0..3 {
+        let overview: Overview = watcher.notification(PATIENCE).unwrap().expect("an overview every 100 ms");
+        assert_eq!((overview.subscription, overview.matched, overview.totals.batches), (1, 3, 3));
+        let threads: Vec<&str> = overview.threads.iter().map(|row| row.thread.as_str()).collect();
+        assert_eq!(threads, ["smtp/0.example", "smtp/1.example"]);
+        assert_eq!(overview.thread.unwrap().row.batches, 1);
+    }
+    for params in [
+        json!({"topic": "overview", "interval": 0.01}),
+        json!({"topic": "overview", "pattern": ""}),
+        json!({"topic": "weather"}),
+        json!({"topic": "trace"}),
+    ] {
+        assert_eq!(code(client.call("subscribe", params)), INVALID_PARAMS);
+    }
+    for number in 0..4 {
+        let subscribed = client.call("subscribe", json!({"topic": "trace", "pattern": "smtp/*"})).unwrap();
+        assert_eq!(subscribed, json!({"subscription": number + 1}));
+    }
+    assert_eq!(code(client.call("subscribe", json!({"topic": "trace", "pattern": "*"}))), UNAVAILABLE);
+    client.call("unsubscribe", json!({"subscription": 2})).unwrap();
+    assert_eq!(code(client.call("unsubscribe", json!({"subscription": 2}))), NOTHING_MATCHED);
+    client.call("subscribe", json!({"topic": "trace", "pattern": "*"})).unwrap();
 }

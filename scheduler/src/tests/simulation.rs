@@ -67,7 +67,11 @@ fn answer(world: &mut World, lease: LeaseId, b: u8) {
     let some: Vec<u32> = all.iter().copied().filter(|recipient| (u32::from(b) >> (recipient % 4)) & 1 == 1).collect();
     let (judgement, diagnostic) = match b % 5 {
         0 | 1 => (Judgement::Delivered { dsn_relayed: true }, reply(250, "ok")),
-        2 | 3 => (Judgement::Deferred, reply(450, "later")),
+        2 => (
+            Judgement::Deferred,
+            reply(450, ["later", "too much mail", "too many connections"][usize::from(b / 64 % 3)]),
+        ),
+        3 => (Judgement::Deferred, reply(450, "later")),
         _ => (Judgement::Failed, reply(550, "no")),
     };
     if b.is_multiple_of(11) {
@@ -88,8 +92,10 @@ fn answer(world: &mut World, lease: LeaseId, b: u8) {
 
 fn release(world: &mut World, lease: LeaseId, b: u8) {
     let reason = match b % 8 {
-        0..=3 => Release::Failed(reply(0, "connection refused")),
-        4 | 5 => Release::Ended(reply(421, "enough for now")),
+        0..=2 => Release::Failed(reply(0, "connection refused")),
+        3 => Release::Failed(reply(421, "too many connections")),
+        4 => Release::Ended(reply(421, "enough for now")),
+        5 => Release::Ended(reply(421, "too much mail")),
         6 => Release::Done,
         _ => Release::Rejected(reply(0, "no such domain")),
     };
@@ -140,9 +146,9 @@ fn finish(world: &mut World) {
     world.settle_down();
     for _ in 0..100_000 {
         let Some(lease) = world.agents.keys().next().copied() else {
-            let held = world.scheduler.batches(world.now, Some(&"hold/x".parse().unwrap()), None, usize::MAX);
-            let held: usize = held.iter().map(|batch| batch.recipients.len()).sum();
-            if world.open.len() == held {
+            let held = world.scheduler.thread(world.now, &"hold/x".parse().unwrap());
+            let held = held.map_or(0, |zoom| zoom.thread.load.recipients);
+            if world.open.len() as u64 == held {
                 return;
             }
             assert!(world.pass_to_timeout(), "{} recipients are stuck", world.open.len());
@@ -169,6 +175,7 @@ proptest! {
         ring_agents in 1u32..4,
         channel_agents in 1u32..5,
         agents in 1u32..6,
+        window in prop_oneof![1 => Just(usize::MAX), 2 => 1usize..8],
         steps in prop::collection::vec((any::<u8>(), any::<u8>(), any::<u8>()), 1..300),
     ) {
         let clause = clause(|clause| {
@@ -178,6 +185,7 @@ proptest! {
         let mut settings = settings(clause, agents);
         settings.channel_agents.push(("smtp".to_owned(), channel_agents));
         let mut world = World::new(settings, seed);
+        world.scheduler.set_window(window);
         for (kind, a, b) in steps {
             step(&mut world, kind, a, b);
         }

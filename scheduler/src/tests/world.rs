@@ -13,6 +13,7 @@ use zrelay_spool::{
 };
 
 use crate::Settings;
+use crate::beyond::{RunId, SpillOrder, Spilled};
 use crate::operator::GIVEN_UP;
 use crate::scheduler::Scheduler;
 
@@ -45,6 +46,8 @@ pub(super) struct Agent {
     pub(super) carried: Vec<Ticket>,
     pub(super) idle: bool,
     pub(super) closing: bool,
+    /// It was told to connect, since its site is free.
+    pub(super) connects: bool,
 }
 
 pub(super) struct World {
@@ -64,6 +67,17 @@ pub(super) struct World {
     clause: Arc<Clause>,
     next_message: u64,
     checks: bool,
+    /// What is beyond the window.
+    pub(super) spilled: BTreeMap<RunId, Vec<QueuedBatch>>,
+    pub(super) disk: Disk,
+}
+
+/// Whether batches can be written beyond the window and read again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Disk {
+    Works,
+    Full,
+    Unreadable,
 }
 
 impl World {
@@ -84,6 +98,8 @@ impl World {
             clause,
             next_message: 0,
             checks: true,
+            spilled: BTreeMap::new(),
+            disk: Disk::Works,
         }
     }
 
@@ -111,6 +127,9 @@ impl World {
             size,
             copies: 1,
             flow,
+            priority: 0,
+            deliver_by: None,
+            warned: false,
             attempts: 0,
             due: self.now,
             held: false,
@@ -214,7 +233,10 @@ impl World {
                 Request::Thread(state) => {
                     let before = self.records.iter().rev().find(|before| before.key == state.key);
                     if state.failures > before.map_or(0, |before| before.failures) {
-                        self.check_wait(state.due);
+                        // A thread joins the failure of its site, whose wait was checked with who found it out.
+                        if !self.records.iter().any(|before| before.due == state.due) {
+                            self.check_wait(state.due);
+                        }
                     }
                     self.thread_due.insert(state.key.clone(), if state.failures > 0 { state.due } else { START });
                     self.records.push(state);
@@ -226,6 +248,27 @@ impl World {
         while let Some(order) = self.scheduler.poll_order() {
             self.obey(order);
         }
+        let Some(order) = self.scheduler.poll_spill() else { return };
+        self.spill(order);
+        self.take_output();
+    }
+
+    fn spill(&mut self, order: SpillOrder) {
+        let spilled = match (order, self.disk) {
+            (SpillOrder::Write { run, batches }, Disk::Full) => Spilled::NotWritten { run, batches },
+            (SpillOrder::Write { run, batches }, _) => {
+                assert!(!batches.is_empty());
+                assert!(self.spilled.insert(run, batches).is_none());
+                return;
+            }
+            (SpillOrder::Read { run, .. }, Disk::Unreadable) => Spilled::NotRead { run },
+            (SpillOrder::Read { run, thread }, _) => {
+                let batches = self.spilled.remove(&run).expect("a run that was written");
+                assert!(batches.iter().all(|batch| batch.thread == thread));
+                Spilled::Read { run, batches }
+            }
+        };
+        self.scheduler.handle_spill(self.now, spilled);
     }
 
     fn note(&mut self, outcome: Outcome) {
@@ -276,7 +319,8 @@ impl World {
                 }
                 let due = self.thread_due.get(&thread).copied().unwrap_or(START);
                 assert!(due <= self.now, "{thread} was to be left alone");
-                self.agents.insert(lease, Agent { thread, carried: Vec::new(), idle: false, closing: false });
+                self.agents
+                    .insert(lease, Agent { thread, carried: Vec::new(), idle: false, closing: false, connects: false });
             }
             Order::Carry { lease, batch } => {
                 let due = self.batch_due.get(&batch.id).copied().unwrap_or(START);
@@ -286,6 +330,10 @@ impl World {
                 agent.idle = false;
                 agent.carried.push(batch);
             }
+            Order::Connect { lease } => {
+                assert!(!self.agents[&lease].closing, "a connect behind a close");
+                self.agents.get_mut(&lease).unwrap().connects = true;
+            }
             Order::Idle { lease } => self.agents.get_mut(&lease).unwrap().idle = true,
             Order::Close { lease } => self.agents.get_mut(&lease).unwrap().closing = true,
         }
@@ -294,5 +342,6 @@ impl World {
     /// What must always hold.
     fn check(&self) {
         assert_eq!(self.scheduler.audit(self.now), self.open.len());
+        assert_eq!(self.scheduler.beyond_window(), self.spilled.values().map(Vec::len).sum::<usize>());
     }
 }

@@ -5,7 +5,8 @@
 //! [`Sink`] or a real server; what arrives is compared with what was sent by the marks of [`Mail`].
 //!
 //! ```text
-//! Client, inject, smtp-source, smtplib, swaks, mlmmj ──▶ Hub (zrelay serve) ──▶ Sink, smtp-sink, Postfix, Exim
+//! Client, inject, smtp-source, smtplib, swaks, mlmmj ──▶ Hub (zrelay serve) ──▶ Sink, smtp-sink, Postfix, Exim,
+//!                                                          OpenSMTPD, sendmail, chasquid, Dovecot, aiosmtpd
 //! ```
 //!
 //! Everything here ends with the value that started it, and the processes also with the test process, however that

@@ -7,16 +7,28 @@ use tempfile::TempDir;
 
 use crate::Marked;
 
+mod aiosmtpd;
+mod cell;
+mod chasquid;
+mod dovecot;
 mod exim;
 mod mlmmj;
+mod opensmtpd;
 mod postfix;
 mod script;
+mod sendmail;
 mod smtp_sink;
+mod store;
 
+pub use aiosmtpd::Aiosmtpd;
+pub use chasquid::Chasquid;
+pub use dovecot::Dovecot;
 pub use exim::Exim;
 pub use mlmmj::{Mlmmj, Verp};
+pub use opensmtpd::OpenSmtpd;
 pub use postfix::Postfix;
 pub use script::{python, run, swaks};
+pub use sendmail::Sendmail;
 pub use smtp_sink::{Dumped, SmtpSink, smtp_source};
 
 /// The tree that `tests/peers` unpacks.
@@ -69,7 +81,18 @@ struct Users {
 }
 
 /// Numbers of the users: of no meaning to the machine.
-const USERS: [(&str, u32); 4] = [("postfix", 64_991), ("postdrop", 64_992), ("vmail", 64_993), ("Debian-exim", 64_994)];
+const USERS: [(&str, u32); 10] = [
+    ("postfix", 64_981),
+    ("postdrop", 64_982),
+    ("vmail", 64_983),
+    ("Debian-exim", 64_984),
+    ("opensmtpd", 64_985),
+    ("opensmtpq", 64_986),
+    ("smmta", 64_987),
+    ("smmsp", 64_988),
+    ("dovecot", 64_989),
+    ("dovenull", 64_990),
+];
 
 fn user(name: &str) -> u32 {
     USERS.iter().find(|(user, _)| *user == name).map_or(0, |(_, id)| *id)

@@ -12,6 +12,7 @@ use zrelay_spool::{
     CommitReply, Committed, Disposition, Fact, MessageId, Outcome, PIECE_MAX, Reader, Recorded, Request, SpoolHandle,
 };
 
+use crate::plan::is_delay;
 use crate::{Addressee, Archive, Gatherer, Item, Notice, Original, Ripe, plan};
 
 /// Reports handed to the spool whose answer is awaited: enough for a group commit to carry many.
@@ -181,6 +182,7 @@ impl<A: Archive> Desk<A> {
         let failures = job.items.iter().any(|item| !matches!(item.disposition, Disposition::Delivered { .. }));
         let what = match job.to {
             Addressee::Postmaster(_) => Notification::Postmaster,
+            Addressee::Sender(_) if job.items.iter().any(is_delay) => Notification::Delay,
             Addressee::Sender(_) if failures => Notification::Failure,
             Addressee::Sender(_) => Notification::Success,
         };

@@ -26,6 +26,8 @@ pub struct Item {
     pub diagnostic: Arc<Diagnostic>,
     /// When.
     pub at: Timestamp,
+    /// For [`Disposition::Delayed`]: when it will be given up.
+    pub until: Option<Timestamp>,
 }
 
 /// A message whose sender or senders are to be told now.
@@ -61,9 +63,9 @@ impl Gatherer {
 
     /// Something is owed.
     pub fn handle_owed(&mut self, now: Timestamp, owed: Owed) {
-        let Owed { message, recipients, disposition, diagnostic, at } = owed;
+        let Owed { message, recipients, disposition, diagnostic, at, until } = owed;
         let items = recipients.into_iter();
-        let items = items.map(|recipient| Item { recipient, disposition, diagnostic: diagnostic.clone(), at });
+        let items = items.map(|recipient| Item { recipient, disposition, diagnostic: diagnostic.clone(), at, until });
         self.keep(message, now + self.gather, items.collect());
     }
 
@@ -101,8 +103,9 @@ impl Gatherer {
         let waiting = self.messages.remove(&message)?;
         self.items = self.items.saturating_sub(waiting.items.len());
         let mut items = waiting.items;
-        // The spool repeats what is owed after a restart; a recipient is told of once.
-        items.sort_by_key(|item| item.recipient);
+        // The spool repeats what is owed after a restart; a recipient is told of once. That it was late is no news once
+        // its fate is known.
+        items.sort_by_key(|item| (item.recipient, item.disposition == Disposition::Delayed));
         items.dedup_by_key(|item| item.recipient);
         Some(Ripe { message, items })
     }

@@ -3,9 +3,10 @@
 use std::fmt::Write as _;
 
 use zrelay_clock::Timestamp;
-use zrelay_spool::{Content, Disposition, Envelope, MessageId, Notify, Origin, Recipient, Ret, Status};
+use zrelay_spool::{Content, Disposition, Envelope, Handling, MessageId, Notify, Origin, Recipient, Ret, Status};
 
 use crate::fields::{Charset, clean, envelope_id, field, host_of, original_recipient, typed_address};
+use crate::plan::is_delay;
 use crate::{Addressee, Item, Original};
 
 /// A message up to this size is returned whole, octets; of a longer one the header. As Postfix's `bounce_size_limit`.
@@ -19,7 +20,7 @@ const NAMED_MAX: usize = 50;
 /// The text for a person is passed on in pieces of about this many octets.
 const PIECE: usize = 16 * 1024;
 
-/// A report about to be written.
+/// A report about to be written: on delays alone, or on none.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Notice<'a> {
     /// Its own queue id.
@@ -63,11 +64,15 @@ impl Notice<'_> {
             (_, Some(Ret::Full)) => FULL_MAX_WANTED,
             (_, None) => FULL_MAX,
         };
-        let whole = failures > 0 && original.size() <= limit;
+        let whole = failures > 0 && !self.is_delay() && original.size() <= limit;
         Shape { charset, returned: if whole { Returned::Whole } else { Returned::Header }, failures }
     }
 
-    /// The envelope to store it under. Storing it settles what it tells.
+    fn is_delay(&self) -> bool {
+        self.items.iter().any(is_delay)
+    }
+
+    /// The envelope to store it under. Storing it settles what it tells, but for delays, of which nothing is owed.
     pub fn envelope(&self, original: &impl Original, shape: Shape) -> Envelope {
         // A failure of this report is to reach the postmaster, one of the postmaster's notice nobody.
         let notify = match self.to {
@@ -87,9 +92,10 @@ impl Notice<'_> {
             },
             envid: None,
             ret: None,
+            handling: Handling::default(),
             senders: vec![String::new()],
             recipients: vec![Recipient { address, sender: 0, orcpt: None, notify }],
-            origin: Some(Origin {
+            origin: (!self.is_delay()).then(|| Origin {
                 message: self.about,
                 recipients: self.items.iter().map(|item| item.recipient).collect(),
             }),
@@ -120,6 +126,7 @@ impl Notice<'_> {
     fn header(&self, out: &mut String, shape: Shape, boundary: &str) {
         let subject = match (self.to, shape.failures) {
             (Addressee::Postmaster(_), _) => "Postmaster notice: undeliverable notification",
+            _ if self.is_delay() => "Delayed Mail (still being retried)",
             (_, 0) => "Successful Mail Delivery Report",
             (_, failures) if failures < self.items.len() => "Mail Delivery Report",
             _ => "Undelivered Mail Returned to Sender",
@@ -156,6 +163,17 @@ impl Notice<'_> {
                 "A notification without a return address could not be delivered. You are told of it\r\n\
                  because nobody else can be.\r\n\r\n"
             );
+        }
+        if self.is_delay() {
+            let _ = write!(out, "This is a warning only. You do not need to send your message again.\r\n\r\n");
+            let until = self.items.iter().filter_map(|item| item.until).max();
+            let until = until.map_or(String::new(), |until| format!(", until {}", until.rfc5322()));
+            let opening = format!(
+                "The message that arrived here on {arrived}\r\nhas not been delivered yet, and is tried further{until},\r\nto:\r\n"
+            );
+            self.paragraph(out, original, shape, self.items.len(), |_| true, &opening);
+            out.push_str("The header of the message is attached.\r\n");
+            return;
         }
         let deliveries = self.items.len() - shape.failures.min(self.items.len());
         self.paragraph(
@@ -248,7 +266,12 @@ fn describe(out: &mut String, original: &impl Original, item: &Item, charset: Ch
     }
     field(out, "Final-Recipient", &typed_address(recipient.address, charset));
     // A hub never delivers finally: what left it without DSN was relayed (RFC 3461 §5.2.2, RFC 3464 §2.3.3).
-    field(out, "Action", if is_delivered(item) { "relayed" } else { "failed" });
+    let action = match item.disposition {
+        Disposition::Delivered { .. } => "relayed",
+        Disposition::Delayed => "delayed",
+        _ => "failed",
+    };
+    field(out, "Action", action);
     field(out, "Status", &status(item).to_string());
     if let Some(host) = host_of(&diagnostic.peer) {
         field(out, "Remote-MTA", &format!("dns; {host}"));
@@ -260,15 +283,22 @@ fn describe(out: &mut String, original: &impl Original, item: &Item, charset: Ch
         field(out, "Diagnostic-Code", &format!("x-zrelay; {text}"));
     }
     field(out, "Last-Attempt-Date", &item.at.rfc5322());
+    if let Some(until) = item.until {
+        field(out, "Will-Retry-Until", &until.rfc5322());
+    }
 }
 
 /// The status with the class that fits the action (RFC 3464 §2.3.4).
 fn status(item: &Item) -> Status {
     let status = item.diagnostic.status;
     match (item.disposition, status.0) {
-        (Disposition::Delivered { .. }, 2) | (Disposition::Failed, 5) | (Disposition::Expired, 4 | 5) => status,
+        (Disposition::Delivered { .. }, 2)
+        | (Disposition::Failed, 5)
+        | (Disposition::Expired, 4 | 5)
+        | (Disposition::Delayed, 4) => status,
         (Disposition::Delivered { .. }, _) => Status(2, 0, 0),
         (Disposition::Expired, _) => Status(4, 4, 7),
+        (Disposition::Delayed, _) => Status(4, 0, 0),
         _ => Status(5, 0, 0),
     }
 }

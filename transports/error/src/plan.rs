@@ -39,20 +39,28 @@ pub struct Plan {
 
 /// Divides what is owed by addressee. Senders come in the order of their addresses.
 pub fn plan(original: &impl Original, ripe: Ripe, postmaster: Option<&str>) -> Plan {
-    let mut groups: BTreeMap<Addressee, Vec<Item>> = BTreeMap::new();
+    // News of delays is a notice of its own: it settles nothing, and says that nothing is to be done.
+    let mut groups: BTreeMap<(bool, Addressee), Vec<Item>> = BTreeMap::new();
     let mut plan = Plan::default();
     for item in ripe.items {
         match addressee(original, &item, postmaster) {
-            Some(addressee) => groups.entry(addressee).or_default().push(item),
+            Some(addressee) => groups.entry((is_delay(&item), addressee)).or_default().push(item),
+            // Nobody waits for it.
+            None if is_delay(&item) => {}
             None => plan.unsent.push(item),
         }
     }
-    for (addressee, items) in groups {
+    for ((_, addressee), items) in groups {
         for part in items.chunks(RECIPIENTS_MAX) {
             plan.notices.push((addressee.clone(), part.to_vec()));
         }
     }
     plan
+}
+
+/// Whether it tells of a delay alone.
+pub(crate) fn is_delay(item: &Item) -> bool {
+    item.disposition == Disposition::Delayed
 }
 
 fn addressee(original: &impl Original, item: &Item, postmaster: Option<&str>) -> Option<Addressee> {

@@ -1,5 +1,6 @@
 //! The notary as a specification. Reports are read back with a parser of other make.
 
+mod delays;
 mod gathering;
 mod letters;
 mod reports;
@@ -156,6 +157,7 @@ impl Office {
             disposition,
             diagnostic: Arc::new(diagnostic),
             at: self.now,
+            until: (disposition == Disposition::Delayed).then(|| self.now + std::time::Duration::from_secs(86_400)),
         };
         self.desk.handle_fact(self.now, Fact::Owed(owed));
     }

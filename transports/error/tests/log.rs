@@ -113,6 +113,7 @@ fn the_life_of_a_message_is_in_the_log_line_by_line() {
         disposition: Disposition::Expired,
         diagnostic: Arc::new(late),
         at: now,
+        until: None,
     };
     desk.handle_fact(now, Fact::Owed(owed));
     desk.handle_fact(now, Fact::Done(POST));

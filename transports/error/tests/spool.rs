@@ -10,8 +10,8 @@ use zrelay_clock::Clock;
 use zrelay_error::{Notary, Options};
 use zrelay_mailbox::{Received, Receiver, mailbox};
 use zrelay_spool::{
-    Arrived, BatchId, CommitReply, Content, Diagnostic, Disposition, Envelope, MessageId, Notify, Outcome, Outlets,
-    Queue, Recipient, Request, RoutedBatch, Spool, Status, ThreadKey, Timing,
+    Arrived, BatchId, CommitReply, Content, Diagnostic, Disposition, Envelope, Handling, MessageId, Notify, Outcome,
+    Outlets, Queue, Recipient, Request, RoutedBatch, Spool, Status, ThreadKey, Timing,
 };
 
 static LINES: Mutex<Vec<String>> = Mutex::new(Vec::new());
@@ -87,6 +87,7 @@ fn a_failure_is_reported_through_the_queue_and_both_messages_leave_it() {
         content: Content::default(),
         envid: None,
         ret: None,
+        handling: Handling::default(),
         senders: vec!["ann@lists.example".into()],
         recipients: vec![recipient],
         origin: None,

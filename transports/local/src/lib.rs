@@ -65,6 +65,8 @@ impl Agents {
                 }
                 self.lease(lease, &thread.channel, &thread.host, clause.idle);
             }
+            // These channels have no sites to report, so nothing waits for the word.
+            Order::Connect { .. } => {}
             Order::Carry { lease, batch } => self.carry(now, lease, batch),
             Order::Idle { lease } => {
                 if let Some(agent) = self.leases.get_mut(&lease) {

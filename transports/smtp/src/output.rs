@@ -26,6 +26,15 @@ pub(crate) struct Output<L> {
     spare: Vec<u8>,
 }
 
+/// What has left, for those who watch.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Piece<'a> {
+    /// Commands, or a part of one.
+    Commands(&'a [u8]),
+    /// So many octets of letters.
+    Content(u64),
+}
+
 #[derive(Debug)]
 enum Segment<L> {
     /// Commands, of which the first `done` octets are out.
@@ -124,10 +133,10 @@ impl<L: Letter> Output<L> {
     }
 
     /// So many octets of what [`Output::gather`] gave are out.
-    pub(crate) fn advance(&mut self, octets: usize) {
+    pub(crate) fn advance(&mut self, octets: usize, mut seen: impl FnMut(Piece<'_>)) {
         let mut left = octets;
         while let Some(segment) = self.segments.front_mut() {
-            let (over, counted, finished) = segment.advance(left);
+            let (over, counted, finished) = segment.advance(left, &mut seen);
             left = over;
             self.written = self.written.saturating_add(counted);
             if !finished {
@@ -145,17 +154,20 @@ impl<L: Letter> Output<L> {
 
 impl<L: Letter> Segment<L> {
     /// Moves on by `octets`. Returns the octets left over, the positions gained, and whether the segment is through.
-    fn advance(&mut self, octets: usize) -> (usize, u64, bool) {
+    fn advance(&mut self, octets: usize, seen: &mut impl FnMut(Piece<'_>)) -> (usize, u64, bool) {
         match self {
             Self::Octets { octets: buffer, done } => {
                 let step = octets.min(buffer.len() - *done);
-                *done += step;
-                (octets - step, step as u64, *done == buffer.len())
+                let end = *done + step;
+                seen(Piece::Commands(buffer.get(*done..end).unwrap_or_default()));
+                *done = end;
+                (octets - step, step as u64, end == buffer.len())
             }
             Self::Plain { letter, done } => {
                 let open = letter.size().saturating_sub(*done);
                 let step = open.min(octets as u64);
                 *done += step;
+                seen(Piece::Content(step));
                 (octets - usize::try_from(step).unwrap_or(octets), step, step == open)
             }
             Self::Stuffed { letter, place, terminator_done } => {
@@ -163,6 +175,7 @@ impl<L: Letter> Segment<L> {
                 let over = if before < letter.size() { place.advance(&**letter, octets) } else { octets };
                 let mut counted = place.position() - before;
                 if place.position() < letter.size() {
+                    seen(Piece::Content((octets - over) as u64));
                     return (over, counted, false);
                 }
                 let open = place.terminator().len() - *terminator_done;
@@ -172,6 +185,7 @@ impl<L: Letter> Segment<L> {
                 if finished {
                     counted += TERMINATOR_COUNT;
                 }
+                seen(Piece::Content((octets - over + step) as u64));
                 (over - step, counted, finished)
             }
         }
@@ -211,13 +225,19 @@ mod tests {
                 String::from_utf8_lossy(&whole)
             );
             let mut seen = Vec::new();
+            let (mut commands, mut content) = (Vec::new(), 0);
             while !output.is_empty() {
                 let rest = all(&output);
                 let part = step.min(rest.len());
                 seen.extend_from_slice(&rest[..part]);
-                output.advance(part);
+                output.advance(part, |piece| match piece {
+                    Piece::Commands(part) => commands.extend_from_slice(part),
+                    Piece::Content(octets) => content += octets,
+                });
             }
             assert_eq!(seen, whole);
+            assert_eq!(commands, b"MAIL\r\nBDAT 4 LAST\r\nDATA\r\nQUIT\r\n");
+            assert_eq!(content as usize, whole.len() - commands.len());
             assert_eq!(output.written(), output.queued());
         }
     }

@@ -27,6 +27,7 @@ pub(super) fn file(text: &str, findings: &mut Vec<Finding>) -> Option<raw::File>
             "listen" => file.listen = many(value, findings, "listen"),
             "tls" => file.tls = one(value, findings),
             "intake" => file.intake = table_or_default(value, findings),
+            "queue" => file.queue = table_or_default(value, findings),
             "route" => file.route = many(value, findings, "route"),
             "thread" => file.thread = many(value, findings, "thread"),
             "access" => file.access = table_or_default(value, findings),

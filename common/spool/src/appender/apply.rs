@@ -8,7 +8,8 @@ use crate::ledger::Change;
 use crate::record::Record;
 use crate::shared::Place;
 use crate::{
-    Arrived, BatchId, Fact, Flow, MessageId, Notify, Outcome, Owed, Queue, QueuedBatch, Recorded, RoutedBatch, Stored,
+    Arrived, BatchId, Disposition, Fact, Flow, MessageId, Notify, Outcome, Owed, Queue, QueuedBatch, Recorded,
+    RoutedBatch, Stored,
 };
 
 impl Appender {
@@ -49,6 +50,7 @@ impl Appender {
             Record::Routed { message, batches } => self.apply_routed(message, &batches, segment),
             Record::Outcomes(outcomes) => outcomes.into_iter().for_each(|outcome| self.apply_outcome(outcome, segment)),
             Record::Batch(state) => self.ledger.touch(state.id.message, segment),
+            Record::Rerouted { id, .. } => self.ledger.touch(id.message, segment),
             Record::Thread(state) => self.threads.recorded(&state, place),
             Record::Settled { message, recipients } => {
                 let change = self.ledger.settle(message, &recipients, segment);
@@ -101,9 +103,13 @@ impl Appender {
             disposition: outcome.disposition,
             diagnostic: outcome.diagnostic.clone(),
             at: outcome.at,
+            until: (outcome.disposition == Disposition::Delayed).then_some(outcome.due),
         });
         outcome.recipients = applied.accepted;
-        self.outputs.push_back(Output::Fact(Fact::Outcome(Box::new(Recorded { outcome, stored }))));
+        // A notice of delay is no outcome of its own: it follows one that has its line already.
+        if outcome.disposition != Disposition::Delayed {
+            self.outputs.push_back(Output::Fact(Fact::Outcome(Box::new(Recorded { outcome, stored }))));
+        }
         self.outputs.extend(owed.map(|owed| Output::Fact(Fact::Owed(owed))));
         self.changed(message, applied.change);
     }
@@ -129,7 +135,9 @@ pub(crate) fn queued_batch(
 ) -> Option<QueuedBatch> {
     let recipients: Arc<[u32]> = batch.recipients.iter().copied().filter(|recipient| is_open(*recipient)).collect();
     let mut senders: Vec<u32> = recipients.iter().map(|recipient| stored.recipient(*recipient).sender).collect();
-    let flow = senders.first().map(|sender| Flow::of_sender(stored.sender(*sender))).unwrap_or_default();
+    let handling = stored.handling();
+    let by_sender = || senders.first().map(|sender| Flow::of_sender(stored.sender(*sender))).unwrap_or_default();
+    let flow = handling.flow.unwrap_or_else(by_sender);
     senders.sort_unstable();
     senders.dedup();
     let queued = QueuedBatch {
@@ -140,6 +148,9 @@ pub(crate) fn queued_batch(
         size: stored.size(),
         copies: u32::try_from(senders.len()).unwrap_or(u32::MAX),
         flow,
+        priority: handling.priority,
+        deliver_by: handling.deliver_by,
+        warned: false,
         attempts: 0,
         due: stored.received(),
         held: false,

@@ -8,8 +8,8 @@ use crate::recovery::{Work, recover};
 use crate::simulated::{Random, Simulated};
 use crate::storage::Storage;
 use crate::{
-    BatchId, BatchState, Content, Damage, Diagnostic, Disposition, Health, Notify, Outcome, Recipient, Status,
-    ThreadKey, ThreadState, Timing,
+    BatchId, BatchState, Content, Damage, Diagnostic, Disposition, Handling, Health, Notify, Outcome, Recipient,
+    Status, ThreadKey, ThreadState, Timing,
 };
 
 /// An appender on a simulated disk, driven by hand.
@@ -110,6 +110,7 @@ pub(super) fn envelope(notify: &[Notify]) -> Envelope {
         content: Content::default(),
         envid: None,
         ret: None,
+        handling: Handling::default(),
         senders: vec!["list-bounces@example.org".into()],
         recipients: notify.iter().enumerate().map(recipient).collect(),
         origin: None,
@@ -406,6 +407,34 @@ fn a_held_batch_stays_held_while_segments_around_it_are_reclaimed() {
     let bench = Bench::open(bench.disk.after_power_cut(&mut Random(5)), 1 << 12);
     let [batch] = &bench.work.batches[..] else { panic!("{:?}", bench.work) };
     assert_eq!((batch.id, batch.held, batch.due, batch.attempts), (id, true, due, 4));
+}
+
+#[test]
+fn a_rerouted_batch_and_a_told_delay_outlive_a_power_cut_and_compaction() {
+    let mut bench = Bench::open(Simulated::default(), 1 << 12);
+    let on = Notify::On { success: false, failure: false, delay: true };
+    let message = bench.commit(b"x", envelope(&[on, Notify::Never]));
+    bench.turn();
+    bench.appender.take(route(message, &[0, 1]));
+    bench.turn();
+    bench.appender.take(Request::Outcomes(vec![outcome(message, 0, &[0, 1], Disposition::Deferred)]));
+    bench.turn();
+    bench.appender.take(Request::Outcomes(vec![outcome(message, 0, &[0, 1], Disposition::Delayed)]));
+    let outputs = bench.turn();
+    let [Output::Fact(Fact::Owed(owed))] = &outputs[..] else { panic!("{outputs:?}") };
+    assert_eq!((&owed.recipients[..], owed.disposition), (&[0][..], Disposition::Delayed));
+    assert!(owed.until.is_some());
+    let (id, thread) = (BatchId { message, number: 0 }, ThreadKey::new("smtp", "[192.0.2.9]"));
+    bench.appender.take(Request::Reroute { id, thread: thread.clone() });
+    bench.turn();
+    fill(&mut bench, 3);
+    bench.compact();
+
+    let bench = Bench::open(bench.disk.after_power_cut(&mut Random(5)), 1 << 12);
+    let [batch] = &bench.work.batches[..] else { panic!("{:?}", bench.work) };
+    assert_eq!((batch.id, &batch.thread, batch.warned, batch.attempts), (id, &thread, true, 0));
+    assert_eq!((batch.due, &batch.last), (batch.received, &None));
+    assert!(bench.work.facts.is_empty(), "{:?}", bench.work.facts);
 }
 
 #[test]

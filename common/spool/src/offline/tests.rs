@@ -5,7 +5,7 @@ use std::path::Path;
 use zrelay_clock::Timestamp;
 
 use super::*;
-use crate::{Content, Envelope, Importer, Notify, PIECE_MAX, ReadError, Recipient, Refused};
+use crate::{Content, Envelope, Handling, Importer, Notify, PIECE_MAX, ReadError, Recipient, Refused};
 
 fn envelope(recipients: u32) -> Envelope {
     let recipient = |n| Recipient {
@@ -21,6 +21,7 @@ fn envelope(recipients: u32) -> Envelope {
         content: Content::default(),
         envid: None,
         ret: None,
+        handling: Handling::default(),
         senders: vec!["list-bounces@example.org".into()],
         recipients: (0..recipients).map(recipient).collect(),
         origin: None,

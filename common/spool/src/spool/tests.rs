@@ -8,8 +8,8 @@ use zrelay_mailbox::{Received, mailbox};
 
 use super::*;
 use crate::{
-    BatchId, CommitReply, Committed, Content, Diagnostic, Disposition, Envelope, Health, Notify, Outcome, Recipient,
-    RoutedBatch, ThreadKey, Timing,
+    BatchId, CommitReply, Committed, Content, Diagnostic, Disposition, Envelope, Handling, Health, Notify, Outcome,
+    Recipient, RoutedBatch, ThreadKey, Timing,
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -91,6 +91,7 @@ fn commit(message: MessageId, body: &[u8], reply: CommitReply) -> Request {
         content: Content::default(),
         envid: None,
         ret: None,
+        handling: Handling::default(),
         senders: vec![String::new()],
         recipients: vec![recipient],
         origin: None,
@@ -181,12 +182,12 @@ fn a_later_format_is_refused() {
     start(directory.path(), 1).stop();
     let path = directory.path().join("spool/00000001.seg");
     let mut octets = fs::read(&path).unwrap();
-    octets[8] = 3;
+    octets[8] = 4;
     let checksum = crc32fast::hash(&octets[..60]);
     octets[60..64].copy_from_slice(&checksum.to_le_bytes());
     fs::write(&path, octets).unwrap();
     let text = Spool::open(options(directory.path()), NOW).unwrap_err().to_string();
-    assert!(text.contains("format 3") && text.contains("up to 2"), "{text}");
+    assert!(text.contains("format 4") && text.contains("up to 3"), "{text}");
 }
 
 #[test]

@@ -25,17 +25,24 @@ const BATCHES_SHOWN: usize = 10;
 #[derive(Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(in crate::control) struct ThreadsParams {
-    pattern: Option<String>,
+    pub(in crate::control) pattern: Option<String>,
     /// A state's name; `limit` means all of `limit:...`.
-    state: Option<String>,
+    pub(in crate::control) state: Option<String>,
     #[serde(default)]
-    sort: Sort,
-    limit: Option<usize>,
+    pub(in crate::control) sort: Sort,
+    pub(in crate::control) limit: Option<usize>,
+}
+
+impl ThreadsParams {
+    /// Finds what is wrong before it is used.
+    pub(in crate::control) fn check(&self) -> Result<(), RpcError> {
+        self.pattern.as_deref().map(pattern).transpose().map(drop)
+    }
 }
 
 #[derive(Clone, Copy, Default, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum Sort {
+pub(in crate::control) enum Sort {
     #[default]
     Thread,
     Recipients,

@@ -91,7 +91,14 @@ fn copy_libraries(peers: &Peers, path: &Path) {
 fn configuration(path: &Path, port: u16, settings: &str) -> String {
     let path = path.display();
     // Exim takes no option twice.
-    let defaults = [("tls_advertise_hosts", ""), ("chunking_advertise_hosts", "*"), ("dsn_advertise_hosts", "*")];
+    let defaults = [
+        ("tls_advertise_hosts", ""),
+        ("chunking_advertise_hosts", "*"),
+        ("dsn_advertise_hosts", "*"),
+        ("acl_smtp_rcpt", "accept"),
+        ("recipients_max", "0"),
+        ("message_size_limit", "100M"),
+    ];
     let defaults = defaults.iter().filter(|(key, _)| !settings.contains(key));
     let defaults: String = defaults.map(|(key, value)| format!("{key} = {value}\n")).collect();
     format!(
@@ -102,14 +109,11 @@ log_file_path = {path}/log/%slog
 keep_environment = LD_LIBRARY_PATH : LD_PRELOAD : NSS_WRAPPER_PASSWD : NSS_WRAPPER_GROUP
 local_interfaces = 127.0.0.1
 daemon_smtp_ports = {port}
-acl_smtp_rcpt = accept
 acl_smtp_data = accept
 host_lookup =
 rfc1413_hosts =
-recipients_max = 0
 smtp_accept_max = 0
 smtp_accept_queue_per_connection = 0
-message_size_limit = 100M
 smtputf8_advertise_hosts = *
 accept_8bitmime = true
 never_users =

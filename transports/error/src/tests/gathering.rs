@@ -61,6 +61,7 @@ fn owed(message: u64, recipients: Vec<u32>) -> Owed {
         disposition: Disposition::Failed,
         diagnostic: Arc::new(no_such_user()),
         at: Timestamp::ZERO,
+        until: None,
     }
 }
 
@@ -123,6 +124,7 @@ proptest! {
                         disposition: Disposition::Failed,
                         diagnostic: Arc::new(no_such_user()),
                         at: now,
+                        until: None,
                     });
                     let items: Vec<_> = items.collect();
                     if !items.is_empty() {

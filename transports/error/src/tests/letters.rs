@@ -129,6 +129,7 @@ fn a_message_that_cannot_be_read_stays_owed_and_harms_nobody() {
             disposition: Disposition::Failed,
             diagnostic: std::sync::Arc::new(no_such_user()),
             at: office.now,
+            until: None,
         }),
     );
     assert_eq!(office.pass(300).len(), 1);

@@ -58,11 +58,14 @@ pub(super) fn said(reply: &Reply, peer: &str, command: &str) -> Arc<Diagnostic> 
 }
 
 /// What a refusing reply means for a recipient.
-pub(super) fn judge(code: u16) -> Judgement {
-    match code {
+pub(super) fn judge(reply: &Reply) -> Judgement {
+    match (reply.code, reply.status) {
+        // chasquid says "503 5.7.1 Relay not allowed" where others say 550: the enhanced code is the more exact one, and
+        // only those of subject 5 and the general ones can be about the conversation (RFC 3463 §3.6).
+        (503, Some(zrelay_wire::Status(5, subject, _))) if !matches!(subject, 0 | 5) => Judgement::Failed,
         // "Bad sequence of commands" is about the conversation, never about the recipient.
-        503 => Judgement::Deferred,
-        500..=599 => Judgement::Failed,
+        (503, _) => Judgement::Deferred,
+        (500..=599, _) => Judgement::Failed,
         _ => Judgement::Deferred,
     }
 }
@@ -86,6 +89,16 @@ pub(super) fn kind(reply: &Reply) -> Option<Kind> {
         400..=599 => Some(Kind::Refusal),
         _ => None,
     }
+}
+
+/// Whether a refusal at MAIL means "no more messages on this connection" rather than anything about the sender or the host.
+/// Only to be asked when the connection has carried a message. There is no code for it: Exim says "421 too many messages in
+/// this connection", OpenSMTPD "452 4.5.3 Too many recipients: Too many messages sent", Stalwart "452 4.4.5 Maximum number
+/// of messages per session exceeded", aiosmtpd "421 4.7.0 MAIL sent too many times".
+pub(super) fn is_too_many_messages(reply: &Reply) -> bool {
+    let text = reply.text().to_ascii_lowercase();
+    let many = text.contains("too many") || text.contains("maximum number");
+    (400..=499).contains(&reply.code) && many && (text.contains("messages") || text.contains("mail sent"))
 }
 
 /// Whether a refusal at RCPT means "no more recipients in this transaction" rather than anything about the recipient

@@ -10,6 +10,7 @@ use zrelay_spool::Diagnostic;
 
 use super::diagnostic::status;
 use super::replies::{Awaited, What};
+use super::transaction::Transaction;
 use super::{Approach, Conversation, End, Event, Security, State, Stop};
 use crate::letter::Letter;
 
@@ -164,10 +165,16 @@ impl<L: Letter> Conversation<L> {
         if self.is_opening() {
             return self.end(End::Unready(diagnostic));
         }
-        if self.worked == 0 {
+        if !self.has_worked() {
             self.blame(now, &diagnostic);
         }
-        self.end_as_stopped(if self.worked > 0 { End::Ended(diagnostic) } else { End::Failed(diagnostic) });
+        self.end_as_stopped(if self.has_worked() { End::Ended(diagnostic) } else { End::Failed(diagnostic) });
+    }
+
+    /// Whether this connection has got the work on: a transaction is over, or recipients of the one under way are done
+    /// with for ever. Some hosts hang up at the third dead address; the others of the message are not to wait for that.
+    pub(super) fn has_worked(&self) -> bool {
+        self.worked > 0 || self.flights.front().is_some_and(Transaction::has_final_outcome)
     }
 
     /// Ends as the stop under way says, if one is.
@@ -176,7 +183,7 @@ impl<L: Letter> Conversation<L> {
             None => otherwise,
             Some(Stop::Asked) => End::Done,
             Some(Stop::Worn(why)) => End::Ended(Arc::clone(why)),
-            Some(Stop::Refused(said)) if self.worked > 0 => End::Ended(Arc::clone(said)),
+            Some(Stop::Refused(said)) if self.has_worked() => End::Ended(Arc::clone(said)),
             Some(Stop::Refused(said)) => End::Failed(Arc::clone(said)),
         };
         self.end(end);
@@ -216,7 +223,7 @@ impl<L: Letter> Conversation<L> {
     /// A connection died before it brought any outcome: the oldest message under way may be the cause. It is put off
     /// like any other failure, so that it cannot stand in front of the thread for ever.
     fn blame(&mut self, now: Timestamp, diagnostic: &Arc<Diagnostic>) {
-        if self.worked > 0 {
+        if self.has_worked() {
             return;
         }
         let Some(transaction) = self.flights.front_mut() else {

@@ -28,6 +28,7 @@ mod writing;
 mod tests;
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,10 +37,11 @@ use zrelay_agent::{Rest, Statistics, Ticket, Verdict};
 use zrelay_clock::Timestamp;
 use zrelay_config::Pipelining;
 use zrelay_spool::{BatchId, Diagnostic};
+use zrelay_trace::Tap;
 use zrelay_wire::{Capabilities, ReplyParser};
 
 use crate::letter::Letter;
-use crate::output::Output;
+use crate::output::{Output, Piece};
 
 pub(crate) use diagnostic::sanitise;
 use replies::Awaited;
@@ -145,6 +147,17 @@ pub enum End {
     ClearOnly(Arc<Diagnostic>),
 }
 
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Done => f.write_str("closed"),
+            Self::Ended(reason) => write!(f, "the far side ended the connection: {reason}"),
+            Self::Failed(reason) | Self::Unready(reason) => write!(f, "failed: {reason}"),
+            Self::ClearOnly(reason) => write!(f, "{reason}; trying again in the clear"),
+        }
+    }
+}
+
 /// Transactions that are over since the connection began.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Finished {
@@ -218,10 +231,14 @@ pub struct Conversation<L> {
     recipients_max: u32,
     /// The far side took so many recipients and refused one more for want of room; not told yet.
     lesson: Option<u32>,
+    /// The far side took so many transactions and refused one more for that; not told yet.
+    lesson_in_messages: Option<u32>,
     /// Refusals since the last message was accepted.
     refusals: u32,
     /// Senders put off in a row.
     put_off: u32,
+    /// Replies to MAIL.
+    senders: u32,
     /// Transactions that this connection has carried.
     carried: u32,
     /// Transactions whose outcome the far side gave.
@@ -237,6 +254,8 @@ pub struct Conversation<L> {
     /// Time spent on setting the connection up, until the first transaction has told it.
     setting_up: Duration,
     statistics: Statistics,
+    /// Who watches.
+    tap: Option<Box<Tap>>,
 }
 
 /// Octets queued and not written above which nothing more is queued, until the driver knows better: enough to keep a
@@ -273,8 +292,10 @@ impl<L: Letter> Conversation<L> {
             finished: Finished::default(),
             recipients_max,
             lesson: None,
+            lesson_in_messages: None,
             refusals: 0,
             put_off: 0,
+            senders: 0,
             carried: 0,
             worked: 0,
             at_risk: 0,
@@ -283,6 +304,7 @@ impl<L: Letter> Conversation<L> {
             stalling: None,
             setting_up: Duration::ZERO,
             statistics: Statistics::default(),
+            tap: None,
         }
     }
 
@@ -312,8 +334,16 @@ impl<L: Letter> Conversation<L> {
         }
     }
 
+    /// Lets somebody watch, or nobody any more. Flights are counted anew.
+    pub fn set_tap(&mut self, tap: Option<Tap>) {
+        self.tap = tap.map(Box::new);
+    }
+
     /// Octets came from the far side. Takes all of them.
     pub fn handle_input(&mut self, now: Timestamp, octets: &[u8]) {
+        if let Some(tap) = &mut self.tap {
+            tap.received(now, octets);
+        }
         match self.state {
             State::Closed => return,
             // The far side has nothing to say in the clear once it has agreed to TLS: an injected reply (CVE-2011-0411).
@@ -332,7 +362,13 @@ impl<L: Letter> Conversation<L> {
 
     /// `octets` of what [`Conversation::gather`] gave are written.
     pub fn handle_written(&mut self, now: Timestamp, octets: usize) {
-        self.output.advance(octets);
+        match &mut self.tap {
+            None => self.output.advance(octets, |_| {}),
+            Some(tap) => self.output.advance(octets, |piece| match piece {
+                Piece::Commands(octets) => tap.sent(now, octets),
+                Piece::Content(octets) => tap.sent_content(octets),
+            }),
+        }
         self.statistics.bytes = self.statistics.bytes.saturating_add(octets as u64);
         self.activity = now;
         self.pump(now);
@@ -395,6 +431,11 @@ impl<L: Letter> Conversation<L> {
     /// How many recipients the far side takes in a transaction, when it has shown that since the last call of this.
     pub fn take_lesson(&mut self) -> Option<u32> {
         self.lesson.take()
+    }
+
+    /// How many transactions the far side takes on a connection, when it has shown that since the last call of this.
+    pub fn take_lesson_in_messages(&mut self) -> Option<u32> {
+        self.lesson_in_messages.take()
     }
 
     /// Whether the connection is too old for another transaction.

@@ -11,7 +11,7 @@ use zrelay_clock::Timestamp;
 use zrelay_spool::Status;
 use zrelay_wire::Reply;
 
-use super::diagnostic::{Kind, is_too_many, judge, kind, said};
+use super::diagnostic::{Kind, is_too_many, is_too_many_messages, judge, kind, said};
 use super::opening::Hello;
 use super::transaction::{Answer, Form, Go};
 use super::writing::{Footing, REFUSALS_CAUTIOUS};
@@ -113,7 +113,7 @@ impl<L: Letter> Conversation<L> {
             self.stop(Stop::Refused(Arc::clone(&diagnostic)));
         }
         if let Some(transaction) = self.flight(number) {
-            transaction.settle_accepted(now, judge(reply.code), &diagnostic);
+            transaction.settle_accepted(now, judge(reply), &diagnostic);
         }
         self.worked += u64::from(reply.code != 421);
         self.end_as_stopped(End::Ended(diagnostic));
@@ -137,6 +137,10 @@ impl<L: Letter> Conversation<L> {
             // What follows may fall into the envelope before it. What is already on its way cannot be helped and is not
             // believed; nothing more must go.
             let diagnostic = said(reply, &self.settings.peer, "RSET");
+            if matches!(self.stop, Some(Stop::Refused(_))) {
+                // It has said before that it takes no more. Exim goes on answering then, until it has had enough of RSET.
+                return self.end_as_stopped(End::Ended(diagnostic));
+            }
             if let Some(transaction) = self.flight(number) {
                 transaction.refuse(now, Judgement::Deferred, diagnostic);
             }
@@ -151,6 +155,7 @@ impl<L: Letter> Conversation<L> {
             Kind::Positive => self.put_off = 0,
             Kind::Refusal => self.handle_mail_refused(now, number, reply),
         }
+        self.senders = self.senders.saturating_add(1);
         self.answered(now, number);
     }
 
@@ -158,7 +163,7 @@ impl<L: Letter> Conversation<L> {
         self.refusals += 1;
         let diagnostic = said(reply, &self.settings.peer, "MAIL FROM");
         if let Some(transaction) = self.flight(number) {
-            transaction.refuse(now, judge(reply.code), Arc::clone(&diagnostic));
+            transaction.refuse(now, judge(reply), Arc::clone(&diagnostic));
         }
         // x.1.7 and x.1.8 are about the sender's address and say nothing about the host.
         let about_sender = matches!(diagnostic.status, Status(_, 1, 7 | 8));
@@ -167,18 +172,25 @@ impl<L: Letter> Conversation<L> {
         }
         self.put_off += 1;
         self.refusals = self.refusals.max(REFUSALS_CAUTIOUS);
-        if self.put_off >= PUT_OFF_MAX {
+        let is_limit = self.worked > 0 && is_too_many_messages(reply);
+        if is_limit && self.put_off == 1 {
+            self.lesson_in_messages = Some(self.senders);
+        }
+        if is_limit || self.put_off >= PUT_OFF_MAX {
             self.stop(Stop::Refused(diagnostic));
         }
     }
 
     fn handle_rcpt(&mut self, now: Timestamp, number: u64, kind: Kind, reply: &Reply) {
         let peer = Arc::clone(&self.settings.peer);
+        let has_worked = self.has_worked();
         let Some(transaction) = self.flight(number) else {
             return;
         };
         let answer = match kind {
             Kind::Intermediate => return self.violated(&format!("{} in reply to RCPT TO", reply.code)),
+            // The far side has had enough of the connection; that is not about the recipient it says it to.
+            Kind::Refusal if reply.code == 421 && has_worked => Answer::Open,
             Kind::Positive if transaction.is_refused() => {
                 // It took the recipient into an envelope that is not ours.
                 transaction.foreign = true;
@@ -187,7 +199,7 @@ impl<L: Letter> Conversation<L> {
             Kind::Positive => Answer::Accepted,
             Kind::Refusal if transaction.is_refused() => Answer::Open,
             Kind::Refusal if transaction.accepted > 0 && is_too_many(reply) => Answer::Again,
-            Kind::Refusal => Answer::Refused(judge(reply.code), said(reply, &peer, "RCPT TO")),
+            Kind::Refusal => Answer::Refused(judge(reply), said(reply, &peer, "RCPT TO")),
         };
         let too_many = matches!(answer, Answer::Again).then_some(transaction.accepted);
         transaction.answer(now, answer);
@@ -217,7 +229,7 @@ impl<L: Letter> Conversation<L> {
             transaction.go = Some(Go::Ahead);
         } else {
             transaction.go = Some(Go::Refused);
-            transaction.settle_accepted(now, judge(reply.code), &diagnostic);
+            transaction.settle_accepted(now, judge(reply), &diagnostic);
             self.refusals += 1;
         }
         self.answered(now, number);
@@ -229,7 +241,7 @@ impl<L: Letter> Conversation<L> {
         }
         let judgement = match kind {
             Kind::Positive => Judgement::Delivered { dsn_relayed: self.capabilities.dsn },
-            _ => judge(reply.code),
+            _ => judge(reply),
         };
         let command = self.final_command(number);
         let diagnostic = said(reply, &self.settings.peer, command);

@@ -8,4 +8,5 @@ mod levels;
 mod overdue;
 mod random;
 mod refusals;
+mod rules;
 mod session;

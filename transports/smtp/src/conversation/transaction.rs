@@ -351,6 +351,11 @@ impl Transaction {
         }
     }
 
+    /// Whether any recipient is done with for ever.
+    pub(super) fn has_final_outcome(&self) -> bool {
+        !self.is_refused() && self.verdicts.iter().any(|verdict| verdict.judgement != Judgement::Deferred)
+    }
+
     fn take_standing(&mut self, which: impl Fn(Standing) -> bool) -> Vec<u32> {
         let mut whom = Vec::new();
         for (standing, &recipient) in self.standing.iter_mut().zip(&self.recipients) {

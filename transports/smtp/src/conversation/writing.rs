@@ -65,7 +65,7 @@ pub(super) const STALL_TIME: Duration = Duration::from_secs(10);
 const RCPT_BURST: usize = 320;
 
 /// Replies that may be owed to us at a time: bounds what is remembered of them.
-const REPLIES_OWED_MAX: usize = 8192;
+pub(super) const REPLIES_OWED_MAX: usize = 8192;
 
 /// Largest message that is streamed to a host that names no limit: 1 MiB, well below any limit in use.
 const STREAM_OCTETS_MAX: u64 = 1024 * 1024;

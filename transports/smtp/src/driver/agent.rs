@@ -1,9 +1,9 @@
 //! One lease: from the thread's host to a connection, and over it until it ends.
 //!
 //! ```text
-//!   Resolving ──addresses──▶ Connecting ──▶ Talking ──▶ Released
-//!        │                    ▲    │          │
-//!        └── no such host     └────┴──────────┘ next address: refused, timed out, greeted with 4xx or 5xx
+//!   Resolving ──addresses──▶ Located ──site is free──▶ Connecting ──▶ Talking ──▶ Released
+//!        │                                              ▲    │          │
+//!        └── no such host                               └────┴──────────┘ next address: refused, timed out, greeted with 4xx or 5xx
 //! ```
 
 mod connecting;
@@ -21,6 +21,7 @@ use zrelay_dns::DnsClient;
 use zrelay_mailbox::Outbox;
 use zrelay_spool::{BatchId, Diagnostic, Status, ThreadKey, Timing};
 use zrelay_tls::{ClientTls, Policy};
+use zrelay_trace::Tracing;
 
 use super::agent_loop::Letters;
 use super::link::{Link, Scratch, Turn};
@@ -44,6 +45,7 @@ pub(crate) struct Shared<S> {
     pub(crate) dice: Shuffle,
     pub(crate) scratch: Scratch,
     pub(crate) hostname: Arc<str>,
+    pub(crate) tracing: Tracing,
 }
 
 /// What becomes of an agent after something happened to it.
@@ -67,7 +69,13 @@ enum Voice {
 
 enum Stage<L> {
     Resolving,
-    Connecting { stream: TcpStream, candidate: Candidate, deadline: Timestamp },
+    /// The addresses are known; the scheduler has to say whether their site is free.
+    Located,
+    Connecting {
+        stream: TcpStream,
+        candidate: Candidate,
+        deadline: Timestamp,
+    },
     Talking(Box<Link<L>>),
 }
 
@@ -93,6 +101,8 @@ pub(crate) struct Agent<L> {
     /// When the tools were told a rate, of how many recipients delivered until then, and which.
     told: (Timestamp, u64, f64),
     statistics: Statistics,
+    /// The version of the watches that its conversation knows.
+    watches: u64,
     pub(crate) armed: Armed,
     /// Whether it stands in the loop's list of those that want a turn.
     pub(crate) listed: bool,
@@ -119,6 +129,7 @@ impl<L: Letter> Agent<L> {
             link_due: now,
             told: (now, 0, 0.0),
             statistics: Statistics::default(),
+            watches: 0,
             armed: Armed::default(),
             listed: false,
         }
@@ -133,7 +144,7 @@ impl<L: Letter> Agent<L> {
         writable: bool,
     ) -> Fate {
         match &mut self.stage {
-            Stage::Resolving => Fate::Waits,
+            Stage::Resolving | Stage::Located => Fate::Waits,
             Stage::Connecting { .. } => self.maybe_connected(now, shared),
             Stage::Talking(link) => {
                 link.readable |= readable;
@@ -185,7 +196,7 @@ impl<L: Letter> Agent<L> {
                 link.conversation.close(now);
                 Fate::Runs
             }
-            Stage::Resolving | Stage::Connecting { .. } => self.release(shared, Release::Done),
+            Stage::Resolving | Stage::Located | Stage::Connecting { .. } => self.release(shared, Release::Done),
         }
     }
 
@@ -223,6 +234,7 @@ impl<L: Letter> Agent<L> {
         self.idle_since = None;
         self.statistics = Statistics::default();
         self.told = (now, 0, 0.0);
+        self.tap(shared);
         if let Stage::Talking(link) = &mut self.stage {
             let _ = link.conversation.take_statistics();
             // The scheduler's account of the old lease's credit went with it.
@@ -234,6 +246,9 @@ impl<L: Letter> Agent<L> {
 
     /// Moves octets and draws the consequences.
     pub(crate) fn turn<S: Letters<Letter = L>>(&mut self, now: Timestamp, shared: &mut Shared<S>) -> Fate {
+        if self.watches != shared.tracing.version() {
+            self.tap(shared);
+        }
         let Stage::Talking(link) = &mut self.stage else {
             return Fate::Waits;
         };
@@ -306,8 +321,13 @@ impl<L: Letter> Agent<L> {
             return Fate::Waits;
         };
         self.count(link.conversation.take_statistics());
+        self.note(now, shared, || end.to_string());
         if let Some(most) = link.conversation.take_lesson() {
             shared.memory.remember_recipients(now, link.address, most);
+        }
+        if let Some(most) = link.conversation.take_lesson_in_messages() {
+            log::info!("{}: {} takes {most} messages on a connection", self.thread, link.address);
+            shared.memory.remember_messages(now, link.address, most);
         }
         if let Some(level) = link.conversation.advice() {
             log::warn!("{}: meeting {} at level {} for a day", self.thread, link.address, level_name(level));
@@ -353,7 +373,7 @@ impl<L: Letter> Agent<L> {
     /// Time has passed.
     pub(crate) fn timeout<S: Letters<Letter = L>>(&mut self, now: Timestamp, shared: &mut Shared<S>) -> Fate {
         match &mut self.stage {
-            Stage::Resolving => Fate::Waits,
+            Stage::Resolving | Stage::Located => Fate::Waits,
             Stage::Connecting { deadline, .. } if *deadline > now => Fate::Waits,
             Stage::Connecting { stream, candidate, .. } => {
                 // Closing the descriptor would do; a failure here changes nothing.
@@ -381,7 +401,7 @@ impl<L: Letter> Agent<L> {
     pub(crate) fn deadline(&self) -> Timestamp {
         match &self.stage {
             // The resolver has its own patience.
-            Stage::Resolving => Timestamp::NEVER,
+            Stage::Resolving | Stage::Located => Timestamp::NEVER,
             Stage::Connecting { deadline, .. } => *deadline,
             Stage::Talking(link) => {
                 let conversation = &link.conversation;

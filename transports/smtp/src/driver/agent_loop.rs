@@ -15,6 +15,7 @@ use zrelay_mailbox::{Outbox, Received, Receiver, Sender, mailbox_waking};
 use zrelay_sites::Sites;
 use zrelay_spool::{MessageId, Reader, ThreadKey};
 use zrelay_tls::ClientTls;
+use zrelay_trace::Tracing;
 
 use super::agent::{Agent, Fate, Shared};
 use super::link::Scratch;
@@ -63,6 +64,8 @@ pub struct Options {
     pub tls: ClientTls,
     /// What is known of hosts, shared with the other loops.
     pub sites: Sites,
+    /// Who watches conversations.
+    pub tracing: Tracing,
     /// The time.
     pub clock: Clock,
     /// Seed for the order of exchanges with equal preference.
@@ -126,6 +129,7 @@ impl<S: Letters> AgentLoop<S> {
             dice: Shuffle::new(self.options.seed),
             scratch: Scratch::new(),
             hostname: self.options.hostname,
+            tracing: self.options.tracing,
         };
         let mut running = Running {
             shared,
@@ -169,7 +173,7 @@ impl<S: Letters> Running<S> {
             self.events(now, &events);
             self.orders(now, orders);
             self.shared.dns.handle_timeout(now);
-            self.answers(now);
+            self.answers();
             self.deadlines(now);
             self.turns(now);
             self.shared.reports.flush();
@@ -229,6 +233,7 @@ impl<S: Letters> Running<S> {
     fn order(&mut self, now: Timestamp, order: Order) {
         match order {
             Order::Lease { lease, thread, clause, takes_over } => self.lease(now, lease, thread, clause, takes_over),
+            Order::Connect { lease } => self.with_lease(lease, |agent, shared| agent.connect(now, shared)),
             Order::Carry { lease, batch } => self.with_lease(lease, |agent, shared| {
                 agent.carry(now, shared, batch);
                 Fate::Runs
@@ -271,10 +276,10 @@ impl<S: Letters> Running<S> {
         self.with(key, |agent, shared| agent.begin(now, shared));
     }
 
-    fn answers(&mut self, now: Timestamp) {
+    fn answers(&mut self) {
         while let Some((token, answer)) = self.shared.dns.poll_answer() {
             let key = AgentKey::from(KeyData::from_ffi(token));
-            self.with(key, |agent, shared| agent.resolved(now, shared, answer));
+            self.with(key, |agent, shared| agent.resolved(shared, answer));
         }
     }
 

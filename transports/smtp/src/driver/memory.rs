@@ -1,5 +1,5 @@
 //! What hosts taught: which ones fail at TLS, which ones mishandle pipelining, which ones lose what they are sent, how many
-//! recipients they take. Forgotten after a while, because hosts get repaired.
+//! recipients and messages they take. Forgotten after a while, because hosts get repaired.
 //!
 //! It outlives connections and, kept in [`Sites`], restarts; all agents of all loops learn from each other. The subject
 //! of each fact is the address with its port.
@@ -31,6 +31,9 @@ const RECIPIENTS_TIME: Duration = Duration::from_secs(60 * 60);
 /// Doublings after which nothing of a limit is left: the largest that a clause allows is below 2^20.
 const DOUBLINGS_MAX: u32 = 20;
 
+/// How long a number of messages that a host took on one connection stands. A try beyond it costs what was sent ahead.
+const MESSAGES_TIME: Duration = Duration::from_secs(60 * 60);
+
 /// TLS with this address fails; the value says nothing more.
 const CLEAR: &str = "clear";
 /// The highest conversation level that this address stands.
@@ -39,6 +42,8 @@ const LEVEL: &str = "level";
 const APPROACH: &str = "approach";
 /// How many recipients this address took in one transaction.
 const RECIPIENTS: &str = "recipients";
+/// How many messages this address took on one connection.
+const MESSAGES: &str = "messages";
 
 /// [`Pipelining`] as it is stored, in the words of the configuration.
 #[derive(Clone, Copy, Serialize, Deserialize)]
@@ -146,6 +151,17 @@ impl Memory {
         let doublings = u32::try_from(hours).unwrap_or(DOUBLINGS_MAX).min(DOUBLINGS_MAX);
         most.min(taken.saturating_mul(1 << doublings)).max(1)
     }
+
+    /// This host took so many messages on one connection and refused the next for that.
+    pub(crate) fn remember_messages(&self, now: Timestamp, host: SocketAddr, most: u32) {
+        self.sites.learn(now, &host.to_string(), MESSAGES, &most, MESSAGES_TIME);
+    }
+
+    /// How many messages to carry on a connection: what the clause allows, or what the host has taken.
+    pub(crate) fn messages(&self, now: Timestamp, host: SocketAddr, most: u32) -> u32 {
+        let taken = self.sites.recall::<u32>(now, &host.to_string(), MESSAGES);
+        taken.map_or(most, |taken| taken.min(most)).max(1)
+    }
 }
 
 #[cfg(test)]
@@ -197,6 +213,17 @@ mod tests {
         memory.remember_recipients(later, host(25), 100);
         assert_eq!(memory.recipients(later, host(25), 1000), 100, "it has refused again");
         assert_eq!(memory.recipients(Timestamp::NEVER, host(25), 1000), 1000);
+    }
+
+    #[test]
+    fn a_limit_of_messages_is_kept_for_an_hour() {
+        let memory = Memory::new(Sites::new());
+        let start = Timestamp::from_secs(1000);
+        memory.remember_messages(start, host(25), 100);
+        assert_eq!(memory.messages(start, host(25), 1000), 100);
+        assert_eq!(memory.messages(start, host(25), 50), 50, "the clause stays above it");
+        assert_eq!(memory.messages(start, host(26), 1000), 1000, "another host");
+        assert_eq!(memory.messages(start + MESSAGES_TIME, host(25), 1000), 1000);
     }
 
     #[test]

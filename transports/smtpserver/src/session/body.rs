@@ -3,7 +3,7 @@
 use zrelay_clock::Timestamp;
 use zrelay_config::BareNewline;
 use zrelay_maillog::{lines, target};
-use zrelay_spool::{Content as ContentKind, Envelope};
+use zrelay_spool::{Content as ContentKind, Envelope, Handling};
 use zrelay_wire::{Last, Progress, Utf8};
 
 use super::content::{Content, Fault, Pace, WINDOW_BYTES};
@@ -194,6 +194,7 @@ impl Session {
             content: ContentKind { eight_bit: eight_bit || seen_eight_bit, smtputf8: utf8 == Utf8::Allowed },
             envid,
             ret,
+            handling: Handling::default(),
             senders: Transaction::into_senders(senders, &from),
             recipients,
             origin: None,

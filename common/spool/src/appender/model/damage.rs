@@ -130,6 +130,7 @@ impl Touched {
             Record::Routed { message, .. } | Record::Settled { message, .. } => drop(self.messages.insert(message)),
             Record::Outcomes(outcomes) => self.messages.extend(outcomes.iter().map(|outcome| outcome.batch.message)),
             Record::Batch(state) => drop(self.messages.insert(state.id.message)),
+            Record::Rerouted { id, .. } => drop(self.messages.insert(id.message)),
             Record::Thread(state) => drop(self.threads.insert(state.key.to_string())),
             Record::Finished(marks) => self.messages.extend(marks.iter().map(|mark| mark.message)),
             Record::Moved(moved) => drop(self.messages.insert(moved.message)),

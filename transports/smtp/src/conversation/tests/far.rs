@@ -33,9 +33,9 @@ impl Offers {
 /// What the far side does instead of what is right.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Mischief {
-    /// This reply instead of the right one, with its consequences.
+    /// This reply instead of the right one. What it accepts by that is accepted.
     Say(&'static str),
-    /// This reply instead of the right one, and hang up behind it.
+    /// The same, and hang up behind it.
     SayAndClose(&'static str),
     /// Hang up.
     Close,
@@ -82,6 +82,9 @@ pub(super) struct Far {
     pub(super) swallows: bool,
     /// Says 354 although no recipient was accepted.
     pub(super) goes_ahead: bool,
+    /// It has accepted a recipient without a sender, or kept an envelope that it was to drop: from there on no client can
+    /// know in which envelope a message that is on its way arrives.
+    pub(super) deceives: bool,
 }
 
 impl Far {
@@ -103,12 +106,22 @@ impl Far {
             script: Box::new(script),
             swallows: false,
             goes_ahead: false,
+            deceives: false,
         }
     }
 
     pub(super) fn lmtp(mut self) -> Self {
         self.lmtp = true;
         self
+    }
+
+    pub(super) fn offers_tls(&self) -> bool {
+        self.offers.keywords.iter().any(|keyword| keyword == "STARTTLS")
+    }
+
+    /// Whether it takes only so many messages on a connection.
+    pub(super) fn has_limits(&self) -> bool {
+        self.offers.keywords.iter().any(|keyword| keyword.starts_with("LIMITS"))
     }
 
     /// The verbs of the commands seen, as one line.
@@ -165,18 +178,39 @@ impl Far {
             None => return true,
             Some(Mischief::Say(reply)) => {
                 self.say(reply);
-                if what == "DATA" && reply.starts_with("354") {
-                    self.mode = Mode::Data { accepting: !self.recipients.is_empty() };
-                }
+                self.stand_by(what, reply);
             }
             Some(Mischief::SayAndClose(reply)) => {
                 self.say(reply);
+                self.stand_by(what, reply);
                 self.closed = true;
             }
             Some(Mischief::Close) => self.closed = true,
             Some(Mischief::Mute) => self.mute = true,
         }
         false
+    }
+
+    /// Does what a reply that was not the right one says.
+    fn stand_by(&mut self, what: &str, reply: &str) {
+        let verb = what.split([' ', ':']).next().unwrap();
+        match (verb, reply.as_bytes().first()) {
+            ("DATA", Some(b'3')) => self.mode = Mode::Data { accepting: !self.recipients.is_empty() },
+            ("RSET", Some(b'2')) => {
+                self.sender = None;
+                self.recipients.clear();
+            }
+            ("RSET", _) => self.deceives = true,
+            ("MAIL", Some(b'2')) => {
+                self.deceives |= self.sender.is_some();
+                self.sender.get_or_insert_with(|| path(what));
+            }
+            ("RCPT", Some(b'2')) => {
+                self.deceives |= self.sender.is_none();
+                self.recipients.push(path(what));
+            }
+            _ => {}
+        }
     }
 
     fn command(&mut self, line: &str) {
@@ -232,25 +266,21 @@ impl Far {
     }
 
     fn mail(&mut self, line: &str) {
-        let start = line.find('<').unwrap() + 1;
-        let end = start + line[start..].find('>').unwrap();
         if self.sender.is_some() {
             return self.say("503 5.5.1 sender already given");
         }
-        self.sender = Some(line[start..end].to_owned());
+        self.sender = Some(path(line));
         self.say("250 2.1.0 Ok");
     }
 
     fn rcpt(&mut self, line: &str) {
-        let start = line.find('<').unwrap() + 1;
-        let end = start + line[start..].find('>').unwrap();
         if self.sender.is_none() {
             return self.say("503 5.5.1 sender not yet given");
         }
         if self.recipients.len() >= self.recipients_max {
             return self.say("452 4.5.3 Error: too many recipients");
         }
-        self.recipients.push(line[start..end].to_owned());
+        self.recipients.push(path(line));
         self.say("250 2.1.5 Ok");
     }
 
@@ -305,18 +335,28 @@ impl Far {
 
     fn message(&mut self, body: Vec<u8>) {
         let replies = if self.lmtp { self.recipients.len() } else { 1 };
-        let sender = self.sender.clone().unwrap();
+        let sender = self.sender.clone().unwrap_or_else(|| "nobody".to_owned());
         for at in 0..replies {
             let whom = if self.lmtp { vec![self.recipients[at].clone()] } else { self.recipients.clone() };
+            let said = self.output.len();
             let honest = self.mischief(&format!(". {}", whom[0]));
+            let accepts = honest || self.output.get(said) == Some(&b'2');
+            if accepts && !self.mute {
+                self.deliveries.push(Delivery { sender: sender.clone(), recipients: whom, body: body.clone() });
+            }
             if self.closed || self.mute {
                 return;
             }
-            if !honest {
-                continue;
+            if honest {
+                self.say(&format!("250 2.0.0 Ok: queued as {}", self.deliveries.len()));
             }
-            self.deliveries.push(Delivery { sender: sender.clone(), recipients: whom, body: body.clone() });
-            self.say(&format!("250 2.0.0 Ok: queued as {}", self.deliveries.len()));
         }
     }
+}
+
+/// What stands in the brackets of `MAIL` or `RCPT`.
+fn path(line: &str) -> String {
+    let start = line.find('<').unwrap() + 1;
+    let end = start + line[start..].find('>').unwrap();
+    line[start..end].to_owned()
 }

@@ -8,8 +8,10 @@ use zrelay_agent::{Judgement, Rest, Ticket, Verdict};
 use zrelay_clock::Timestamp;
 use zrelay_config::Pipelining;
 use zrelay_spool::{BatchId, MessageId};
+use zrelay_wire::INPUT_REPLY_MAX;
 
 use super::far::Far;
+use crate::conversation::writing::REPLIES_OWED_MAX;
 use crate::conversation::{BACKLOG_OCTETS, Conversation, End, Event, Protocol, Security, Settings};
 use crate::letter::Letter;
 use crate::testing::Parcel;
@@ -18,8 +20,16 @@ use crate::testing::Parcel;
 pub(super) struct Dice(u64);
 
 impl Dice {
+    /// Neighbouring seeds give sequences that have nothing in common.
     pub(super) fn new(seed: u64) -> Self {
-        Self(seed | 1)
+        let mixed = seed.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        Self((mixed ^ (mixed >> 27)) | 1)
+    }
+
+    /// A seed for other dice.
+    pub(super) fn seed(&mut self) -> u64 {
+        self.roll(1 << 50)
     }
 
     pub(super) fn roll(&mut self, sides: u64) -> u64 {
@@ -56,6 +66,13 @@ pub(super) struct Books {
     pub(super) returned: bool,
 }
 
+/// How the TLS handshake goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Handshake {
+    Works,
+    Fails,
+}
+
 /// A conversation, its far side and the books of the batches carried.
 pub(super) struct Run {
     pub(super) conversation: Conversation<Parcel>,
@@ -66,7 +83,12 @@ pub(super) struct Run {
     pub(super) now: Timestamp,
     pub(super) ready: bool,
     pub(super) starttls: bool,
+    /// What follows [`Event::StartTls`], unless the test sees to it.
+    pub(super) handshake: Option<Handshake>,
     dice: Dice,
+    /// Octets of the largest letter.
+    largest: u64,
+    buffer: Vec<u8>,
     largest_step: u64,
 }
 
@@ -83,7 +105,10 @@ impl Run {
             now: Timestamp::ZERO,
             ready: false,
             starttls: false,
+            handshake: None,
             dice: Dice::new(seed),
+            largest: 0,
+            buffer: Vec::new(),
             largest_step: 5000,
         }
     }
@@ -106,6 +131,7 @@ impl Run {
             due: Timestamp::ZERO,
             carried: Timestamp::ZERO,
         };
+        self.largest = self.largest.max(letter.size());
         self.letters.push(Arc::clone(&letter));
         self.books.push(Books::default());
         self.conversation.carry(self.now, ticket, letter);
@@ -117,7 +143,14 @@ impl Run {
             assert!(self.end.is_none(), "{event:?} behind the end");
             match event {
                 Event::Ready => self.ready = true,
-                Event::StartTls => self.starttls = true,
+                Event::StartTls => {
+                    self.starttls = true;
+                    match self.handshake {
+                        Some(Handshake::Works) => self.conversation.handle_secured(self.now),
+                        Some(Handshake::Fails) => self.conversation.handle_lost(self.now, "bad record"),
+                        None => {}
+                    }
+                }
                 Event::Closed(end) => self.end = Some(end),
                 Event::Returned { batch } => {
                     let books = &mut self.books[batch.message.0 as usize];
@@ -156,20 +189,24 @@ impl Run {
     }
 
     fn write(&mut self) -> bool {
-        let largest = self.letters.iter().map(|letter| letter.size()).max().unwrap_or(0);
         let backlog = self.conversation.output.backlog();
-        assert!(backlog <= BACKLOG_OCTETS + largest + 4096, "{backlog} octets are queued");
-        let mut octets = Vec::new();
+        assert!(backlog <= BACKLOG_OCTETS + self.largest + 4096, "{backlog} octets are queued");
+        let owed = self.conversation.replies_awaited();
+        assert!(owed <= REPLIES_OWED_MAX + 1, "{owed} replies are owed");
+        let mut octets = std::mem::take(&mut self.buffer);
+        octets.clear();
         self.conversation.gather(|slice| {
             octets.extend_from_slice(slice);
             octets.len() < 8192
         });
         if octets.is_empty() || self.far.closed {
+            self.buffer = octets;
             return false;
         }
         let part = self.step(octets.len());
         self.conversation.handle_written(self.now, part);
         self.far.receive(&octets[..part]);
+        self.buffer = octets;
         self.events();
         true
     }
@@ -181,6 +218,8 @@ impl Run {
         }
         let octets: Vec<u8> = self.far.output.drain(..part).collect();
         self.conversation.handle_input(self.now, &octets);
+        let kept = self.conversation.parser.buffered();
+        assert!(kept <= INPUT_REPLY_MAX, "{kept} octets of a reply are kept");
         self.events();
         true
     }
@@ -240,6 +279,9 @@ impl Run {
                     );
                 }
             }
+        }
+        if self.far.deceives {
+            return;
         }
         for delivery in &self.far.deliveries {
             for recipient in &delivery.recipients {

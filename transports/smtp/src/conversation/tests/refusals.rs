@@ -159,6 +159,15 @@ fn a_refused_data_or_message_is_the_verdict_of_the_accepted() {
 fn bad_sequence_is_never_held_against_a_recipient() {
     let run = four(Offers::everything(), say(". good1@", "503 5.5.1 What?"));
     assert_eq!(run.verdict(1, 0).0, Deferred);
+    let run = four(Offers::everything(), say("RCPT TO:<good1@", "503 Need something first"));
+    assert_eq!(run.verdict(1, 0).0, Deferred);
+}
+
+#[test]
+fn a_503_with_an_enhanced_code_about_something_else_means_that() {
+    // chasquid, to a recipient elsewhere.
+    let run = four(Offers::everything(), say("RCPT TO:<good1@", "503 5.7.1 Relay not allowed"));
+    assert_eq!(run.verdict(1, 0).0, Failed);
 }
 
 #[test]
@@ -225,7 +234,7 @@ fn a_host_that_says_421_and_stays_is_read_to_the_end() {
             now.then_some(Mischief::Say("421 4.7.0 Enough"))
         }
     });
-    assert_eq!(run.verdict(1, 0).0, Deferred);
+    assert!(run.is_unanswered(1, 0), "it is not about the recipient");
     assert_eq!(run.verdict(1, 1).0, DELIVERED, "what it still takes, it takes");
     assert!(run.books[3].returned);
     assert!(run.far.verbs().ends_with("QUIT"));
@@ -393,6 +402,32 @@ fn parameters_are_sent_as_offered_and_given() {
 }
 
 #[test]
+fn a_host_that_hangs_up_at_dead_addresses_keeps_the_others_waiting_for_nothing() {
+    // chasquid: the third refusal of a session is its last word.
+    let mut run = Run::new(
+        settings(),
+        Far::new(Offers::pipelining(), {
+            let mut dead = 0;
+            move |line| {
+                dead += u32::from(line.contains("bad"));
+                match dead {
+                    3 if line.contains("bad") => Some(Mischief::SayAndClose("421 4.5.0 Too many errors, bye")),
+                    1 | 2 if line.contains("bad") => Some(Mischief::Say("550 5.1.1 User unknown")),
+                    _ => None,
+                }
+            }
+        }),
+        1,
+    );
+    run.carry(letter(0, &["bad0@dst", "bad1@dst", "bad2@dst", "bad3@dst", "good@dst"]));
+    run.finish();
+    assert_eq!((run.verdict(0, 0).0, run.verdict(0, 1).0), (Failed, Failed));
+    assert!(run.is_unanswered(0, 2) && run.is_unanswered(0, 3) && run.is_unanswered(0, 4), "no failure of theirs");
+    let Some(End::Ended(why)) = &run.end else { panic!("the host is put off: {:?}", run.end) };
+    assert_eq!(why.code, 421);
+}
+
+#[test]
 fn a_limit_of_messages_is_kept() {
     let run = four(Offers::everything().with(&["LIMITS MAILMAX=2"]), |_| None);
     assert_eq!((run.verdict(0, 0).0, run.verdict(1, 0).0), (DELIVERED, DELIVERED));
@@ -404,6 +439,46 @@ fn a_limit_of_messages_is_kept() {
     assert!(run.verdict(2, 0).0 == DELIVERED && run.books[3].returned);
     let Some(End::Ended(why)) = &run.end else { panic!("{:?}", run.end) };
     assert!(why.text.starts_with("limit of messages"), "{}", why.text);
+}
+
+#[test]
+fn a_limit_of_messages_is_learned_where_it_is_said() {
+    let limits = [
+        "421 too many messages in this connection",
+        "452 4.5.3 Too many recipients: Too many messages sent",
+        "452 4.4.5 Maximum number of messages per session exceeded.",
+        "421 4.7.0 MAIL sent too many times",
+    ];
+    for limit in limits {
+        let mut run = four(Offers::everything(), move |line| {
+            (line.starts_with("MAIL FROM:<s2@") || line.starts_with("MAIL FROM:<s3@")).then_some(Mischief::Say(limit))
+        });
+        assert_eq!(run.conversation.take_lesson_in_messages(), Some(2), "{limit}");
+        assert!(run.is_unanswered(2, 0) && run.is_unanswered(3, 0), "{limit}: no failure of theirs");
+        assert!(matches!(run.end, Some(End::Ended(_))), "{:?}", run.end);
+    }
+    let mut run = four(Offers::everything(), |line| {
+        line.starts_with("MAIL FROM:<s2@").then_some(Mischief::Say("450 4.7.1 Error: too much mail from 192.0.2.1"))
+    });
+    assert_eq!(run.conversation.take_lesson_in_messages(), None, "a rate");
+}
+
+#[test]
+fn a_host_that_has_said_421_and_tires_of_resets_is_not_met_more_carefully() {
+    // Exim, behind its limit of messages per connection: each RSET of the stream counts against it from there on.
+    let mut full = false;
+    let run = four(Offers::everything(), move |line| {
+        full |= line.starts_with("MAIL FROM:<s1@");
+        match line {
+            "RSET" if full => Some(Mischief::SayAndClose("554 Too many nonmail commands")),
+            _ if line.starts_with("MAIL") && full => Some(Mischief::Say("421 too many messages in this connection")),
+            _ => None,
+        }
+    });
+    assert_eq!(run.verdict(0, 0).0, DELIVERED);
+    assert!(run.is_unanswered(1, 0) && run.is_unanswered(2, 0));
+    assert!(matches!(run.end, Some(End::Ended(_))), "{:?}", run.end);
+    assert_eq!(run.conversation.advice(), None);
 }
 
 #[test]

@@ -40,7 +40,8 @@ impl<L: Letter> Agent<L> {
                 let name = address.ip().to_string().into();
                 self.report_site(shared, self.thread.host.to_string());
                 self.candidates.push_back(Candidate { name, address });
-                return self.connect_next(now, shared);
+                self.stage = Stage::Located;
+                return Fate::Waits;
             }
         }
         self.report_link(now, shared);
@@ -50,7 +51,6 @@ impl<L: Letter> Agent<L> {
     /// The look-up has ended.
     pub(crate) fn resolved<S: Letters<Letter = L>>(
         &mut self,
-        now: Timestamp,
         shared: &mut Shared<S>,
         answer: Result<Target, DnsError>,
     ) -> Fate {
@@ -73,7 +73,16 @@ impl<L: Letter> Agent<L> {
         self.report_site(shared, site);
         let port = hop.port(self.clause.port);
         self.candidates = resolve::candidates(target, port, self.clause.source, &mut shared.dice).into();
-        self.connect_next(now, shared)
+        self.stage = Stage::Located;
+        Fate::Waits
+    }
+
+    /// The scheduler knows the site, and that it is free for this agent.
+    pub(crate) fn connect<S: Letters<Letter = L>>(&mut self, now: Timestamp, shared: &mut Shared<S>) -> Fate {
+        match self.stage {
+            Stage::Located => self.connect_next(now, shared),
+            _ => Fate::Waits,
+        }
     }
 
     /// Tries the next address, or gives up.
@@ -87,6 +96,7 @@ impl<L: Letter> Agent<L> {
                         self.unreachable(&candidate, &link::words(&error));
                         continue;
                     }
+                    self.note(now, shared, || format!("connecting to {}", candidate.peer()));
                     let deadline = now + self.clause.connect_timeout;
                     self.stage = Stage::Connecting { stream, candidate, deadline };
                     self.report_link(now, shared);
@@ -99,6 +109,7 @@ impl<L: Letter> Agent<L> {
             let text = format!("no address of {} can be connected to from here", self.thread.host);
             Arc::new(Diagnostic::local(NO_ANSWER, text))
         });
+        self.note(now, shared, || format!("given up: {reason}"));
         self.release(shared, Release::Failed(reason))
     }
 
@@ -152,7 +163,7 @@ impl<L: Letter> Agent<L> {
             },
             highest: shared.memory.level(now, host, clause.pipelining),
             recipients: shared.memory.recipients(now, host, clause.recipients),
-            messages: clause.connection_messages,
+            messages: shared.memory.messages(now, host, clause.connection_messages),
             age: clause.connection_age,
             unacknowledged_messages: room.messages,
             unacknowledged_bytes: room.octets,
@@ -161,7 +172,9 @@ impl<L: Letter> Agent<L> {
         };
         let mut conversation = Conversation::new(settings, now);
         conversation.set_approach(shared.memory.approach(now, host));
+        self.note(now, shared, || format!("connected to {}", candidate.peer()));
         self.stage = Stage::Talking(Box::new(Link::new(stream, host, candidate.name, conversation, pipe)));
+        self.tap(shared);
         for ticket in std::mem::take(&mut self.waiting) {
             self.carry(now, shared, ticket);
         }

@@ -67,7 +67,7 @@ impl<L: Letter> Agent<L> {
         self.link_due = now + LINK_REPORT_TIME;
         let mut report = LinkReport::default();
         match &mut self.stage {
-            Stage::Resolving => report.state = "resolving",
+            Stage::Resolving | Stage::Located => report.state = "resolving",
             Stage::Connecting { candidate, .. } => {
                 report.state = "connecting";
                 report.peer = candidate.peer();
@@ -116,6 +116,19 @@ impl<L: Letter> Agent<L> {
         self.statistics.transactions += more.transactions;
         self.statistics.delivered += more.delivered;
         self.statistics.bytes = self.statistics.bytes.saturating_add(more.bytes);
+    }
+
+    /// Lets those who watch the thread see the conversation, and no others.
+    pub(super) fn tap<S>(&mut self, shared: &Shared<S>) {
+        self.watches = shared.tracing.version();
+        if let Stage::Talking(link) = &mut self.stage {
+            link.conversation.set_tap(shared.tracing.tap(&self.thread, self.lease.0));
+        }
+    }
+
+    /// Tells those who watch the thread what happens to the connection.
+    pub(super) fn note<S>(&self, now: Timestamp, shared: &Shared<S>, text: impl FnOnce() -> String) {
+        shared.tracing.note(now, &self.thread, self.lease.0, text);
     }
 
     pub(super) fn say<S>(&self, shared: &mut Shared<S>, report: impl FnOnce(LeaseId) -> Report) {

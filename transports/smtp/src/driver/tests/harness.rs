@@ -12,6 +12,7 @@ use zrelay_mailbox::{Received, Receiver, Sender, mailbox};
 use zrelay_sites::Sites;
 use zrelay_spool::{BatchId, MessageId, ThreadKey};
 use zrelay_tls::{ClientTls, Roots};
+use zrelay_trace::Tracing;
 
 use crate::driver::{AgentLoop, Letters, Options};
 use crate::testing::Parcel;
@@ -59,6 +60,7 @@ impl Hub {
             dns: zrelay_dns::Settings { servers: vec![name_server], ..zrelay_dns::Settings::default() },
             tls: ClientTls::new(Roots::Given(Vec::new())).unwrap(),
             sites: Sites::new(),
+            tracing: Tracing::new(),
             clock: Clock::start(),
             seed: 7,
         };
@@ -112,10 +114,14 @@ impl Hub {
         self.send(Order::Carry { lease, batch });
     }
 
-    /// The next report that `wanted` wants; the others are passed over.
+    /// The next report that `wanted` wants; the others are passed over. Every site is free.
     pub(super) fn until(&mut self, wanted: impl Fn(&Report) -> bool) -> Report {
         loop {
-            match self.reports.wait(PATIENCE) {
+            let received = self.reports.wait(PATIENCE);
+            if let Received::Item(Report::Site { lease, .. }) = &received {
+                self.send(Order::Connect { lease: *lease });
+            }
+            match received {
                 Received::Item(report) if wanted(&report) => return report,
                 Received::Item(_) => {}
                 other => panic!("waited in vain: {other:?}"),

@@ -1,0 +1,482 @@
+//! Batches beyond the window: those for which there is no room in memory, and what is known of them.
+//!
+//! The window is a number of batches in memory ([`Scheduler::set_window`]). When there are more, the thread with the most
+//! of them gives up those whose turn is furthest away, in **runs** of up to [`RUN_MAX`]: the driver writes a run to disk
+//! and the thread keeps a line about it. So a host that is down with ten million recipients takes its room from itself.
+//! Every thread may keep a few batches in memory however many threads there are; they cost less than the thread does.
+//!
+//! A run comes in again when its thread has little left that is due and something in the run is, or when something in it
+//! comes to its expiry: by due time, and of the thread that needs it. It comes in whole, and what does not fit then goes
+//! out again. Nothing is counted anew: sums cover what is beyond the window as well.
+//!
+//! What an operator does to a thread or a message is noted at the runs that it may concern and done when they come in:
+//! at once, where it ends batches or is about single ones; else (retry) when it is their turn. What happens to the host
+//! of a thread concerns only batches that were tried: those beyond the window are not, and so do not count attempts.
+//!
+//! Within a thread the order of due batches holds, but for those that come in newly while older ones are beyond the
+//! window and there happens to be room: at most an agent's credit of them.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use zrelay_clock::Timestamp;
+use zrelay_spool::{BatchId, MessageId, QueuedBatch, ThreadKey};
+
+use crate::batch::Place;
+use crate::operator::{Action, Changed};
+use crate::scheduler::Scheduler;
+use crate::snapshot::Load;
+use crate::sweep::Work;
+use crate::thread::{Thread, ThreadId};
+
+/// Octets of memory that a batch takes in the window, about: for whoever has to say how many may be in it.
+pub const BATCH_OCTETS: u64 = 256;
+/// Batches in a run at most: some hundred KiB on disk, read in less than a millisecond.
+pub const RUN_MAX: usize = 1000;
+/// Batches that a thread keeps in memory in any case, at most: an agent's credit and some more.
+const KEPT_MAX: usize = 64;
+/// Threads that are asked for batches when there are too many, each time.
+const VICTIMS_MAX: usize = 8;
+/// How long a run that could not be read is left alone.
+const UNREADABLE_PAUSE: Duration = Duration::from_secs(60);
+
+/// The name of a run.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct RunId(pub u64);
+
+/// What the driver is to do with batches beyond the window; each is to be answered by [`Scheduler::handle_spill`].
+#[derive(Clone, Debug)]
+pub enum SpillOrder {
+    /// Write these batches of one thread. No answer is needed when that works.
+    Write {
+        /// The name of the run.
+        run: RunId,
+        /// What is in it.
+        batches: Vec<QueuedBatch>,
+    },
+    /// Read a run, and forget it once it was read.
+    Read {
+        /// Its name.
+        run: RunId,
+        /// The thread it belongs to.
+        thread: ThreadKey,
+    },
+}
+
+/// What came of a [`SpillOrder`].
+#[derive(Clone, Debug)]
+pub enum Spilled {
+    /// A run could not be written: here it is again.
+    NotWritten {
+        /// Its name.
+        run: RunId,
+        /// What is in it.
+        batches: Vec<QueuedBatch>,
+    },
+    /// A run was read.
+    Read {
+        /// Its name.
+        run: RunId,
+        /// What is in it.
+        batches: Vec<QueuedBatch>,
+    },
+    /// A run could not be read. It is asked for again later; if that fails too, a restart finds its batches in the log.
+    NotRead {
+        /// Its name.
+        run: RunId,
+    },
+}
+
+/// What a thread has beyond the window.
+#[derive(Debug, Default)]
+pub(crate) struct Beyond {
+    runs: BTreeMap<RunId, Run>,
+    /// When something in a run is due, as far as the batches themselves are concerned, and its first batch.
+    due: BTreeSet<(Timestamp, BatchId, RunId)>,
+    /// When something in a run comes to its expiry.
+    expiry: BTreeSet<(Timestamp, RunId)>,
+    /// Runs that are wanted whatever the window says.
+    wanted: BTreeSet<RunId>,
+    /// The one that the driver has been asked for.
+    reading: Option<RunId>,
+}
+
+#[derive(Debug)]
+struct Run {
+    load: Load,
+    due: Timestamp,
+    expires: Timestamp,
+    /// When the message of its oldest batch came in.
+    oldest: Timestamp,
+    /// Its batches are among these.
+    ids: (BatchId, BatchId),
+    /// What is to be done to them when they come in, in this order.
+    pending: Vec<Pending>,
+}
+
+/// What an operator wants done to batches that are not here.
+#[derive(Clone, Debug)]
+enum Pending {
+    All(Work),
+    Message(Action, MessageId),
+    Batch(Action, BatchId, Option<Vec<u32>>),
+}
+
+impl Run {
+    fn of(batches: &[QueuedBatch], expires: impl Fn(&QueuedBatch) -> Timestamp) -> Option<Self> {
+        let ids = || batches.iter().map(|batch| batch.id);
+        Some(Self {
+            load: load_of(batches),
+            due: batches.iter().map(|batch| batch.due).min()?,
+            expires: batches.iter().map(expires).min()?,
+            oldest: batches.iter().map(|batch| batch.received).min()?,
+            ids: (ids().min()?, ids().max()?),
+            pending: Vec::new(),
+        })
+    }
+
+    fn batches(&self) -> usize {
+        usize::try_from(self.load.batches).unwrap_or(usize::MAX)
+    }
+
+    fn may_hold(&self, message: MessageId) -> bool {
+        self.ids.0.message <= message && message <= self.ids.1.message
+    }
+}
+
+impl Beyond {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.runs.is_empty()
+    }
+
+    /// How much there is.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn load(&self) -> Load {
+        let mut load = Load::default();
+        self.runs.values().for_each(|run| load.add(run.load));
+        load
+    }
+
+    /// When its oldest message came in.
+    pub(crate) fn oldest(&self) -> Option<Timestamp> {
+        self.runs.values().map(|run| run.oldest).min()
+    }
+
+    /// When the first of its batches is due, and when the first comes to its expiry.
+    pub(crate) fn times(&self) -> Option<(Timestamp, Timestamp)> {
+        Some((self.due.first()?.0, self.expiry.first()?.0))
+    }
+
+    fn add(&mut self, id: RunId, run: Run) {
+        self.due.insert((run.due, run.ids.0, id));
+        self.expiry.insert((run.expires, id));
+        self.runs.insert(id, run);
+    }
+
+    fn remove(&mut self, id: RunId) -> Option<Run> {
+        let run = self.runs.remove(&id)?;
+        self.due.remove(&(run.due, run.ids.0, id));
+        self.expiry.remove(&(run.expires, id));
+        self.wanted.remove(&id);
+        self.reading = self.reading.filter(|reading| *reading != id);
+        Some(run)
+    }
+
+    fn set_due(&mut self, id: RunId, due: Timestamp) {
+        let Some(run) = self.runs.get_mut(&id) else { return };
+        self.due.remove(&(run.due, run.ids.0, id));
+        run.due = due;
+        self.due.insert((due, run.ids.0, id));
+    }
+
+    fn put_off(&mut self, id: RunId, until: Timestamp) {
+        self.reading = None;
+        self.wanted.remove(&id);
+        self.set_due(id, until);
+        let Some(run) = self.runs.get_mut(&id) else { return };
+        self.expiry.remove(&(run.expires, id));
+        run.expires = run.expires.max(until);
+        self.expiry.insert((run.expires, id));
+    }
+
+    /// Notes something for all runs.
+    fn pend(&mut self, work: &Work) {
+        let now = matches!(work, Work::Retry);
+        let runs: Vec<RunId> = self.runs.keys().copied().collect();
+        for id in runs {
+            if let Some(run) = self.runs.get_mut(&id) {
+                run.pending.push(Pending::All(work.clone()));
+            }
+            if now {
+                self.set_due(id, Timestamp::ZERO);
+            } else {
+                self.wanted.insert(id);
+            }
+        }
+    }
+
+    /// Holds that were noted are not wanted any more.
+    pub(crate) fn release(&mut self) {
+        let is_hold =
+            |pending: &Pending| matches!(pending, Pending::Message(Action::Hold, _) | Pending::Batch(Action::Hold, ..));
+        self.runs.values_mut().for_each(|run| run.pending.retain(|pending| !is_hold(pending)));
+    }
+
+    /// Notes something for the runs that may hold the message; says whether there are any.
+    fn pend_for(&mut self, message: MessageId, pending: &Pending) -> bool {
+        let mut any = false;
+        for (id, run) in self.runs.iter_mut().filter(|(_, run)| run.may_hold(message)) {
+            run.pending.push(pending.clone());
+            self.wanted.insert(*id);
+            any = true;
+        }
+        any
+    }
+}
+
+/// What there is beyond the window in all threads.
+#[derive(Debug)]
+pub(crate) struct Window {
+    /// Batches that may be in memory.
+    max: usize,
+    /// Batches that are not.
+    beyond: usize,
+    /// Threads with batches in memory by the order of magnitude of their number.
+    sizes: BTreeSet<(u32, ThreadId)>,
+    owners: BTreeMap<RunId, ThreadId>,
+    next_run: u64,
+    /// Until when nothing is written, since the disk refused it.
+    refused_until: Timestamp,
+    orders: VecDeque<SpillOrder>,
+}
+
+impl Default for Window {
+    fn default() -> Self {
+        Self {
+            max: usize::MAX,
+            beyond: 0,
+            sizes: BTreeSet::new(),
+            owners: BTreeMap::new(),
+            next_run: 0,
+            refused_until: Timestamp::ZERO,
+            orders: VecDeque::new(),
+        }
+    }
+}
+
+impl Window {
+    /// Batches in a run, so that threads which share the window do not move more to and fro than they use.
+    fn run_max(&self) -> usize {
+        (self.max / (4 * (self.owners.len() + 1).min(self.sizes.len() + 1))).clamp(1, RUN_MAX)
+    }
+
+    fn kept(&self) -> usize {
+        (self.run_max() / 2).clamp(1, KEPT_MAX)
+    }
+}
+
+impl Scheduler {
+    /// Keeps at most so many batches in memory, and a few for each thread; the others go to the driver by
+    /// [`poll_spill`](Self::poll_spill). Without this call all are kept.
+    pub fn set_window(&mut self, batches: usize) {
+        self.window.max = batches.max(1);
+    }
+
+    /// The next thing to do for batches beyond the window.
+    pub fn poll_spill(&mut self) -> Option<SpillOrder> {
+        self.window.orders.pop_front()
+    }
+
+    /// Whether [`poll_spill`](Self::poll_spill) has something.
+    pub(crate) fn has_spill_orders(&self) -> bool {
+        !self.window.orders.is_empty()
+    }
+
+    /// Batches that are not in memory.
+    pub fn beyond_window(&self) -> usize {
+        self.window.beyond
+    }
+
+    fn resident(&self) -> usize {
+        usize::try_from(self.all.load.batches).unwrap_or(usize::MAX).saturating_sub(self.window.beyond)
+    }
+
+    /// Takes what came of a [`SpillOrder`].
+    pub fn handle_spill(&mut self, now: Timestamp, spilled: Spilled) {
+        match spilled {
+            Spilled::Read { run, batches } => self.bring_in(run, batches, now),
+            Spilled::NotWritten { run, batches } => {
+                self.window.refused_until = now + UNREADABLE_PAUSE;
+                self.bring_in(run, batches, now);
+            }
+            Spilled::NotRead { run } => {
+                if let Some(id) = self.window.owners.get(&run).copied() {
+                    if let Some(thread) = self.threads.get_mut(id) {
+                        thread.beyond.put_off(run, now + UNREADABLE_PAUSE);
+                    }
+                    self.touch(id);
+                }
+            }
+        }
+        self.turn(now);
+    }
+
+    fn bring_in(&mut self, run_id: RunId, batches: Vec<QueuedBatch>, now: Timestamp) {
+        let Some(id) = self.window.owners.remove(&run_id) else { return };
+        let Some(run) = self.threads.get_mut(id).and_then(|thread| thread.beyond.remove(run_id)) else { return };
+        self.window.beyond = self.window.beyond.saturating_sub(run.batches());
+        let ids: Vec<BatchId> = batches.iter().map(|batch| batch.id).collect();
+        for batch in batches {
+            self.insert_batch(id, batch, now);
+        }
+        for pending in run.pending {
+            self.catch_up_on(id, &ids, &pending, now);
+        }
+        self.touch(id);
+    }
+
+    fn catch_up_on(&mut self, id: ThreadId, ids: &[BatchId], pending: &Pending, now: Timestamp) {
+        let mut changed = Changed::default();
+        match pending {
+            Pending::All(work) => {
+                for batch in ids {
+                    self.work_on(id, *batch, work, now);
+                }
+            }
+            Pending::Message(action, message) => {
+                for batch in ids.iter().filter(|batch| batch.message == *message) {
+                    self.operate_on_batch(now, *action, (id, *batch), None, &mut changed);
+                }
+            }
+            Pending::Batch(action, batch, part) => {
+                self.operate_on_batch(now, *action, (id, *batch), part.as_deref(), &mut changed);
+            }
+        }
+    }
+
+    /// Something is to be done to all batches of the thread that are beyond the window.
+    pub(crate) fn sweep_beyond(&mut self, id: ThreadId, work: &Work) {
+        let Some(thread) = self.threads.get_mut(id) else { return };
+        match work {
+            // It was not tried with them.
+            Work::HostFailed { .. } => {}
+            _ => thread.beyond.pend(work),
+        }
+        self.touch(id);
+    }
+
+    /// Something is to be done to all batches of a message; returns how many threads may have one beyond the window.
+    pub(crate) fn operate_beyond(&mut self, action: Action, message: MessageId) -> usize {
+        let pending = Pending::Message(action, message);
+        let concerned = |(id, thread): (ThreadId, &mut Thread)| thread.beyond.pend_for(message, &pending).then_some(id);
+        let threads: Vec<ThreadId> = self.threads.iter_mut().filter_map(concerned).collect();
+        threads.iter().for_each(|id| self.touch(*id));
+        threads.len()
+    }
+
+    /// Something is to be done to a batch that is not in memory; says whether it may be beyond the window.
+    pub(crate) fn operate_beyond_on(
+        &mut self,
+        action: Action,
+        (id, batch): (ThreadId, BatchId),
+        part: Option<&[u32]>,
+    ) -> bool {
+        let pending = Pending::Batch(action, batch, part.map(<[u32]>::to_vec));
+        let Some(thread) = self.threads.get_mut(id) else { return false };
+        let concerned = thread.beyond.pend_for(batch.message, &pending);
+        self.touch(id);
+        concerned
+    }
+
+    /// Asks for a run of the thread, if it needs one.
+    pub(crate) fn fetch(&mut self, id: ThreadId, now: Timestamp) {
+        let (running, paused) = (self.may_run(id, now), self.paused.is_some());
+        let (kept, room) = (self.window.kept(), self.window.max.saturating_sub(self.resident()));
+        let Some(thread) = self.threads.get_mut(id) else { return };
+        if thread.beyond.is_empty() || thread.beyond.reading.is_some() || paused || !thread.sweeps.is_empty() {
+            return;
+        }
+        // What is due is tried once more however old it is.
+        let waits = |run: &RunId| thread.beyond.runs.get(run).is_some_and(|run| thread.due_at(run.due) > now);
+        let expired = || thread.beyond.expiry.first().filter(|(at, run)| *at <= now && thread.wakes() && waits(run));
+        let due = || {
+            let (_, _, run) = thread.beyond.due.first().filter(|(at, ..)| running && *at <= now)?;
+            let known = thread.beyond.runs.get(run)?;
+            // Whose turn is before that of the next one in memory is wanted as soon as there is room.
+            let next = thread.flows.next().and_then(|id| Some((thread.batches.get(&id)?.wake, id)));
+            let wanted = thread.flows.len() < kept || next.is_none_or(|next| (known.due, known.ids.0) < next);
+            (thread.flows.is_empty() || (wanted && known.batches() <= room)).then_some(*run)
+        };
+        let wanted = thread.beyond.wanted.first().copied();
+        let Some(run) = wanted.or_else(|| expired().map(|(_, run)| *run)).or_else(due) else { return };
+        thread.beyond.reading = Some(run);
+        let thread = thread.key.clone();
+        self.window.orders.push_back(SpillOrder::Read { run, thread });
+    }
+
+    /// Notes how many batches of the thread are in memory.
+    pub(crate) fn note_size(&mut self, id: ThreadId) {
+        let Some(thread) = self.threads.get_mut(id) else { return };
+        let size = thread.batches.len().checked_ilog2();
+        if thread.size == size {
+            return;
+        }
+        if let Some(before) = std::mem::replace(&mut thread.size, size) {
+            self.window.sizes.remove(&(before, id));
+        }
+        self.window.sizes.extend(size.map(|size| (size, id)));
+    }
+
+    /// The thread is gone.
+    pub(crate) fn forget_size(&mut self, id: ThreadId, thread: &Thread) {
+        if let Some(size) = thread.size {
+            self.window.sizes.remove(&(size, id));
+        }
+    }
+
+    /// Sends batches beyond the window, as long as there are too many in it. Says whether it sent any.
+    pub(crate) fn relieve(&mut self, now: Timestamp) -> bool {
+        if self.resident() <= self.window.max || now < self.window.refused_until {
+            return false;
+        }
+        let largest = self.window.sizes.iter().rev().take(VICTIMS_MAX).map(|(_, id)| *id).collect::<Vec<_>>();
+        largest.into_iter().any(|id| self.spill(id))
+    }
+
+    /// Sends the batches of the thread whose turn is last beyond the window; says whether there were any.
+    fn spill(&mut self, id: ThreadId) -> bool {
+        let (run_max, kept) = (self.window.run_max(), self.window.kept());
+        let Some(thread) = self.threads.get_mut(id).filter(|thread| thread.sweeps.is_empty()) else { return false };
+        let count = run_max.min(thread.batches.len().saturating_sub(kept));
+        if count == 0 {
+            return false;
+        }
+        let mut ids: Vec<BatchId> = thread.queue.iter().rev().take(count).map(|(_, batch)| *batch).collect();
+        if ids.is_empty() {
+            ids = thread.flows.last_of_longest(count.min(thread.flows.len().saturating_sub(kept)));
+        }
+        let mut batches = Vec::with_capacity(ids.len());
+        for batch_id in ids {
+            thread.dequeue(batch_id);
+            let Some(batch) = thread.batches.remove(&batch_id) else { continue };
+            debug_assert!(matches!(batch.place, Place::Queued | Place::Due));
+            batches.push(batch.into_queued(batch_id, &thread.key));
+        }
+        let Some(run) = Run::of(&batches, |batch| thread.expires(batch.received)) else { return false };
+        let run_id = RunId(self.window.next_run);
+        self.window.next_run += 1;
+        self.window.beyond += batches.len();
+        self.window.owners.insert(run_id, id);
+        thread.beyond.add(run_id, run);
+        self.window.orders.push_back(SpillOrder::Write { run: run_id, batches });
+        // Its timer counts from the queue as it was.
+        self.touch(id);
+        true
+    }
+}
+
+fn load_of(batches: &[QueuedBatch]) -> Load {
+    let mut load = Load::default();
+    batches.iter().for_each(|batch| load.add(Load::of(&batch.recipients, batch.size)));
+    load
+}

@@ -1,0 +1,213 @@
+//! Batches beyond the window: what they wait for, and that whatever is done reaches them.
+
+use std::time::Duration;
+
+use zrelay_agent::{Judgement, LeaseId, Release};
+use zrelay_spool::{BatchId, Disposition, ThreadKey};
+
+use super::world::{Disk, World, clause, reply, settings};
+use crate::operator::{Action, Chosen, Selector};
+
+const DELIVERED: Judgement = Judgement::Delivered { dsn_relayed: false };
+const WINDOW: usize = 100;
+
+fn world() -> World {
+    let mut world = World::new(settings(clause(|_| {}), 100), 1);
+    world.scheduler.set_window(WINDOW);
+    world
+}
+
+fn resident(world: &World) -> usize {
+    world.scheduler.threads.values().map(|thread| thread.batches.len()).sum()
+}
+
+fn operate(world: &mut World, action: Action, selector: &str) -> crate::Changed {
+    let changed = world.scheduler.operate(world.now, action, &selector.parse::<Selector>().unwrap());
+    world.settle_down();
+    changed
+}
+
+fn fill(world: &mut World, thread: &str, count: usize) -> Vec<BatchId> {
+    (0..count).map(|_| world.arrive(thread, 1, 100)).collect()
+}
+
+/// The agent delivers until it has nothing left to do.
+fn deliver_all(world: &mut World, lease: LeaseId) -> Vec<BatchId> {
+    let mut delivered = Vec::new();
+    loop {
+        world.hungry(lease, 1, 1 << 20);
+        let Some(first) = world.agents[&lease].carried.first() else { return delivered };
+        delivered.push(first.id);
+        world.settle(lease, DELIVERED, &reply(250, "ok"));
+    }
+}
+
+#[test]
+fn a_host_that_is_down_takes_no_room_from_the_others() {
+    let mut world = world();
+    fill(&mut world, "smtp/down", 5);
+    let lease = world.agent("smtp/down");
+    world.release(lease, Release::Failed(reply(0, "connection refused")));
+    fill(&mut world, "smtp/down", 1000);
+    assert!(resident(&world) <= WINDOW, "{}", resident(&world));
+    let load = world.scheduler.thread(world.now, &"smtp/down".parse().unwrap()).unwrap().thread.load;
+    assert_eq!((load.batches, load.recipients), (1005, 1005), "sums cover what is beyond the window");
+
+    let others = fill(&mut world, "smtp/up", 20);
+    let lease = world.agent("smtp/up");
+    assert!(world.spilled.values().flatten().all(|batch| batch.thread == "smtp/down".parse::<ThreadKey>().unwrap()));
+    assert_eq!(deliver_all(&mut world, lease), others);
+}
+
+#[test]
+fn what_waits_beyond_the_window_comes_in_by_its_turn_and_goes_out_in_order() {
+    let mut world = world();
+    let all = fill(&mut world, "smtp/a", 1000);
+    assert!(resident(&world) <= WINDOW && world.scheduler.beyond_window() >= 900);
+    let lease = world.agent("smtp/a");
+    assert!(deliver_all(&mut world, lease) == all, "not in order");
+    assert_eq!((world.scheduler.beyond_window(), world.state("smtp/a")), (0, "idle"));
+}
+
+#[test]
+fn what_was_put_off_waits_beyond_the_window_until_it_is_due() {
+    let mut world = world();
+    let all = fill(&mut world, "smtp/a", 300);
+    let lease = world.agent("smtp/a");
+    for _ in &all {
+        world.hungry(lease, 1, 1 << 20);
+        world.settle(lease, Judgement::Deferred, &reply(450, "later"));
+    }
+    assert!(resident(&world) <= WINDOW);
+    world.pass(Duration::from_secs(20));
+    let lease = if world.has_agent("smtp/a") { world.agent("smtp/a") } else { panic!("{}", world.state("smtp/a")) };
+    assert_eq!(deliver_all(&mut world, lease).len(), 300);
+    assert!(
+        world.outcomes.iter().filter(|outcome| outcome.disposition != Disposition::Deferred).all(|o| o.attempts == 2)
+    );
+}
+
+#[test]
+fn batches_beyond_the_window_expire_while_their_host_is_down() {
+    let mut world = world();
+    fill(&mut world, "smtp/down", 500);
+    while !world.open.is_empty() {
+        if world.has_agent("smtp/down") {
+            let lease = world.agent("smtp/down");
+            world.release(lease, Release::Failed(reply(0, "connection refused")));
+        } else {
+            assert!(world.pass_to_timeout(), "{} are stuck", world.open.len());
+        }
+    }
+    assert!(world.finished.values().all(|disposition| *disposition == Disposition::Expired));
+}
+
+#[test]
+fn an_operator_reaches_a_whole_thread() {
+    for (action, end) in [(Action::Drop, Disposition::Dropped), (Action::Expire, Disposition::Expired)] {
+        let mut world = world();
+        operate(&mut world, Action::Hold, "smtp/a");
+        fill(&mut world, "smtp/a", 1000);
+        assert!(resident(&world) <= WINDOW, "a held thread does not keep others out");
+        assert_eq!(operate(&mut world, action, "smtp/a").recipients, 1000);
+        assert!(world.open.is_empty() && world.finished.values().all(|disposition| *disposition == end));
+    }
+}
+
+#[test]
+fn a_retry_reaches_a_whole_thread() {
+    let mut world = world();
+    fill(&mut world, "smtp/a", 300);
+    let lease = world.agent("smtp/a");
+    for _ in 0..300 {
+        world.hungry(lease, 1, 1 << 20);
+        world.settle(lease, Judgement::Deferred, &reply(450, "later"));
+    }
+    world.forget_dues();
+    assert_eq!(operate(&mut world, Action::Retry, "smtp/a").batches, 300);
+    let lease = world.agent("smtp/a");
+    assert_eq!(deliver_all(&mut world, lease).len(), 300);
+}
+
+#[test]
+fn an_operator_reaches_a_message_beyond_the_window() {
+    let mut world = world();
+    let all = fill(&mut world, "smtp/a", 1000);
+    let (held, dropped, last) = (all[700], all[800], all[999]);
+    assert_eq!(operate(&mut world, Action::Hold, &held.message.to_string()).beyond, 1);
+    operate(&mut world, Action::Drop, &dropped.message.to_string());
+    let chosen = Chosen { thread: "smtp/a".parse().unwrap(), batch: last, recipients: None };
+    assert_eq!(world.scheduler.operate_on(world.now, Action::Expire, &[chosen]).beyond, 1);
+    world.settle_down();
+    assert_eq!(world.finished[&(dropped, 0)], Disposition::Dropped);
+    assert_eq!(world.finished[&(last, 0)], Disposition::Expired);
+    let lease = world.agent("smtp/a");
+    let delivered = deliver_all(&mut world, lease);
+    assert!(delivered.len() == 997 && ![held, dropped, last].iter().any(|batch| delivered.contains(batch)));
+    operate(&mut world, Action::Release, &held.message.to_string());
+    assert_eq!(deliver_all(&mut world, lease), [held]);
+}
+
+#[test]
+fn a_hold_that_could_not_be_done_yet_is_released_with_its_thread() {
+    let mut world = world();
+    let all = fill(&mut world, "smtp/a", 300);
+    world.disk = Disk::Unreadable;
+    operate(&mut world, Action::Hold, &all[250].message.to_string());
+    operate(&mut world, Action::Hold, "smtp/a");
+    let lease = world.agent("smtp/a");
+    world.release(lease, Release::Done);
+    operate(&mut world, Action::Release, "smtp/a");
+    world.disk = Disk::Works;
+    world.pass(Duration::from_secs(61));
+    let lease = world.agent("smtp/a");
+    assert_eq!(deliver_all(&mut world, lease).len(), 300);
+}
+
+#[test]
+fn a_disk_that_takes_nothing_leaves_batches_in_memory() {
+    let mut world = world();
+    world.disk = Disk::Full;
+    let all = fill(&mut world, "smtp/a", 300);
+    assert_eq!((resident(&world), world.scheduler.beyond_window()), (300, 0));
+    world.disk = Disk::Works;
+    world.pass(Duration::from_secs(61));
+    let more = fill(&mut world, "smtp/a", 1);
+    assert!(resident(&world) <= WINDOW);
+    let lease = world.agent("smtp/a");
+    assert!(deliver_all(&mut world, lease) == [all, more].concat(), "not in order");
+}
+
+#[test]
+fn what_cannot_be_read_is_asked_for_again() {
+    let mut world = world();
+    fill(&mut world, "smtp/a", 300);
+    world.disk = Disk::Unreadable;
+    let lease = world.agent("smtp/a");
+    let before = deliver_all(&mut world, lease).len();
+    assert!(before < 300);
+    world.disk = Disk::Works;
+    world.pass(Duration::from_secs(61));
+    let lease = world.agent("smtp/a");
+    assert_eq!(before + deliver_all(&mut world, lease).len(), 300);
+}
+
+#[test]
+fn many_threads_share_a_small_window() {
+    let mut world = World::new(settings(clause(|_| {}), 3), 1);
+    world.scheduler.set_window(10);
+    for _ in 0..20 {
+        for thread in 0..30 {
+            world.arrive(&format!("smtp/host{thread}"), 1, 100);
+        }
+    }
+    // One for each thread at the most, however small the window is.
+    assert!(resident(&world) <= 30 + 3, "{}", resident(&world));
+    for _ in 0..100_000 {
+        let Some(lease) = world.agents.keys().next().copied() else { break };
+        if deliver_all(&mut world, lease).is_empty() {
+            world.release(lease, Release::Done);
+        }
+    }
+    assert!(world.open.is_empty(), "{} are stuck", world.open.len());
+}
