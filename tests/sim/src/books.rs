@@ -350,6 +350,6 @@ fn end(disposition: Disposition) -> Option<End> {
         Disposition::Failed => Some(End::Failed),
         Disposition::Expired => Some(End::Expired),
         Disposition::Dropped => Some(End::Dropped),
-        Disposition::Deferred => None,
+        Disposition::Deferred | Disposition::Delayed => None,
     }
 }

@@ -39,6 +39,7 @@ impl World {
                 }
                 self.local.handle_order(self.now, Order::Lease { lease, thread, clause, takes_over });
             }
+            Order::Connect { lease } => self.connect(lease),
             Order::Carry { lease, .. } | Order::Idle { lease } | Order::Close { lease }
                 if !self.leases.contains_key(&lease) =>
             {

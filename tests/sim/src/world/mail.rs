@@ -2,7 +2,7 @@
 
 use zrelay_mailbox::Received;
 use zrelay_spool::testing::{Idle, News};
-use zrelay_spool::{CommitReply, Committed, Content, Envelope, Fact, Notify, Queue, Recipient, Request};
+use zrelay_spool::{CommitReply, Committed, Content, Envelope, Fact, Handling, Notify, Queue, Recipient, Request};
 
 use super::{CLIENT_RETRY, Event, World, tell};
 use crate::mail;
@@ -25,6 +25,7 @@ impl World {
             content: Content::default(),
             envid: None,
             ret: None,
+            handling: Handling::default(),
             senders: vec![mail::sender(number, posting.list)],
             recipients: recipients.collect(),
             origin: None,

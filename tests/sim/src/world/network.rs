@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use zrelay_agent::{Release, Report, Site as SiteName};
+use zrelay_agent::{LeaseId, Release, Report, Site as SiteName};
 use zrelay_spool::{Diagnostic, Status};
 
 use super::{Connection, Event, SEND_BUFFER, WRITE_MAX, World};
@@ -25,19 +25,26 @@ impl World {
         let Some(agent) = self.agents.get_mut(key) else { return };
         let host = agent.thread.host.clone();
         let site = self.site_of(&host).unwrap_or_else(|| panic!("{host} is no host of the simulation"));
-        let Site { name, temper, rtt, .. } = &self.sites[site];
-        let (name, rtt, door) = (name.clone(), *rtt, self.sites[site].door(self.now));
+        let Site { name, temper, .. } = &self.sites[site];
+        let name = name.clone();
         if *temper == Temper::Unknown {
             let reason = Diagnostic::local(Status(5, 1, 2), format!("{host} does not exist"));
             return self.with(key, |agent, with| agent.release(Release::Rejected(Arc::new(reason)), with));
         }
-        let Some(agent) = self.agents.get_mut(key) else { return };
-        agent.stage = Stage::Connecting;
-        let wait = if door == Door::Silent { agent.clause.connect_timeout } else { rtt };
         self.with(key, |agent, with| {
             agent.say(with, |lease| Report::Site { lease, site: SiteName(name) });
             Fate::GoesOn
         });
+    }
+
+    /// The site is free for an agent that has found it.
+    pub(super) fn connect(&mut self, lease: LeaseId) {
+        let Some(key) = self.leases.get(&lease).copied() else { return };
+        let Some(agent) = self.agents.get_mut(key) else { return };
+        agent.stage = Stage::Connecting;
+        let (host, patience) = (agent.thread.host.clone(), agent.clause.connect_timeout);
+        let Some(site) = self.site_of(&host).map(|site| &self.sites[site]) else { return };
+        let wait = if site.door(self.now) == Door::Silent { patience } else { site.rtt };
         self.agenda.set(self.now + wait, Event::Connected(key));
     }
 
