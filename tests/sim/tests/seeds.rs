@@ -1,4 +1,4 @@
-//! Many small worlds in which everything breaks. A failure names its seed; `tests/sim-replay SEED` tells its history, and
+//! Small worlds in which everything breaks (`tests/run` lets many more pass). A failure names its seed; `tests/sim-replay SEED` tells its history, and
 //! so does this test with `ZRELAY_SIM_SEED=SEED` in its environment.
 
 use std::ops::Range;
@@ -33,12 +33,12 @@ fn worlds(seeds: Range<u64>) {
 
 #[test]
 fn whatever_breaks_every_recipient_has_one_end_and_nothing_waits_that_could_run() {
-    worlds(0..300);
+    worlds(0..100);
 }
 
 #[test]
 fn whatever_breaks_every_recipient_has_one_end_and_nothing_waits_that_could_run_in_other_worlds() {
-    worlds(1_000_000..1_000_300);
+    worlds(1_000_000..1_000_100);
 }
 
 #[test]
