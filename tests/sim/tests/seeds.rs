@@ -1,5 +1,5 @@
-//! Small worlds in which everything breaks (`tests/run` lets many more pass). A failure names its seed; `tests/sim-replay SEED` tells its history, and
-//! so does this test with `ZRELAY_SIM_SEED=SEED` in its environment.
+//! Small worlds in which everything breaks (`tests/run` lets many more pass). A failure names its seed;
+//! `tests/sim-replay SEED` tells its history, and so does this test with `ZRELAY_SIM_SEED=SEED` in its environment.
 
 use std::ops::Range;
 
