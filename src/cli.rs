@@ -59,6 +59,8 @@ Topics of an address:
   recipients  how many recipients it took in one transaction before it refused one more
   clear       TLS with it fails; it is met in the clear where that is allowed
   approach    careful: it hung up on more messages than it had answered
+  ehlo        what it offered, in the clear and behind TLS; with PIPECONNECT, the next connection
+              begins with an envelope instead of waiting for its greeting
 
 Examples:
   zrelay sites '192.0.2.*'              what is known of these addresses

@@ -65,6 +65,56 @@ fn swaks_comes_in_encrypted() {
 }
 
 #[test]
+fn swaks_comes_in_with_implicit_tls() {
+    let sink = Sink::start();
+    let certificate = Certificate::new(&["hub.test"]);
+    let hub = Hub::towards(ZRELAY, &sink.host()).certificate(&certificate).listen("implicit_tls = true").start();
+    let arguments = ["--tls-on-connect", "--from", "s@a.test", "--to", "r@b.test", "--body", "by TLS"];
+    let Some((transcript, content)) = swaks(hub.smtp(), &arguments) else { return skip("swaks is not installed") };
+    assert!(content && transcript.contains("TLS started"), "{transcript}");
+    assert!(sink.wait(1, SOON));
+    let text = sink.transactions()[0].text();
+    assert!(text.contains("with ESMTPS"), "{text}");
+}
+
+#[test]
+fn mail_passes_from_hub_to_hub_by_implicit_tls_and_ahead_of_the_greeting() {
+    let sink = Sink::start();
+    let certificate = Certificate::new(&["next.test"]);
+    let next = Hub::towards(ZRELAY, &sink.host()).certificate(&certificate).listen("implicit_tls = true").start();
+    let host = format!("[127.0.0.1]:{}", next.smtp().port());
+    let hub = Hub::towards(ZRELAY, &host)
+        .clause(&format!("smtp/{host}"), "implicit_tls = true\nidle = \"0s\"\ninterval = \"1s\"\nretries = [1]")
+        .start();
+    for number in 0..3 {
+        assert_eq!(inject(hub.smtp(), 1, 1, &AtomicBool::new(false), |_| make(number)), [Answered::Accepted]);
+        assert!(sink.wait(number + 1, SOON), "{}\n{}", hub.log(), next.log());
+        assert!(wait_until(SOON, || hub.json(&["status"])["totals"]["agents"] == 0));
+    }
+    assert!(sink.transactions().iter().all(|it| it.text().contains("with ESMTPS")));
+    let known = hub.json(&["sites", &next.smtp().to_string(), "--topic", "ehlo"]);
+    let encrypted = known[0]["value"]["encrypted"].as_array().cloned().unwrap_or_default();
+    assert!(encrypted.iter().any(|line| line == "PIPECONNECT") && known[0]["value"]["clear"].is_null(), "{known}");
+    assert!(hub.log_lines(&["status=deferred"]).is_empty());
+}
+
+#[test]
+fn postfix_receives_by_implicit_tls() {
+    let Some(peers) = Peers::find_as_root() else { return skip(peers::MISSING) };
+    let directory = tempfile::tempdir().expect("a directory can be made");
+    open(directory.path());
+    let tls = Postfix::tls(&Certificate::new(&["peer.test"]), directory.path());
+    let postfix = Postfix::start(&peers, &format!("{tls}smtpd_tls_wrappermode = yes\n"));
+    let hub = Hub::towards(ZRELAY, &postfix.host())
+        .clause("smtp/*", "tls = \"encrypt\"\nimplicit_tls = true\ninterval = \"1s\"\nretries = [1]")
+        .start();
+    assert_eq!(inject(hub.smtp(), 20, 2, &AtomicBool::new(false), make), [Answered::Accepted; 20]);
+    let all = wait_until(SOON * 2, || postfix.delivered().len() == 20);
+    assert!(all, "{}\n{}\n{}", postfix.delivered().len(), hub.json(&["threads"]), postfix.log());
+    assert!(postfix.log().contains("TLS connection established"), "{}", postfix.log());
+}
+
+#[test]
 fn smtplib_comes_in_encrypted_with_a_large_message() {
     let sink = Sink::start();
     let hub = Hub::towards(ZRELAY, &sink.host()).certificate(&Certificate::new(&["hub.test"])).start();

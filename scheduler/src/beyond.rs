@@ -29,8 +29,9 @@ use crate::snapshot::Load;
 use crate::sweep::Work;
 use crate::thread::{Thread, ThreadId};
 
-/// Octets of memory that a batch takes in the window, about: for whoever has to say how many may be in it.
-pub const BATCH_OCTETS: u64 = 256;
+/// Octets of memory that a batch takes in the window, measured by `tests/bench-queue`: half of them are its own, the rest
+/// goes to trees that are not quite full and to the heap. For whoever has to say how many may be in it.
+pub const BATCH_OCTETS: u64 = 512;
 /// Batches in a run at most: some hundred KiB on disk, read in less than a millisecond.
 pub const RUN_MAX: usize = 1000;
 /// Batches that a thread keeps in memory in any case, at most: an agent's credit and some more.

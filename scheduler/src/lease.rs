@@ -43,7 +43,7 @@ pub(crate) struct Lease {
 /// What a lease is at.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum LeaseState {
-    /// Granted; nothing heard yet.
+    /// Granted; the host has not been heard yet. It may have asked for a first batch all the same.
     Starting,
     /// Works.
     Open,
@@ -82,7 +82,8 @@ impl Window {
 impl Lease {
     /// Whether it can be given a batch now.
     pub(crate) fn takes(&self) -> bool {
-        matches!(self.state, LeaseState::Open | LeaseState::Idle(_)) && !self.window.is_used_up()
+        let open = matches!(self.state, LeaseState::Starting | LeaseState::Open | LeaseState::Idle(_));
+        open && !self.window.is_used_up()
     }
 
     /// Whether it leaves due batches of its thread to another agent.

@@ -92,7 +92,7 @@
 //!
 //! # What it costs
 //!
-//! A batch takes about 240 octets, a thread with a ring of its own about 2 KiB. Batches beyond a window of so many wait on
+//! A batch takes about 500 octets, a thread with a ring of its own about 2 KiB. Batches beyond a window of so many wait on
 //! disk ([`Scheduler::set_window`]), at two or three octets each; a thread with a hundred thousand of them costs what one
 //! with a thousand does. Work on all batches of a thread (a dead
 //! host, a drop, a back-off that is over) is done [`SWEEP_MAX`] batches a turn. Sums are counted, never scanned for; listings are copied in pages of

@@ -148,6 +148,7 @@ impl Scheduler {
     pub fn handle_report(&mut self, now: Timestamp, report: Report) {
         match report {
             Report::Hungry { lease, credit } => self.hungry(lease, credit),
+            Report::Early { lease, credit } => self.early(lease, credit),
             Report::Settled { lease, batch, verdicts, rest } => self.settled(now, lease, batch, verdicts, rest),
             Report::Returned { lease, batch } => self.returned(now, lease, batch),
             Report::Site { lease, site } => self.located(now, lease, site),

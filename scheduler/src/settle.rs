@@ -41,6 +41,14 @@ impl Scheduler {
         self.touch(thread);
     }
 
+    /// A first batch is wanted for a host that has not greeted: it gets one, and still has to greet.
+    pub(crate) fn early(&mut self, lease_id: LeaseId, credit: Credit) {
+        let Some(lease) = self.leases.get_mut(&lease_id) else { return };
+        lease.window.open(credit);
+        let thread = lease.thread;
+        self.touch(thread);
+    }
+
     pub(crate) fn settled(
         &mut self,
         now: Timestamp,

@@ -99,6 +99,14 @@ pub enum Report {
         /// How much.
         credit: Credit,
     },
+    /// Room for a first batch, to be sent ahead of the host's greeting: a host that is known to take that. It has not
+    /// said anything yet, and may never.
+    Early {
+        /// By whom.
+        lease: LeaseId,
+        /// How much.
+        credit: Credit,
+    },
     /// Outcomes of some or all recipients of a batch.
     Settled {
         /// By whom.
@@ -148,6 +156,7 @@ impl Report {
     pub fn lease(&self) -> LeaseId {
         match self {
             Self::Hungry { lease, .. }
+            | Self::Early { lease, .. }
             | Self::Settled { lease, .. }
             | Self::Returned { lease, .. }
             | Self::Site { lease, .. }

@@ -1,5 +1,6 @@
 //! From the file to the [`Config`]: defaults filled in, units applied, every value held against its range.
 
+mod listen;
 mod pace;
 mod read;
 mod value;
@@ -144,51 +145,6 @@ impl Check<'_> {
             certificate: self.path("tls.certificate", Some(&given.certificate), ""),
             key: self.path("tls.key", Some(&given.key), ""),
         }
-    }
-
-    fn listeners(&mut self, given: Vec<Spanned<raw::Listen>>, certificate: bool) -> Vec<Listen> {
-        let networks: Vec<IpNet> =
-            defaults::RELAY_FROM.iter().filter_map(|(address, length)| IpNet::new(*address, *length).ok()).collect();
-        if given.is_empty() {
-            return vec![Listen {
-                address: defaults::LISTEN,
-                protocol: defaults::PROTOCOL,
-                relay_from: networks,
-                starttls: certificate,
-            }];
-        }
-        let mut seen = HashMap::new();
-        let mut listeners = Vec::with_capacity(given.len());
-        for listen in given {
-            let listen = listen.into_inner();
-            let Some(address) = self.socket("listen.address", &listen.address, None) else { continue };
-            let line = self.line_of(listen.address.span().start);
-            if address.port() != 0
-                && let Some(first) = seen.insert(address, line)
-            {
-                self.find(
-                    Finding::new(listen.address.span(), "two listeners on one address")
-                        .label(format!("already taken in line {first}")),
-                );
-            }
-            if let Some(starttls) = listen.starttls.as_ref().filter(|wanted| *wanted.get_ref() && !certificate) {
-                self.find(
-                    Finding::new(starttls.span(), "STARTTLS without a certificate")
-                        .help("add a [tls] table with certificate and key, or leave starttls out"),
-                );
-            }
-            let protocol = [("smtp", Protocol::Smtp), ("lmtp", Protocol::Lmtp)];
-            listeners.push(Listen {
-                address,
-                protocol: self.choice("protocol", listen.protocol.as_ref(), defaults::PROTOCOL, &protocol),
-                relay_from: match &listen.relay_from {
-                    Some(given) => given.iter().filter_map(|network| self.network(network)).collect(),
-                    None => networks.clone(),
-                },
-                starttls: listen.starttls.map_or(certificate, Spanned::into_inner),
-            });
-        }
-        listeners
     }
 
     fn intake(&mut self, given: &raw::Intake) -> Intake {
@@ -355,7 +311,8 @@ impl Check<'_> {
             jitter: self.jitter(given.jitter.as_ref(), defaults.jitter),
             expiry: self.span("expiry", given.expiry.as_ref(), defaults.expiry, value::ZERO..=value::YEAR),
             tls: self.choice("tls", given.tls.as_ref(), defaults.tls, &tls),
-            port: self.port(given.port.as_ref(), defaults.port),
+            implicit_tls: self.implicit_tls(given),
+            port: self.port(given.port.as_ref(), Clause::default_port(given)),
             source: given.source.as_ref().and_then(|text| self.address("source", text)),
             recipients: self.number("recipients", given.recipients.as_ref(), defaults.recipients, 1..=1_000_000),
             unacknowledged_messages: self.number(
@@ -401,6 +358,18 @@ impl Check<'_> {
             clause_rates: self.rates(given.clause_rates.as_ref()),
             replies: given.reply.iter().flatten().filter_map(|rule| self.reply_rule(rule.get_ref())).collect(),
         })
+    }
+
+    fn implicit_tls(&mut self, given: &raw::Thread) -> bool {
+        let wanted = given.implicit_tls.as_ref().is_some_and(|wanted| *wanted.get_ref());
+        let none = given.tls.as_ref().filter(|policy| wanted && policy.get_ref() == "none");
+        if let Some(none) = none {
+            self.find(
+                Finding::new(none.span(), "implicit TLS without TLS")
+                    .help("set tls to \"encrypt\" or \"verify\", or leave implicit_tls out"),
+            );
+        }
+        wanted
     }
 
     fn retries(&mut self, given: Option<&Spanned<Vec<Spanned<i64>>>>, default: Vec<u32>) -> Vec<u32> {
@@ -465,6 +434,14 @@ impl Clause {
         let port = if matches.starts_with("lmtp/") { defaults::LMTP_PORT } else { defaults::PORT };
         Self { port, ..Self::default() }
     }
+
+    /// The port of a clause that names none.
+    fn default_port(given: &raw::Thread) -> u16 {
+        match &given.implicit_tls {
+            Some(wanted) if *wanted.get_ref() => defaults::IMPLICIT_TLS_PORT,
+            _ => Self::default_for(given.matches.get_ref()).port,
+        }
+    }
 }
 
 impl Default for Clause {
@@ -478,6 +455,7 @@ impl Default for Clause {
             jitter: defaults::JITTER,
             expiry: defaults::EXPIRY,
             tls: defaults::TLS,
+            implicit_tls: false,
             port: defaults::PORT,
             source: None,
             recipients: defaults::RECIPIENTS,

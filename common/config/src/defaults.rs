@@ -74,6 +74,8 @@ pub const TLS: TlsPolicy = TlsPolicy::May;
 pub const PORT: u16 = 25;
 /// Port of a next hop on the channel `lmtp`.
 pub const LMTP_PORT: u16 = 24;
+/// Port of a next hop with implicit TLS, RFC 8314 §3.3.
+pub const IMPLICIT_TLS_PORT: u16 = 465;
 /// Recipients in one transaction, common among receivers.
 pub const RECIPIENTS: u32 = 1000;
 /// Messages that a dying connection may double. A measured window stays below it; this is the most that counts: 4000

@@ -62,6 +62,11 @@ pub struct Listen {
     pub relay_from: Vec<IpNet>,
     /// Whether STARTTLS is offered. Default: when a certificate is configured.
     pub starttls: bool,
+    /// Whether TLS begins with the first octet (RFC 8314 §3); there is no STARTTLS then. Default no.
+    pub implicit_tls: bool,
+    /// Networks to which PIPECONNECT is announced: their clients may send commands ahead of the greeting when they
+    /// come again. Exim's `pipelining_connect_advertise_hosts`. Default those of [`Listen::relay_from`].
+    pub pipeconnect: Vec<IpNet>,
 }
 
 /// The protocol of a listener.
@@ -172,7 +177,9 @@ pub struct Clause {
     pub expiry: Duration,
     /// TLS towards the next hop. Default opportunistic.
     pub tls: TlsPolicy,
-    /// Port of the next hop where the host names none. Default 25; 24 for `lmtp`.
+    /// TLS from the first octet on, without STARTTLS (RFC 8314 §3; Postfix's `smtp_tls_wrappermode`). Default no.
+    pub implicit_tls: bool,
+    /// Port of the next hop where the host names none. Default 25; 24 for `lmtp`; 465 with implicit TLS.
     pub port: u16,
     /// Source address of connections. Default the system's choice.
     pub source: Option<IpAddr>,

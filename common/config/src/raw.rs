@@ -59,6 +59,8 @@ pub(crate) struct Listen {
     pub(crate) protocol: Key<String>,
     pub(crate) relay_from: Option<Vec<Spanned<String>>>,
     pub(crate) starttls: Key<bool>,
+    pub(crate) implicit_tls: Key<bool>,
+    pub(crate) pipeconnect: Option<Vec<Spanned<String>>>,
 }
 
 #[derive(serde::Deserialize)]
@@ -114,6 +116,7 @@ pub(crate) struct Thread {
     pub(crate) jitter: Key<f64>,
     pub(crate) expiry: Key<String>,
     pub(crate) tls: Key<String>,
+    pub(crate) implicit_tls: Key<bool>,
     pub(crate) port: Key<i64>,
     pub(crate) source: Key<String>,
     pub(crate) recipients: Key<i64>,

@@ -11,4 +11,4 @@ mod map;
 mod tcp;
 
 pub use map::{AppendFile, Map};
-pub use tcp::{TcpInfo, quickack, tcp_info};
+pub use tcp::{TcpInfo, accept_fast_open, fast_open, quickack, tcp_info};

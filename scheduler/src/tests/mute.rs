@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use zrelay_agent::{Judgement, LeaseId, Release};
+use zrelay_agent::{Credit, Judgement, LeaseId, Release, Report};
 use zrelay_clock::Timestamp;
 use zrelay_spool::Disposition;
 
@@ -120,6 +120,38 @@ fn a_greeting_that_crosses_with_the_order_to_close_is_no_failure() {
     world.release(late, Release::Done);
     assert!(world.outcomes.is_empty() && world.has_agent("smtp/good"));
     assert_eq!(world.state("smtp/late"), "limit:agents");
+}
+
+#[test]
+fn an_agent_that_asks_ahead_of_the_greeting_gets_a_batch_and_its_host_still_has_to_greet() {
+    let mut world = world(1);
+    world.arrive("smtp/mute", 1, 100);
+    world.arrive("smtp/mute", 1, 100);
+    let mute = world.agent("smtp/mute");
+    assert!(world.agents[&mute].carried.is_empty());
+    let credit = Credit { batches: 1, bytes: 1 };
+    world.report(Report::Early { lease: mute, credit });
+    assert_eq!(world.agents[&mute].carried.len(), 1);
+    world.arrive("smtp/good", 1, 100);
+    world.pass(STARTING_SLICE);
+    assert!(world.agents[&mute].closing, "it has not greeted");
+    world.release(mute, Release::Done);
+    assert_eq!(world.state("smtp/mute"), "retry");
+    assert!(world.has_agent("smtp/good"));
+}
+
+#[test]
+fn a_host_that_was_spoken_to_ahead_of_its_greeting_is_known_to_work_when_it_has_greeted() {
+    let mut world = world(1);
+    world.arrive("smtp/known", 1, 100);
+    world.arrive("smtp/known", 1, 100);
+    let known = world.agent("smtp/known");
+    world.report(Report::Early { lease: known, credit: Credit { batches: 1, bytes: 1 } });
+    world.hungry(known, 4, 1000);
+    assert_eq!(world.agents[&known].carried.len(), 2);
+    world.arrive("smtp/good", 1, 100);
+    world.pass(STARTING_SLICE);
+    assert!(!world.agents[&known].closing);
 }
 
 #[test]

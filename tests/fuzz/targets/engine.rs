@@ -12,8 +12,9 @@ use libfuzzer_sys::fuzz_target;
 use zrelay_agent::{Judgement, Rest, Ticket, Verdict};
 use zrelay_clock::Timestamp;
 use zrelay_config::Pipelining;
-use zrelay_smtp::{Addressee, Conversation, Event, Letter, Protocol, Security, Settings};
+use zrelay_smtp::{Addressee, Conversation, Event, Letter, Offered, Protocol, Security, Settings};
 use zrelay_spool::{BatchId, Content, MessageId, Notify, Ret};
+use zrelay_wire::Capabilities;
 
 const START: Timestamp = Timestamp::from_secs(1_800_000_000);
 /// Batches carried at most: a driver's window bounds them.
@@ -25,7 +26,7 @@ const WORDS: [&str; 24] = [
     "250-far\r\n250-PIPELINING\r\n250-CHUNKING\r\n250-8BITMIME\r\n250-DSN\r\n250 SIZE\r\n",
     "250-far\r\n250-PIPELINING\r\n250 SMTPUTF8\r\n",
     "250-far\r\n250-PIPELINING\r\n250-CHUNKING\r\n250-LIMITS RCPTMAX=2 MAILMAX=3\r\n250 SIZE 200\r\n",
-    "250-far\r\n250 STARTTLS\r\n",
+    "250-far\r\n250-PIPELINING\r\n250-CHUNKING\r\n250-8BITMIME\r\n250-PIPECONNECT\r\n250 STARTTLS\r\n",
     "250 2.0.0 ok\r\n",
     "250 ok\r\n250 ok\r\n250 ok\r\n",
     "250 ok\r\n550 no\r\n250 ok\r\n354 go\r\n",
@@ -110,6 +111,8 @@ impl Letter for Parcel {
 
 struct Driver {
     conversation: Conversation<Parcel>,
+    /// Whether the far side is taken for one that was met before.
+    known: bool,
     now: Timestamp,
     /// Batches in the conversation, with the recipients that have no verdict.
     carried: BTreeMap<BatchId, BTreeSet<u32>>,
@@ -119,10 +122,23 @@ struct Driver {
     closed: bool,
 }
 
+/// What a far side offered that takes commands ahead of its greeting.
+fn offered(kind: u8) -> Offered {
+    let clear = Capabilities {
+        pipelining: true,
+        pipeconnect: true,
+        chunking: kind & 1 != 0,
+        eight_bit_mime: true,
+        starttls: kind & 4 != 0,
+        ..Capabilities::default()
+    };
+    Offered { encrypted: Some(Capabilities { starttls: false, ..clear.clone() }), clear: Some(clear) }
+}
+
 impl Driver {
     fn new(kind: u8, window: u8) -> Self {
         let highest = [Pipelining::Lockstep, Pipelining::Transaction, Pipelining::Pipelined, Pipelining::Stream];
-        let security = [Security::Clear, Security::Clear, Security::Opportunistic, Security::Required];
+        let security = [Security::Clear, Security::Implicit, Security::Opportunistic, Security::Required];
         let settings = Settings {
             protocol: if kind & 64 == 0 { Protocol::Smtp } else { Protocol::Lmtp },
             hostname: "hub.example".into(),
@@ -137,8 +153,14 @@ impl Driver {
             timeout: Duration::from_secs(300),
             begun: START,
         };
+        let known = kind & 128 != 0;
+        let mut conversation = Conversation::new(settings, START);
+        if known {
+            conversation.presume(START, offered(kind));
+        }
         Self {
-            conversation: Conversation::new(settings, START),
+            conversation,
+            known,
             now: START,
             carried: BTreeMap::new(),
             next: 0,
@@ -148,8 +170,10 @@ impl Driver {
     }
 
     fn carry(&mut self, octet: u8) {
-        // The driver carries nothing before the conversation is ready, and within its window.
-        if self.closed || !self.conversation.is_ready() || self.next >= BATCHES_MAX {
+        // The driver carries nothing before the conversation is ready, but one batch to a host that is known, and
+        // within its window.
+        let early = self.known && self.next == 0;
+        if self.closed || !(early || self.conversation.is_ready()) || self.next >= BATCHES_MAX {
             return;
         }
         let count = u32::from(octet % 5) + 1;

@@ -12,7 +12,7 @@ use libfuzzer_sys::fuzz_target;
 use zrelay_clock::Timestamp;
 use zrelay_config::{BareNewline, Intake, Protocol};
 use zrelay_smtpserver::session::{ClientInfo, Effect, Session};
-use zrelay_smtpserver::{Relay, SessionPolicy, Shared, StartTls};
+use zrelay_smtpserver::{PipeConnect, Relay, SessionPolicy, Shared, StartTls};
 use zrelay_spool::{MessageId, PIECE_MAX, Refused};
 
 /// Small, so that a few octets reach it.
@@ -75,7 +75,7 @@ fn converse(kind: u8, step: usize, dice: u8, octets: &[u8]) -> Outcome {
     let policy = policy(kind);
     let shared = Shared::new(&policy.limits);
     let relay = if kind & 16 == 0 { Relay::Allowed } else { Relay::Denied };
-    let client = ClientInfo { address: [192, 0, 2, 1].into(), relay };
+    let client = ClientInfo { address: [192, 0, 2, 1].into(), relay, pipeconnect: PipeConnect::Announced };
     let mut client = Client {
         session: Session::new(Arc::new(policy), Arc::clone(&shared), client, NOW),
         outcome: Outcome { heard: Vec::new(), stored: Vec::new() },

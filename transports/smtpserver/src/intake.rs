@@ -102,7 +102,7 @@ impl Intake {
                 if options.tls.is_none() {
                     policy.starttls = StartTls::Absent;
                 }
-                let tls = options.tls.clone().filter(|_| policy.starttls == StartTls::Offered);
+                let tls = options.tls.clone().filter(|_| policy.starttls != StartTls::Absent);
                 listeners.push(Listener::bind(listen, *address, Arc::new(policy), tls, sharing)?);
             }
             // Port 0 means any port, but the same one for all loops.
@@ -349,10 +349,14 @@ impl IntakeLoop {
         let Some(listener) = self.listeners.get(number) else {
             return;
         };
-        let client = ClientInfo { address: peer.ip().to_canonical(), relay: listener.relay(peer.ip()) };
+        let client = ClientInfo {
+            address: peer.ip().to_canonical(),
+            relay: listener.relay(peer.ip()),
+            pipeconnect: listener.pipeconnect(peer.ip()),
+        };
         let admission = match self.shared.admit(client.address, client.relay) {
             Ok(admission) => admission,
-            Err(reason) => return turn_away(&mut stream, &listener.policy.hostname, client, reason),
+            Err(reason) => return turn_away(&mut stream, &listener.policy, client, reason),
         };
         // Replies are written once per turn, so that nothing is gained by holding them back. Failing costs only time.
         let _ = stream.set_nodelay(true);
@@ -434,12 +438,15 @@ fn token(key: ConnectionKey) -> Token {
 }
 
 /// One reply, as far as it goes, and the end.
-fn turn_away(stream: &mut TcpStream, hostname: &str, client: ClientInfo, reason: TurnedAway) {
+fn turn_away(stream: &mut TcpStream, policy: &SessionPolicy, client: ClientInfo, reason: TurnedAway) {
     let code = match reason {
         TurnedAway::Full | TurnedAway::Draining => "421 4.3.2",
         TurnedAway::TooManyFromClient => "421 4.7.0",
     };
     let relay = if client.relay == Relay::Allowed { " (may relay)" } else { "" };
     log::warn!(target: target::SMTPD, "connection from {client}{relay} refused: {reason}");
-    let _ = stream.write(format!("{code} {hostname} Error: {reason}\r\n").as_bytes());
+    // Who expects a handshake would not understand.
+    if policy.starttls != StartTls::Implicit {
+        let _ = stream.write(format!("{code} {} Error: {reason}\r\n", policy.hostname).as_bytes());
+    }
 }

@@ -32,5 +32,5 @@ pub mod session;
 mod shared;
 
 pub use intake::{BindError, Control, Intake, IntakeLoop, Options, Storage};
-pub use policy::{SessionPolicy, StartTls};
+pub use policy::{PipeConnect, SessionPolicy, StartTls};
 pub use shared::{Admission, Door, Relay, Shared, TurnedAway};

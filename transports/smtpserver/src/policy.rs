@@ -2,12 +2,25 @@
 
 use zrelay_config::{Config, Intake, Listen, Protocol};
 
-/// Whether STARTTLS (RFC 3207) is offered.
+/// How sessions come to TLS: whether STARTTLS (RFC 3207) is offered.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum StartTls {
     /// Offered until TLS is active.
     Offered,
     /// Not offered: `502`.
+    Absent,
+    /// Not offered, because TLS begins with the first octet (RFC 8314 §3).
+    Implicit,
+}
+
+/// Whether a client is told that it may send commands ahead of the greeting when it comes again: Exim's PIPECONNECT,
+/// which has no RFC. Whether a client does that makes no difference to a session: it works off what has come, and greets
+/// at once.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PipeConnect {
+    /// It is.
+    Announced,
+    /// It is not.
     Absent,
 }
 
@@ -27,7 +40,12 @@ pub struct SessionPolicy {
 impl SessionPolicy {
     /// The policy of one of the configuration's listeners.
     pub fn of(config: &Config, listen: &Listen) -> Self {
-        let starttls = if listen.starttls && config.tls.is_some() { StartTls::Offered } else { StartTls::Absent };
+        let starttls = match () {
+            () if config.tls.is_none() => StartTls::Absent,
+            () if listen.implicit_tls => StartTls::Implicit,
+            () if listen.starttls => StartTls::Offered,
+            () => StartTls::Absent,
+        };
         Self { hostname: config.hostname.clone(), protocol: listen.protocol, starttls, limits: config.intake.clone() }
     }
 }

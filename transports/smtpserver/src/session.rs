@@ -44,7 +44,7 @@ use self::counters::{Counters, Verb, Verdict};
 use self::replies::Replies;
 use self::state::{State, Told};
 use self::trace::Greeting;
-use crate::policy::SessionPolicy;
+use crate::policy::{PipeConnect, SessionPolicy, StartTls};
 use crate::shared::{Relay, Shared};
 
 /// Effects that may wait for the driver before the input is paused.
@@ -64,6 +64,8 @@ pub struct ClientInfo {
     pub address: IpAddr,
     /// Whether it may relay to anywhere.
     pub relay: Relay,
+    /// Whether it is told that it may send commands ahead of the greeting when it comes again.
+    pub pipeconnect: PipeConnect,
 }
 
 impl fmt::Display for ClientInfo {
@@ -141,24 +143,20 @@ enum Draining {
 }
 
 impl Session {
-    /// A session with a client that has just connected; the greeting is ready to be sent.
+    /// A session with a client that has just connected; the greeting is ready to be sent, or comes behind the handshake
+    /// with [`StartTls::Implicit`].
     pub fn new(policy: Arc<SessionPolicy>, shared: Arc<Shared>, client: ClientInfo, now: Timestamp) -> Self {
-        let mut replies = Replies::default();
-        let protocol = match policy.protocol {
-            Protocol::Smtp => "ESMTP",
-            Protocol::Lmtp => "LMTP",
-        };
-        replies.push(&format!("220 {} {protocol} zrelay\r\n", policy.hostname));
         log::info!(target: target::SMTPD, "connect from {client}");
-        Self {
+        let implicit = policy.starttls == StartTls::Implicit;
+        let mut session = Self {
             policy,
             shared,
             client,
             greeting: None,
             tls: None,
-            state: State::Idle,
+            state: if implicit { State::Tls(Told::NotYet) } else { State::Idle },
             lines: LineBuffer::default(),
-            replies,
+            replies: Replies::default(),
             effects: VecDeque::new(),
             counters: Counters::default(),
             errors: 0,
@@ -167,7 +165,19 @@ impl Session {
             burst: 0,
             since: now,
             draining: Draining::No,
+        };
+        if !implicit {
+            session.greet();
         }
+        session
+    }
+
+    fn greet(&mut self) {
+        let protocol = match self.policy.protocol {
+            Protocol::Smtp => "ESMTP",
+            Protocol::Lmtp => "LMTP",
+        };
+        self.replies.push(&format!("220 {} {protocol} zrelay\r\n", self.policy.hostname));
     }
 
     /// The client.
@@ -259,6 +269,9 @@ impl Session {
         self.lines = LineBuffer::default();
         self.tls = Some(description.into());
         self.since = now;
+        if self.policy.starttls == StartTls::Implicit {
+            self.greet();
+        }
         self.leave_if_draining(now);
     }
 

@@ -24,6 +24,34 @@ impl Exim {
     /// # Panics
     /// When it does not listen.
     pub fn start(peers: &Peers, settings: &str) -> Self {
+        Self::start_with(peers, settings, MAILDIR)
+    }
+
+    /// Starts one that sends everything on to `host` by SMTP; `settings` as above, `options` are further lines of its
+    /// transport.
+    ///
+    /// # Panics
+    /// When it does not listen.
+    pub fn start_towards(peers: &Peers, host: SocketAddr, settings: &str, options: &str) -> Self {
+        let (address, port) = (host.ip(), host.port());
+        let delivery = format!(
+            "begin routers
+all:
+  driver = manualroute
+  route_list = * {address}
+  self = send
+  transport = out
+begin transports
+out:
+  driver = smtp
+  port = {port}
+  allow_localhost
+{options}"
+        );
+        Self::start_with(peers, settings, &delivery)
+    }
+
+    fn start_with(peers: &Peers, settings: &str, delivery: &str) -> Self {
         let directory = open_directory("zrelay-exim.");
         let path = directory.path();
         for name in ["spool", "log", "mail"] {
@@ -35,7 +63,8 @@ impl Exim {
         copy_libraries(peers, path);
         let users = Users::write(peers, path);
         let port = Port::free();
-        fs::write(path.join("exim.conf"), configuration(path, port.number(), settings)).expect("our own directory");
+        fs::write(path.join("exim.conf"), configuration(path, port.number(), settings, delivery))
+            .expect("our own directory");
         let process = Process::start("exim", path, path.join("exim4"), |command| {
             command.arg("-C").arg(path.join("exim.conf")).args(["-bdf", "-q5s"]);
             command.env("LD_LIBRARY_PATH", path);
@@ -88,8 +117,27 @@ fn copy_libraries(peers: &Peers, path: &Path) {
     }
 }
 
-fn configuration(path: &Path, port: u16, settings: &str) -> String {
+/// Everything into one Maildir.
+const MAILDIR: &str = "begin routers
+all:
+  driver = accept
+  transport = out
+begin transports
+out:
+  driver = appendfile
+  directory = PATH/mail
+  maildir_format
+  user = Debian-exim
+  group = Debian-exim
+  return_path_add
+  envelope_to_add
+  batch_max = 1
+  create_directory
+";
+
+fn configuration(path: &Path, port: u16, settings: &str, delivery: &str) -> String {
     let path = path.display();
+    let delivery = delivery.replace("PATH", &path.to_string());
     // Exim takes no option twice.
     let defaults = [
         ("tls_advertise_hosts", ""),
@@ -118,21 +166,6 @@ smtputf8_advertise_hosts = *
 accept_8bitmime = true
 never_users =
 {defaults}{settings}
-begin routers
-all:
-  driver = accept
-  transport = out
-begin transports
-out:
-  driver = appendfile
-  directory = {path}/mail
-  maildir_format
-  user = Debian-exim
-  group = Debian-exim
-  return_path_add
-  envelope_to_add
-  batch_max = 1
-  create_directory
-"
+{delivery}"
     )
 }

@@ -9,6 +9,7 @@ use zrelay_config::Pipelining;
 use zrelay_spool::Diagnostic;
 
 use super::diagnostic::status;
+use super::presumed::Basis;
 use super::replies::{Awaited, What};
 use super::transaction::Transaction;
 use super::{Approach, Conversation, End, Event, Security, State, Stop};
@@ -19,6 +20,10 @@ const QUIT_TIME: Duration = Duration::from_secs(5);
 
 /// How long a host that has said it will take no more (421) is listened to for what it still owes.
 const LAST_WORDS_TIME: Duration = Duration::from_secs(30);
+
+/// How long a host is waited for that was sent commands ahead of its greeting. It may be slow, or the commands may have
+/// been lost on the way; trying again in the usual way costs nothing.
+const PRESUMED_TIME: Duration = Duration::from_secs(60);
 
 /// How long the oldest transaction under way may take before anything is added for its size. Each sign of life renews
 /// the patience for the next one; without this a far side that gives one now and then would keep its agent for ever.
@@ -134,6 +139,7 @@ impl<L: Letter> Conversation<L> {
             (_, Some(What::Quit)) => QUIT_TIME,
             (Some(Stop::Refused(_)), _) => self.settings.timeout.min(LAST_WORDS_TIME),
             (_, Some(What::Final(_))) => self.settings.timeout.saturating_mul(2),
+            _ if self.basis == Basis::Presumed => self.settings.timeout.min(PRESUMED_TIME),
             _ => self.settings.timeout,
         }
     }
@@ -190,7 +196,8 @@ impl<L: Letter> Conversation<L> {
     }
 
     fn is_opening(&self) -> bool {
-        matches!(self.state, State::Greeting | State::Hello | State::StartTls | State::Securing)
+        let heard = self.basis == Basis::Confirmed;
+        !heard || matches!(self.state, State::Greeting | State::Hello | State::StartTls | State::Securing)
     }
 
     /// Begins nothing new, and returns what is not begun.
@@ -223,7 +230,7 @@ impl<L: Letter> Conversation<L> {
     /// A connection died before it brought any outcome: the oldest message under way may be the cause. It is put off
     /// like any other failure, so that it cannot stand in front of the thread for ever.
     fn blame(&mut self, now: Timestamp, diagnostic: &Arc<Diagnostic>) {
-        if self.has_worked() {
+        if self.has_worked() || self.basis == Basis::Presumed {
             return;
         }
         let Some(transaction) = self.flights.front_mut() else {
@@ -237,6 +244,12 @@ impl<L: Letter> Conversation<L> {
         if self.state == State::Closed {
             return;
         }
+        let end = match (self.basis, end) {
+            (Basis::Presumed, End::Ended(why) | End::Failed(why) | End::Unready(why) | End::ClearOnly(why)) => {
+                End::Stale(why)
+            }
+            (_, end) => end,
+        };
         self.at_risk = self.count_at_risk();
         self.stage = None;
         while let Some(transaction) = self.flights.pop_front() {

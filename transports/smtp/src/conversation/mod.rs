@@ -20,6 +20,7 @@
 mod diagnostic;
 mod ending;
 mod opening;
+mod presumed;
 mod replies;
 mod transaction;
 mod writing;
@@ -44,6 +45,8 @@ use crate::letter::Letter;
 use crate::output::{Output, Piece};
 
 pub(crate) use diagnostic::sanitise;
+use presumed::Basis;
+pub use presumed::Offered;
 use replies::Awaited;
 use transaction::{Batch, BatchKey, Transaction};
 use writing::{Footing, Stage};
@@ -95,6 +98,8 @@ pub enum Security {
     Opportunistic,
     /// STARTTLS or nothing.
     Required,
+    /// TLS from the first octet on (RFC 8314 §3), or nothing.
+    Implicit,
 }
 
 /// How much is entrusted to a connection that has not shown yet that it works.
@@ -145,6 +150,9 @@ pub enum End {
     Unready(Arc<Diagnostic>),
     /// STARTTLS was offered, tried and refused, and is not required: connect again with [`Security::Clear`].
     ClearOnly(Arc<Diagnostic>),
+    /// What was presumed of the host does not hold: connect again without [`Conversation::presume`]. That says nothing
+    /// against the host, and nothing was sent that it could have taken for a message.
+    Stale(Arc<Diagnostic>),
 }
 
 impl fmt::Display for End {
@@ -154,6 +162,7 @@ impl fmt::Display for End {
             Self::Ended(reason) => write!(f, "the far side ended the connection: {reason}"),
             Self::Failed(reason) | Self::Unready(reason) => write!(f, "failed: {reason}"),
             Self::ClearOnly(reason) => write!(f, "{reason}; trying again in the clear"),
+            Self::Stale(reason) => write!(f, "{reason}; trying again, waiting for the greeting"),
         }
     }
 }
@@ -204,6 +213,9 @@ pub struct Conversation<L> {
     state: State,
     stop: Option<Stop>,
     capabilities: Capabilities,
+    basis: Basis,
+    presumed: Option<Box<Offered>>,
+    offered: Offered,
     level: Pipelining,
     /// A lower level that this host should be met with from now on.
     advice: Option<Pipelining>,
@@ -264,22 +276,30 @@ pub struct Conversation<L> {
 const BACKLOG_OCTETS: u64 = 128 * 1024;
 
 impl<L: Letter> Conversation<L> {
-    /// A conversation whose connection stands, and whose greeting is awaited.
+    /// A conversation whose connection stands, and whose greeting is awaited, behind a handshake with
+    /// [`Security::Implicit`].
     pub fn new(settings: Settings, now: Timestamp) -> Self {
         let recipients_max = settings.recipients.max(1);
         let level = settings.highest;
+        let (state, events) = match settings.security {
+            Security::Implicit => (State::Securing, VecDeque::from([Event::StartTls])),
+            Security::Clear | Security::Opportunistic | Security::Required => (State::Greeting, VecDeque::new()),
+        };
         Self {
             settings,
-            state: State::Greeting,
+            state,
             stop: None,
             capabilities: Capabilities::default(),
+            basis: Basis::Confirmed,
+            presumed: None,
+            offered: Offered::default(),
             level,
             advice: None,
             encrypted: false,
             parser: ReplyParser::new(),
             awaited: VecDeque::from([Awaited::greeting()]),
             output: Output::new(),
-            events: VecDeque::new(),
+            events,
             batches: SlotMap::with_key(),
             queue: VecDeque::new(),
             flights: VecDeque::new(),
@@ -384,7 +404,7 @@ impl<L: Letter> Conversation<L> {
         }
         self.encrypted = true;
         self.activity = now;
-        self.say_hello();
+        self.secured(now);
     }
 
     /// Time has passed; does nothing before [`Conversation::poll_timeout`].
@@ -464,7 +484,7 @@ impl<L: Letter> Conversation<L> {
 
     /// Whether mail can be sent.
     pub fn is_ready(&self) -> bool {
-        self.state == State::Ready
+        self.state == State::Ready && self.basis == Basis::Confirmed
     }
 
     /// Whether no batch is here.

@@ -8,6 +8,7 @@ use zrelay_spool::Diagnostic;
 use zrelay_wire::{Capabilities, Reply};
 
 use super::diagnostic::{said, status};
+use super::presumed::Basis;
 use super::replies::What;
 use super::{Conversation, End, Event, Protocol, Security, State};
 use crate::letter::Letter;
@@ -36,7 +37,21 @@ impl<L: Letter> Conversation<L> {
         if reply.code != 220 {
             return self.end(End::Unready(said(reply, &self.settings.peer, "")));
         }
-        self.say_hello();
+        if self.basis == Basis::Confirmed {
+            self.say_hello();
+        }
+    }
+
+    /// The TLS handshake is through: behind STARTTLS the far side waits for EHLO, else it greets first.
+    pub(super) fn secured(&mut self, now: Timestamp) {
+        let greets = self.awaited.front().is_some_and(|awaited| awaited.what == What::Greeting);
+        if self.leap(now) {
+            return;
+        }
+        match greets {
+            true => self.state = State::Greeting,
+            false => self.say_hello(),
+        }
     }
 
     /// EHLO or LHLO, at the beginning and again behind the TLS handshake (RFC 3207 §4.2).
@@ -62,30 +77,41 @@ impl<L: Letter> Conversation<L> {
     pub(super) fn handle_hello(&mut self, now: Timestamp, word: Hello, reply: &Reply) {
         match reply.code {
             250 if word == Hello::Helo => self.capabilities = Capabilities::default(),
-            250 => self.capabilities = Capabilities::from_reply(reply),
+            250 => {
+                let real = Capabilities::from_reply(reply);
+                let place = if self.encrypted { &mut self.offered.encrypted } else { &mut self.offered.clear };
+                *place = Some(real.clone());
+                if self.basis == Basis::Presumed {
+                    return self.confirm(now, real);
+                }
+                self.capabilities = real;
+            }
+            _ if self.basis == Basis::Presumed => {
+                return self.end(End::Stale(said(reply, &self.settings.peer, word.word())));
+            }
             500..=599 if word == Hello::Ehlo => return self.hello(Hello::Helo),
             _ => return self.end(End::Unready(said(reply, &self.settings.peer, word.word()))),
         }
-        match self.settings.security {
-            _ if self.encrypted => self.ready(now),
-            Security::Clear => self.ready(now),
-            Security::Opportunistic if !self.capabilities.starttls => self.ready(now),
-            Security::Required if !self.capabilities.starttls => {
-                let text = format!("TLS is required, but was not offered by host {}", self.settings.peer);
-                self.end(End::Unready(self.reason(status::NO_TLS, &text)));
-            }
-            Security::Opportunistic | Security::Required => {
-                self.state = State::StartTls;
-                self.command(What::StartTls, |out| out.extend_from_slice(b"STARTTLS\r\n"));
-            }
+        if self.wants_starttls(&self.capabilities) {
+            self.state = State::StartTls;
+            return self.say_starttls();
         }
+        if self.settings.security == Security::Required && !self.encrypted {
+            let text = format!("TLS is required, but was not offered by host {}", self.settings.peer);
+            return self.end(End::Unready(self.reason(status::NO_TLS, &text)));
+        }
+        self.ready(now);
+    }
+
+    pub(super) fn say_starttls(&mut self) {
+        self.command(What::StartTls, |out| out.extend_from_slice(b"STARTTLS\r\n"));
     }
 
     pub(super) fn handle_starttls(&mut self, now: Timestamp, reply: &Reply) {
         if reply.code != 220 {
             let diagnostic = said(reply, &self.settings.peer, "STARTTLS");
             return self.end(match self.settings.security {
-                Security::Required => End::Unready(diagnostic),
+                Security::Required | Security::Implicit => End::Unready(diagnostic),
                 Security::Clear | Security::Opportunistic => End::ClearOnly(diagnostic),
             });
         }
@@ -98,7 +124,14 @@ impl<L: Letter> Conversation<L> {
         self.events.push_back(Event::StartTls);
     }
 
-    fn ready(&mut self, now: Timestamp) {
+    pub(super) fn ready(&mut self, now: Timestamp) {
+        self.settle_terms(now);
+        self.state = State::Ready;
+        self.events.push_back(Event::Ready);
+    }
+
+    /// Level and limits, by what is offered.
+    pub(super) fn settle_terms(&mut self, now: Timestamp) {
         let offered = match (self.capabilities.pipelining, self.capabilities.chunking) {
             (false, _) => Pipelining::Lockstep,
             (true, false) => Pipelining::Pipelined,
@@ -109,9 +142,9 @@ impl<L: Letter> Conversation<L> {
             let announced = u32::try_from(announced).unwrap_or(u32::MAX);
             self.recipients_max = self.recipients_max.min(announced.max(1));
         }
-        self.setting_up = now.since(self.settings.begun);
-        self.state = State::Ready;
-        self.events.push_back(Event::Ready);
+        if self.carried == 0 {
+            self.setting_up = now.since(self.settings.begun);
+        }
     }
 
     /// A reason of our own that names the far side.

@@ -2,10 +2,12 @@
 
 mod approach;
 mod far;
+mod first_flight;
 mod flights;
 mod harness;
 mod levels;
 mod overdue;
+mod presumed;
 mod random;
 mod refusals;
 mod rules;

@@ -25,6 +25,7 @@ use zrelay_spool::{Diagnostic, Notify, Ret, Status};
 use zrelay_wire as wire;
 
 use super::diagnostic::status;
+use super::presumed::Basis;
 use super::replies::What;
 use super::transaction::{Form, Go, LocalVerdict, Plan, Transaction, Unfit};
 use super::{Approach, Batch, BatchKey, Conversation, Protocol, State, Stop};
@@ -135,10 +136,11 @@ impl<L: Letter> Conversation<L> {
             return true;
         };
         if let Some(reason) = self.unfit(batch) {
-            return self.refuse_locally(now, key, reason);
+            // What is presumed of a host is good enough to ask it, not to answer for it.
+            return self.basis == Basis::Confirmed && self.refuse_locally(now, key, reason);
         }
         let size = batch.letter.size();
-        if let Some(batch) = self.batches.get_mut(key) {
+        if let Some(batch) = self.batches.get_mut(key).filter(|_| self.basis == Basis::Confirmed) {
             // To be looked at once: it may have to wait here for long, and may be large.
             batch.fit = true;
         }
@@ -154,7 +156,13 @@ impl<L: Letter> Conversation<L> {
         let Some(batch) = self.batches.get_mut(key) else {
             return false;
         };
-        let taken = batch.take(limit, &self.capabilities);
+        let mut taken = batch.take(limit, &self.capabilities);
+        if self.basis == Basis::Presumed {
+            batch.again.extend(taken.unfit.drain(..).map(|(index, _)| index));
+            if taken.recipients.is_empty() {
+                return false;
+            }
+        }
         let spent = batch.is_spent();
         if spent {
             self.queue.pop_front();
@@ -305,6 +313,7 @@ impl<L: Letter> Conversation<L> {
 
     /// BDAT with the message, or DATA.
     fn write_message(&mut self, now: Timestamp) -> bool {
+        let presumed = self.basis == Basis::Presumed;
         let (number, Some(transaction)) = self.newest() else {
             return false;
         };
@@ -316,6 +325,9 @@ impl<L: Letter> Conversation<L> {
             self.ask(What::Data(number), |out| out.extend_from_slice(b"DATA\r\n"));
             self.stage = Some(Stage::Data);
             return true;
+        }
+        if presumed {
+            return false;
         }
         transaction.sent = true;
         let key = transaction.batch;

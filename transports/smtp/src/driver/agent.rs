@@ -10,6 +10,7 @@ mod connecting;
 mod telling;
 
 use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use mio::net::TcpStream;
@@ -25,8 +26,9 @@ use zrelay_trace::Tracing;
 
 use super::agent_loop::Letters;
 use super::link::{Link, Scratch, Turn};
-use super::memory::Memory;
+use super::memory::{Encounter, Memory};
 use super::pipe::{Limits, Pipe};
+use super::race::{Attempt, Race};
 use super::resolve::{Candidate, Shuffle};
 use super::timers::Armed;
 use super::window::Window;
@@ -71,11 +73,7 @@ enum Stage<L> {
     Resolving,
     /// The addresses are known; the scheduler has to say whether their site is free.
     Located,
-    Connecting {
-        stream: TcpStream,
-        candidate: Candidate,
-        deadline: Timestamp,
-    },
+    Connecting(Race<TcpStream>),
     Talking(Box<Link<L>>),
 }
 
@@ -145,7 +143,7 @@ impl<L: Letter> Agent<L> {
     ) -> Fate {
         match &mut self.stage {
             Stage::Resolving | Stage::Located => Fate::Waits,
-            Stage::Connecting { .. } => self.maybe_connected(now, shared),
+            Stage::Connecting(_) => self.maybe_connected(now, shared),
             Stage::Talking(link) => {
                 link.readable |= readable;
                 link.writable |= writable;
@@ -196,7 +194,10 @@ impl<L: Letter> Agent<L> {
                 link.conversation.close(now);
                 Fate::Runs
             }
-            Stage::Resolving | Stage::Located | Stage::Connecting { .. } => self.release(shared, Release::Done),
+            Stage::Resolving | Stage::Located | Stage::Connecting(_) => {
+                self.abandon_race(shared);
+                self.release(shared, Release::Done)
+            }
         }
     }
 
@@ -266,6 +267,8 @@ impl<L: Letter> Agent<L> {
             match event {
                 Event::Ready => {
                     self.candidates.clear();
+                    let encounter = Encounter::new(link.address, shared, &self.clause);
+                    shared.memory.remember_offered(now, &encounter, link.conversation.offered());
                     fate = Fate::Runs;
                     self.report_link(now, shared);
                 }
@@ -312,7 +315,8 @@ impl<L: Letter> Agent<L> {
         let peer = format!("{}[{}]:{}", link.name, link.address.ip(), link.address.port());
         let text = format!("Cannot start TLS with {peer}: {why}");
         let reason = Arc::new(Diagnostic { peer, ..Diagnostic::local(Status(4, 7, 5), text) });
-        let end = if self.clause.tls == TlsPolicy::May { End::ClearOnly(reason) } else { End::Unready(reason) };
+        let at_will = self.clause.tls == TlsPolicy::May && !self.clause.implicit_tls;
+        let end = if at_will { End::ClearOnly(reason) } else { End::Unready(reason) };
         self.ended(now, shared, end)
     }
 
@@ -364,7 +368,13 @@ impl<L: Letter> Agent<L> {
             End::ClearOnly(reason) => {
                 log::info!("{}: {reason}; trying again in the clear", self.thread);
                 shared.memory.remember_clear(now, link.address);
-                self.candidates.push_front(Candidate { name: link.name, address: link.address });
+                self.candidates.push_front(Candidate { name: link.name, address: link.address, preference: None });
+                self.connect_next(now, shared)
+            }
+            End::Stale(reason) => {
+                log::info!("{}: {reason}; trying again, waiting for the greeting", self.thread);
+                shared.memory.forget_offered(link.address);
+                self.candidates.push_front(Candidate { name: link.name, address: link.address, preference: None });
                 self.connect_next(now, shared)
             }
         }
@@ -374,12 +384,12 @@ impl<L: Letter> Agent<L> {
     pub(crate) fn timeout<S: Letters<Letter = L>>(&mut self, now: Timestamp, shared: &mut Shared<S>) -> Fate {
         match &mut self.stage {
             Stage::Resolving | Stage::Located => Fate::Waits,
-            Stage::Connecting { deadline, .. } if *deadline > now => Fate::Waits,
-            Stage::Connecting { stream, candidate, .. } => {
-                // Closing the descriptor would do; a failure here changes nothing.
-                let _ = shared.registry.deregister(stream);
-                let candidate = candidate.clone();
-                self.unreachable(&candidate, "Connection timed out");
+            Stage::Connecting(race) => {
+                for Attempt { candidate, mut socket, .. } in race.expire(now) {
+                    // Closing the descriptor would do; a failure here changes nothing.
+                    let _ = shared.registry.deregister(&mut socket);
+                    self.unreachable(&candidate, "Connection timed out");
+                }
                 self.connect_next(now, shared)
             }
             Stage::Talking(link) => {
@@ -402,7 +412,7 @@ impl<L: Letter> Agent<L> {
         match &self.stage {
             // The resolver has its own patience.
             Stage::Resolving | Stage::Located => Timestamp::NEVER,
-            Stage::Connecting { deadline, .. } => *deadline,
+            Stage::Connecting(race) => race.deadline(self.candidates.front()),
             Stage::Talking(link) => {
                 let conversation = &link.conversation;
                 let reply = conversation.poll_timeout();
@@ -411,6 +421,12 @@ impl<L: Letter> Agent<L> {
                 [reply, idle, report].into_iter().flatten().min().unwrap_or(Timestamp::NEVER)
             }
         }
+    }
+}
+
+impl Encounter {
+    pub(super) fn new<S>(host: SocketAddr, shared: &Shared<S>, clause: &Clause) -> Self {
+        Self { host, hello: Arc::clone(&shared.hostname), source: clause.source }
     }
 }
 

@@ -52,22 +52,49 @@ impl Scratch {
     }
 }
 
-/// A socket on its way to `address`, non-blocking.
+/// Whether there is something to be written as soon as a connection stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum FirstWord {
+    /// There is, so that it may be made with the first octets (TCP Fast Open).
+    Ours,
+    /// The far side speaks first.
+    Theirs,
+}
+
+/// How far a socket has come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Started {
+    /// The connection is made, or will be with the first octets.
+    Open,
+    /// It is on its way.
+    UnderWay,
+}
+
+/// A socket to `address`, non-blocking.
 ///
 /// # Errors
 /// What the system says at once: no route, no such source address, no descriptors.
-pub(crate) fn connect(address: SocketAddr, source: Option<IpAddr>) -> io::Result<TcpStream> {
+pub(crate) fn connect(
+    address: SocketAddr,
+    source: Option<IpAddr>,
+    first: FirstWord,
+) -> io::Result<(TcpStream, Started)> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
     socket.set_tcp_nodelay(true)?;
     if let Some(source) = source {
         socket.bind(&SocketAddr::new(source, 0).into())?;
     }
-    match socket.connect(&address.into()) {
-        Err(error) if !is_under_way(&error) => return Err(error),
-        _ => {}
+    if first == FirstWord::Ours {
+        // Where the kernel does not do it, the connection is made in the usual way.
+        let _ = zrelay_sys::fast_open(&socket);
     }
-    Ok(TcpStream::from_std(socket.into()))
+    let started = match socket.connect(&address.into()) {
+        Ok(()) => Started::Open,
+        Err(error) if is_under_way(&error) => Started::UnderWay,
+        Err(error) => return Err(error),
+    };
+    Ok((TcpStream::from_std(socket.into()), started))
 }
 
 fn is_under_way(error: &io::Error) -> bool {
@@ -345,3 +372,6 @@ impl<L: Letter> Link<L> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,8 @@
 //! It outlives connections and, kept in [`Sites`], restarts; all agents of all loops learn from each other. The subject
 //! of each fact is the address with its port.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -12,7 +13,9 @@ use zrelay_clock::Timestamp;
 use zrelay_config::Pipelining;
 use zrelay_sites::Sites;
 
-use crate::conversation::Approach;
+use zrelay_wire::{Capabilities, Reply};
+
+use crate::conversation::{Approach, Offered};
 
 /// How long a host whose TLS failed is met in the clear.
 const CLEAR_TIME: Duration = Duration::from_secs(60 * 60);
@@ -44,6 +47,36 @@ const APPROACH: &str = "approach";
 const RECIPIENTS: &str = "recipients";
 /// How many messages this address took on one connection.
 const MESSAGES: &str = "messages";
+
+/// How long it is presumed that a host offers what it offered. Operators change that seldom, and a presumption that does
+/// not hold costs one connection.
+const OFFERED_TIME: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// What this address offered in reply to EHLO.
+const OFFERED: &str = "ehlo";
+
+/// Under which circumstances a host is met: what it offers may depend on them.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Encounter {
+    /// The host.
+    pub(crate) host: SocketAddr,
+    /// Our name in EHLO.
+    pub(crate) hello: Arc<str>,
+    /// Our address, where one is configured.
+    pub(crate) source: Option<IpAddr>,
+}
+
+/// [`Offered`] as it is stored: the lines of the replies, the host's name first.
+#[derive(PartialEq, Eq, Serialize, Deserialize)]
+struct Lines {
+    hello: Arc<str>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    source: Option<IpAddr>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    clear: Option<Vec<String>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    encrypted: Option<Vec<String>>,
+}
 
 /// [`Pipelining`] as it is stored, in the words of the configuration.
 #[derive(Clone, Copy, Serialize, Deserialize)]
@@ -133,6 +166,46 @@ impl Memory {
         }
     }
 
+    /// What a host has offered.
+    pub(crate) fn remember_offered(&self, now: Timestamp, encounter: &Encounter, offered: &Offered) {
+        let lines = |offered: &Option<Capabilities>| offered.as_ref().map(|offered| offered.to_lines(""));
+        let before = self.sites.fact(now, &encounter.host.to_string(), OFFERED);
+        let mut fresh = Lines {
+            hello: Arc::clone(&encounter.hello),
+            source: encounter.source,
+            clear: lines(&offered.clear),
+            encrypted: lines(&offered.encrypted),
+        };
+        if let Some(fact) = before
+            && let Ok(known) = serde_json::from_value::<Lines>(fact.value)
+        {
+            if known == fresh && now.since(fact.since) < OFFERED_TIME / 4 {
+                return;
+            }
+            // A connection in the clear says nothing about those behind a handshake, and the other way round.
+            if known.hello == fresh.hello && known.source == fresh.source {
+                fresh.clear = fresh.clear.or(known.clear);
+                fresh.encrypted = fresh.encrypted.or(known.encrypted);
+            }
+        }
+        self.sites.learn(now, &encounter.host.to_string(), OFFERED, &fresh, OFFERED_TIME);
+    }
+
+    /// What a host offered when it was met last under the same circumstances.
+    pub(crate) fn offered(&self, now: Timestamp, encounter: &Encounter) -> Option<Offered> {
+        let known: Lines = self.sites.recall(now, &encounter.host.to_string(), OFFERED)?;
+        if known.hello != encounter.hello || known.source != encounter.source {
+            return None;
+        }
+        let read = |lines: Vec<String>| Capabilities::from_reply(&Reply::multiline(250, lines));
+        Some(Offered { clear: known.clear.map(read), encrypted: known.encrypted.map(read) })
+    }
+
+    /// What a host offered does not hold any more.
+    pub(crate) fn forget_offered(&self, host: SocketAddr) {
+        self.sites.forget(&host.to_string(), OFFERED);
+    }
+
     /// This host took so many recipients in one transaction and refused the next.
     pub(crate) fn remember_recipients(&self, now: Timestamp, host: SocketAddr, most: u32) {
         self.sites.learn(now, &host.to_string(), RECIPIENTS, &most, RECIPIENTS_TIME * DOUBLINGS_MAX);
@@ -213,6 +286,31 @@ mod tests {
         memory.remember_recipients(later, host(25), 100);
         assert_eq!(memory.recipients(later, host(25), 1000), 100, "it has refused again");
         assert_eq!(memory.recipients(Timestamp::NEVER, host(25), 1000), 1000);
+    }
+
+    #[test]
+    fn what_was_offered_is_presumed_under_the_same_circumstances_only() {
+        let memory = Memory::new(Sites::new());
+        let now = Timestamp::from_secs(1000);
+        let met = Encounter { host: host(25), hello: "hub.example".into(), source: None };
+        let lines = ["mx.example", "PIPELINING", "SIZE 1000", "LIMITS RCPTMAX=7", "PIPECONNECT"].map(str::to_owned);
+        let clear = Capabilities::from_reply(&Reply::multiline(250, lines.to_vec()));
+        let offered = Offered { clear: Some(clear.clone()), encrypted: None };
+        memory.remember_offered(now, &met, &offered);
+        assert_eq!(memory.offered(now, &met), Some(offered.clone()));
+        assert!(offered.is_early());
+        assert_eq!(memory.offered(now, &Encounter { hello: "other.example".into(), ..met.clone() }), None);
+        assert_eq!(memory.offered(now, &Encounter { source: Some([127, 0, 0, 2].into()), ..met.clone() }), None);
+        assert_eq!(memory.offered(now, &Encounter { host: host(26), ..met.clone() }), None);
+
+        let encrypted = Offered { clear: None, encrypted: Some(Capabilities::default()) };
+        memory.remember_offered(now, &met, &encrypted);
+        let both = Offered { clear: Some(clear), ..encrypted };
+        assert_eq!(memory.offered(now, &met), Some(both.clone()));
+        assert_eq!(memory.offered(now + OFFERED_TIME, &met), None, "forgotten in time");
+        memory.remember_offered(now, &met, &both);
+        memory.forget_offered(host(25));
+        assert_eq!(memory.offered(now, &met), None);
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod hop;
 mod link;
 mod memory;
 mod pipe;
+mod race;
 mod resolve;
 mod timers;
 mod window;

@@ -19,6 +19,8 @@ pub(crate) struct Candidate {
     pub(crate) name: Arc<str>,
     /// Address and port.
     pub(crate) address: SocketAddr,
+    /// The exchange's preference; `None` for an address that is not one of several.
+    pub(crate) preference: Option<u16>,
 }
 
 impl Candidate {
@@ -65,12 +67,30 @@ pub(crate) fn candidates(mut target: Target, port: u16, source: Option<IpAddr>, 
             .addresses
             .into_iter()
             .filter(|address| source.is_none_or(|source| source.is_ipv4() == address.is_ipv4()));
-        candidates.extend(
-            fitting.map(|address| Candidate { name: Arc::clone(&name), address: SocketAddr::new(address, port) }),
-        );
+        candidates.extend(by_turns(fitting.collect()).into_iter().map(|address| Candidate {
+            name: Arc::clone(&name),
+            address: SocketAddr::new(address, port),
+            preference: Some(exchange.preference),
+        }));
     }
     candidates.truncate(ADDRESSES_MAX);
     candidates
+}
+
+/// The families by turns (RFC 8305 §4), that of the first address first, each in the order given.
+fn by_turns(addresses: Vec<IpAddr>) -> Vec<IpAddr> {
+    let first = addresses.first().is_some_and(IpAddr::is_ipv4);
+    let (one, other): (Vec<_>, Vec<_>) = addresses.into_iter().partition(|address| address.is_ipv4() == first);
+    let (mut one, mut other) = (one.into_iter(), other.into_iter());
+    let mut turns = Vec::new();
+    loop {
+        let before = turns.len();
+        turns.extend(one.next());
+        turns.extend(other.next());
+        if turns.len() == before {
+            return turns;
+        }
+    }
 }
 
 /// What a failed look-up means for the thread.
@@ -118,6 +138,17 @@ mod tests {
             firsts.insert(order[0].name.to_string());
         }
         assert_eq!(firsts.len(), 2, "both of one preference come first at times");
+    }
+
+    #[test]
+    fn families_take_turns() {
+        let order = |texts: &[&str]| {
+            let addresses = by_turns(texts.iter().map(|text| text.parse().unwrap()).collect());
+            addresses.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(order(&["::1", "::2", "::3", "10.0.0.1", "10.0.0.2"]), "::1 10.0.0.1 ::2 10.0.0.2 ::3");
+        assert_eq!(order(&["10.0.0.1", "10.0.0.2", "::1"]), "10.0.0.1 ::1 10.0.0.2");
+        assert_eq!(order(&[]), "");
     }
 
     #[test]

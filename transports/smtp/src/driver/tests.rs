@@ -7,7 +7,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 
 use zrelay_agent::{Judgement, Order, Release, Report, Rest};
-use zrelay_config::TlsPolicy;
+use zrelay_config::{Clause, TlsPolicy};
 use zrelay_dns::testing::FakeServer;
 
 use harness::{Hub, clause, letter};
@@ -155,6 +155,77 @@ fn tls_that_fails_is_done_without_and_remembered_unless_it_is_required() {
     strict.tls = TlsPolicy::Encrypt;
     hub.lease("smtp", &server.host(), strict);
     assert!(matches!(hub.until(released), Report::Released { reason: Release::Failed(_), .. }));
+    hub.finish();
+}
+
+#[test]
+fn a_host_that_is_known_is_sent_a_first_batch_ahead_of_its_greeting() {
+    let keywords = &["PIPELINING", "CHUNKING", "PIPECONNECT"];
+    let server = Server::start(Behaviour { keywords, ..Behaviour::plain() });
+    let mut hub = Hub::start(vec![letter(0, &["a@dst"]), letter(1, &["a@dst"]), letter(2, &["a@dst"])]);
+    let lease = hub.lease("smtp", &server.host(), clause());
+    hub.until_hungry(lease);
+    hub.carry(lease, 0);
+    hub.until_settled(1);
+    hub.send(Order::Close { lease });
+    hub.until(released);
+
+    let lease = hub.lease("smtp", &server.host(), clause());
+    let early = hub.until(|report| matches!(report, Report::Early { .. } | Report::Hungry { .. }));
+    let Report::Early { credit, .. } = early else { panic!("it waited for the greeting: {early:?}") };
+    assert_eq!(credit.batches, 1);
+    hub.carry(lease, 1);
+    hub.until_hungry(lease);
+    hub.carry(lease, 2);
+    assert!(hub.until_settled(2).iter().all(|verdict| verdict.judgement == DELIVERED));
+    hub.finish();
+    assert_eq!((server.connections(), server.messages()), (2, 3));
+}
+
+#[test]
+fn a_batch_that_was_wanted_early_comes_back_when_there_is_no_connection() {
+    let keywords = &["PIPELINING", "PIPECONNECT"];
+    let server = Server::start(Behaviour { keywords, parting: Some(Parting::SaysSo), ..Behaviour::plain() });
+    let sites = zrelay_sites::Sites::new();
+    let mut hub = Hub::knowing(vec![letter(0, &["a@dst"])], sites.clone());
+    let lease = hub.lease("smtp", &server.host(), clause());
+    hub.until_hungry(lease);
+    hub.send(Order::Close { lease });
+    hub.until(released);
+    // The same is known of a port where nobody listens.
+    let vacant = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let now = zrelay_clock::Clock::start().now();
+    let offered = sites.fact(now, &server.address.to_string(), "ehlo").unwrap();
+    sites.learn(now, &vacant.to_string(), "ehlo", &offered.value, Duration::from_secs(60));
+
+    let lease = hub.lease("smtp", &format!("[{}]:{}", vacant.ip(), vacant.port()), clause());
+    hub.until(|report| matches!(report, Report::Early { .. }));
+    hub.carry(lease, 0);
+    // It is returned, or the order crosses with the end of the lease; there is never a verdict.
+    let end = hub.until(|report| released(report) || matches!(report, Report::Settled { .. }));
+    let Report::Released { reason: Release::Failed(why), .. } = end else { panic!("not failed: {end:?}") };
+    assert!(why.text.contains("refused"), "{}", why.text);
+    hub.finish();
+}
+
+#[test]
+fn implicit_tls_is_encrypted_or_nothing() {
+    let server = Server::start(Behaviour { implicit: true, ..Behaviour::with_tls() });
+    let mut hub = Hub::start(vec![letter(0, &["a@dst"])]);
+    let implicit = || Clause { implicit_tls: true, ..clause() };
+    let lease = hub.lease("smtp", &server.host(), implicit());
+    hub.until_hungry(lease);
+    hub.carry(lease, 0);
+    let done = hub.until_settled(1);
+    assert!(done[0].judgement == DELIVERED && done[0].timing.encrypted);
+    hub.send(Order::Close { lease });
+    hub.until(released);
+
+    // A server that greets in the clear: no mail goes there, although the clause's policy says "may".
+    let plain = Server::start(Behaviour::plain());
+    hub.lease("smtp", &plain.host(), implicit());
+    let Report::Released { reason: Release::Failed(why), .. } = hub.until(released) else { panic!("not failed") };
+    assert!(why.text.starts_with("Cannot start TLS with 127.0.0.1[127.0.0.1]"), "{}", why.text);
     hub.finish();
 }
 

@@ -60,6 +60,17 @@ impl Window {
         self.held_bytes = self.held_bytes.saturating_sub(weight);
     }
 
+    /// Credit for one batch, while nothing is known of the path; none when something is held or granted already.
+    pub(crate) fn open_early(&mut self) -> Option<Credit> {
+        if self.extent() > 0 {
+            return None;
+        }
+        self.granted_batches = 1;
+        // The least there is: any batch overdraws it.
+        self.granted_bytes = 1;
+        Some(Credit { batches: 1, bytes: 1 })
+    }
+
     /// Credit to ask for now: when an eighth of the window is free, or what was granted is used up.
     pub(crate) fn open(&mut self) -> Option<Credit> {
         let batches = self.batches_max.saturating_sub(self.extent());

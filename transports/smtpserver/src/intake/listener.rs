@@ -10,11 +10,15 @@ use socket2::{Domain, Protocol, Socket, Type};
 use zrelay_config::Listen;
 use zrelay_tls::ServerTls;
 
-use crate::policy::SessionPolicy;
+use crate::policy::{PipeConnect, SessionPolicy};
 use crate::shared::Relay;
 
 /// Connections that may wait to be accepted; the kernel cuts it down to its own limit.
 const BACKLOG: i32 = 1024;
+
+/// Connections with octets in their first packet (TCP Fast Open) that may wait for the packet that proves where they come
+/// from.
+const FAST_OPEN_QUEUE: u16 = 256;
 
 /// Why the intake cannot begin.
 #[derive(Debug, thiserror::Error)]
@@ -64,6 +68,7 @@ pub(super) struct Listener {
     pub(super) policy: Arc<SessionPolicy>,
     pub(super) tls: Option<ServerTls>,
     relay_from: Vec<IpNet>,
+    pipeconnect: Vec<IpNet>,
     pub(super) acceptable: Acceptable,
 }
 
@@ -83,15 +88,24 @@ impl Listener {
         sharing: Sharing,
     ) -> Result<Self, BindError> {
         let socket = open(address, sharing).map_err(|source| BindError::Listen { address, source })?;
-        let relay_from = listen.relay_from.clone();
-        Ok(Self { socket, policy, tls, relay_from, acceptable: Acceptable::Maybe })
+        let (relay_from, pipeconnect) = (listen.relay_from.clone(), listen.pipeconnect.clone());
+        Ok(Self { socket, policy, tls, relay_from, pipeconnect, acceptable: Acceptable::Maybe })
     }
 
     /// Whether a client may relay to anywhere.
     pub(super) fn relay(&self, client: IpAddr) -> Relay {
-        let client = client.to_canonical();
-        if self.relay_from.iter().any(|net| net.contains(&client)) { Relay::Allowed } else { Relay::Denied }
+        if is_in(&self.relay_from, client) { Relay::Allowed } else { Relay::Denied }
     }
+
+    /// Whether a client is told that it may send commands ahead of the greeting.
+    pub(super) fn pipeconnect(&self, client: IpAddr) -> PipeConnect {
+        if is_in(&self.pipeconnect, client) { PipeConnect::Announced } else { PipeConnect::Absent }
+    }
+}
+
+fn is_in(networks: &[IpNet], client: IpAddr) -> bool {
+    let client = client.to_canonical();
+    networks.iter().any(|net| net.contains(&client))
 }
 
 fn open(address: SocketAddr, sharing: Sharing) -> io::Result<TcpListener> {
@@ -107,5 +121,7 @@ fn open(address: SocketAddr, sharing: Sharing) -> io::Result<TcpListener> {
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
+    // Where the system does not do it, everything works as it always did.
+    let _ = zrelay_sys::accept_fast_open(&socket, FAST_OPEN_QUEUE);
     Ok(TcpListener::from_std(socket.into()))
 }

@@ -147,6 +147,8 @@ fn config() -> Config {
         protocol: Protocol::Smtp,
         relay_from: vec!["127.0.0.0/8".parse().unwrap()],
         starttls: true,
+        implicit_tls: false,
+        pipeconnect: Vec::new(),
     }];
     config
 }
@@ -489,6 +491,52 @@ fn a_message_comes_in_over_starttls() {
     assert_eq!(stored[0].content, body);
     let trace = String::from_utf8_lossy(&stored[0].envelope.trace).into_owned();
     assert!(trace.contains("(using TLSv1.3 with cipher ") && trace.contains(" with ESMTPS id A1"), "{trace}");
+}
+
+#[test]
+fn a_message_comes_in_over_implicit_tls() {
+    let (_folder, tls, files) = certificate();
+    let hub = Hub::start(64, Some(tls), |config| {
+        config.tls = Some(files);
+        config.listen[0].implicit_tls = true;
+        config.listen[0].pipeconnect = config.listen[0].relay_from.clone();
+    });
+    let mut client = TlsClient::handshake(hub.connect().stream);
+    // Ahead of the greeting, as a client does that was here before.
+    client.say(b"EHLO client.example\r\nMAIL FROM:<a@example.net>\r\nRCPT TO:<b@example.org>\r\n");
+    assert_eq!(client.line(), "220 hub.example ESMTP zrelay");
+    let mut offered = vec![client.line()];
+    while offered.last().unwrap().as_bytes()[3] == b'-' {
+        offered.push(client.line());
+    }
+    assert!(offered.iter().any(|line| line.ends_with("PIPECONNECT")), "{offered:?}");
+    assert!(!offered.iter().any(|line| line.ends_with("STARTTLS")), "{offered:?}");
+    assert_eq!((client.line().as_str(), client.line().as_str()), ("250 2.1.0 Ok", "250 2.1.5 Ok"));
+    client.say(b"STARTTLS\r\n");
+    assert_eq!(client.line(), "503 5.5.1 Error: TLS is active already");
+    client.say(b"BDAT 3 LAST\r\nx\r\nQUIT\r\n");
+    assert_eq!(client.line(), "250 2.0.0 Ok: queued as A1");
+    assert_eq!(client.line(), "221 2.0.0 Bye");
+    drop(client);
+    let stored = hub.finish();
+    let trace = String::from_utf8_lossy(&stored[0].envelope.trace).into_owned();
+    assert!(trace.contains(" with ESMTPS id A1"), "{trace}");
+}
+
+#[test]
+fn a_client_that_speaks_in_the_clear_to_implicit_tls_hears_nothing_of_smtp() {
+    let (_folder, tls, files) = certificate();
+    let hub = Hub::start(64, Some(tls), |config| {
+        config.tls = Some(files);
+        config.listen[0].implicit_tls = true;
+    });
+    let mut client = hub.connect();
+    client.say("EHLO client.example\r\nMAIL FROM:<evil@example.net>\r\n");
+    let mut rest = Vec::new();
+    let _ = client.reader.read_to_end(&mut rest);
+    assert!(!rest.starts_with(b"2") && !rest.starts_with(b"5"), "{:?}", String::from_utf8_lossy(&rest));
+    drop(client);
+    assert!(hub.finish().is_empty());
 }
 
 #[test]

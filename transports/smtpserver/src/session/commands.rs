@@ -16,7 +16,7 @@ use super::state::{Chunk, ChunkPhase, DataPhase, Newlines, RateClock, Skip, Stat
 use super::trace::{Greeting, GreetingKind};
 use super::transaction::{TRANSACTION_BYTES, Transaction};
 use super::{Draining, Session};
-use crate::policy::StartTls;
+use crate::policy::{PipeConnect, StartTls};
 use crate::shared::{Door, Relay, Reservation};
 
 /// First words that no SMTP client says: a browser that was tricked, or a body whose DATA was refused.
@@ -174,6 +174,7 @@ impl Session {
             starttls: self.policy.starttls == StartTls::Offered && self.tls.is_none(),
             limits: Limits { rcptmax: Some(u64::from(limits.recipients)), ..Limits::default() },
             xverp: self.client.relay == Relay::Allowed,
+            pipeconnect: self.policy.protocol == Protocol::Smtp && self.client.pipeconnect == PipeConnect::Announced,
             help: true,
             ..Capabilities::default()
         }

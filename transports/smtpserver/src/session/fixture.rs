@@ -9,7 +9,7 @@ use zrelay_config::{BareNewline, Intake, Protocol};
 use zrelay_spool::{Envelope, MessageId, Refused};
 
 use super::{ClientInfo, Effect, Session};
-use crate::policy::{SessionPolicy, StartTls};
+use crate::policy::{PipeConnect, SessionPolicy, StartTls};
 use crate::shared::{Relay, Shared};
 
 /// The defaults of the configuration, smaller where a test wants to reach them.
@@ -44,7 +44,7 @@ pub(crate) const START: Timestamp = Timestamp::from_secs(1_795_299_277);
 
 pub(crate) fn session(policy: SessionPolicy, relay: Relay) -> (Session, Arc<Shared>) {
     let shared = Shared::new(&policy.limits);
-    let client = ClientInfo { address: [192, 0, 2, 1].into(), relay };
+    let client = ClientInfo { address: [192, 0, 2, 1].into(), relay, pipeconnect: PipeConnect::Absent };
     (Session::new(Arc::new(policy), Arc::clone(&shared), client, START), shared)
 }
 

@@ -12,27 +12,6 @@ fn run_of(letters: usize, approach: Approach, script: impl FnMut(&str) -> Option
 }
 
 impl Run {
-    /// Everything that may be written arrives there.
-    fn send_all(&mut self) {
-        while self.conversation.wants_write() {
-            let mut flight = Vec::new();
-            self.conversation.gather(|slice| {
-                flight.extend_from_slice(slice);
-                true
-            });
-            self.conversation.handle_written(self.now, flight.len());
-            self.far.receive(&flight);
-        }
-        self.events();
-    }
-
-    /// Everything that was said arrives here.
-    fn hear_all(&mut self) {
-        let octets = std::mem::take(&mut self.far.output);
-        self.conversation.handle_input(self.now, &octets);
-        self.events();
-    }
-
     /// The far side has closed with unread input: what it had said is lost.
     fn reset(&mut self) {
         self.far.output.clear();

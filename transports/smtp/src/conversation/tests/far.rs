@@ -115,6 +115,11 @@ impl Far {
         self
     }
 
+    /// Offers something else from now on.
+    pub(super) fn offer(&mut self, offers: Offers) {
+        self.offers = offers;
+    }
+
     pub(super) fn offers_tls(&self) -> bool {
         self.offers.keywords.iter().any(|keyword| keyword == "STARTTLS")
     }

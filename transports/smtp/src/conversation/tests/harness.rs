@@ -188,6 +188,27 @@ impl Run {
         (if first { self.write() } else { self.read() }) || (if first { self.read() } else { self.write() })
     }
 
+    /// Everything that may be written arrives there.
+    pub(super) fn send_all(&mut self) {
+        while self.conversation.wants_write() {
+            let mut flight = Vec::new();
+            self.conversation.gather(|slice| {
+                flight.extend_from_slice(slice);
+                true
+            });
+            self.conversation.handle_written(self.now, flight.len());
+            self.far.receive(&flight);
+        }
+        self.events();
+    }
+
+    /// Everything that was said arrives here.
+    pub(super) fn hear_all(&mut self) {
+        let octets = std::mem::take(&mut self.far.output);
+        self.conversation.handle_input(self.now, &octets);
+        self.events();
+    }
+
     fn write(&mut self) -> bool {
         let backlog = self.conversation.output.backlog();
         assert!(backlog <= BACKLOG_OCTETS + self.largest + 4096, "{backlog} octets are queued");

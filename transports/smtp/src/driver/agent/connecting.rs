@@ -1,5 +1,6 @@
 //! From the thread's host to a connection that talks.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -15,8 +16,10 @@ use super::{Agent, Fate, Shared, Stage};
 use crate::conversation::{Conversation, Protocol, Security, Settings};
 use crate::driver::agent_loop::Letters;
 use crate::driver::hop::Hop;
-use crate::driver::link::{self, Link};
+use crate::driver::link::{self, FirstWord, Link, Started};
+use crate::driver::memory::Encounter;
 use crate::driver::pipe::Pipe;
+use crate::driver::race::Race;
 use crate::driver::resolve::{self, Candidate};
 use crate::letter::Letter;
 
@@ -39,7 +42,7 @@ impl<L: Letter> Agent<L> {
                 let address = SocketAddr::new(*address, hop.port(self.clause.port));
                 let name = address.ip().to_string().into();
                 self.report_site(shared, self.thread.host.to_string());
-                self.candidates.push_back(Candidate { name, address });
+                self.candidates.push_back(Candidate { name, address, preference: None });
                 self.stage = Stage::Located;
                 return Fate::Waits;
             }
@@ -85,25 +88,32 @@ impl<L: Letter> Agent<L> {
         }
     }
 
-    /// Tries the next address, or gives up.
+    /// Tries the next addresses, as far as it is their turn, or gives up when none is left.
     pub(super) fn connect_next<S: Letters<Letter = L>>(&mut self, now: Timestamp, shared: &mut Shared<S>) -> Fate {
-        self.stage = Stage::Resolving;
-        while let Some(candidate) = self.candidates.pop_front() {
-            match link::connect(candidate.address, self.clause.source) {
-                Ok(mut stream) => {
-                    let interest = Interest::READABLE | Interest::WRITABLE;
-                    if let Err(error) = shared.registry.register(&mut stream, self.token, interest) {
-                        self.unreachable(&candidate, &link::words(&error));
-                        continue;
-                    }
+        let mut race = match std::mem::replace(&mut self.stage, Stage::Resolving) {
+            Stage::Connecting(race) => race,
+            Stage::Resolving | Stage::Located | Stage::Talking(_) => Race::new(),
+        };
+        while let Some(candidate) = self.candidates.pop_front_if(|next| race.starts(next) <= now) {
+            let encounter = Encounter::new(candidate.address, shared, &self.clause);
+            let early = shared.memory.offered(now, &encounter).is_some_and(|offered| offered.is_early());
+            if early {
+                self.ask_early(shared);
+            }
+            // With the first octets goes what may happen twice: never a message.
+            match self.open(shared, &candidate, if early { FirstWord::Ours } else { FirstWord::Theirs }) {
+                Ok((stream, Started::Open)) if race.is_empty() => return self.talk(now, shared, stream, candidate),
+                Ok((stream, _)) => {
                     self.note(now, shared, || format!("connecting to {}", candidate.peer()));
-                    let deadline = now + self.clause.connect_timeout;
-                    self.stage = Stage::Connecting { stream, candidate, deadline };
-                    self.report_link(now, shared);
-                    return Fate::Waits;
+                    race.begin(now, candidate, stream, self.clause.connect_timeout);
                 }
                 Err(error) => self.unreachable(&candidate, &link::words(&error)),
             }
+        }
+        if !race.is_empty() {
+            self.stage = Stage::Connecting(race);
+            self.report_link(now, shared);
+            return Fate::Waits;
         }
         let reason = self.failure.take().unwrap_or_else(|| {
             let text = format!("no address of {} can be connected to from here", self.thread.host);
@@ -113,31 +123,61 @@ impl<L: Letter> Agent<L> {
         self.release(shared, Release::Failed(reason))
     }
 
+    /// A socket on its way.
+    fn open<S>(
+        &mut self,
+        shared: &mut Shared<S>,
+        candidate: &Candidate,
+        first: FirstWord,
+    ) -> io::Result<(TcpStream, Started)> {
+        let (mut stream, started) = link::connect(candidate.address, self.clause.source, first)?;
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        shared.registry.register(&mut stream, self.token, interest)?;
+        Ok((stream, started))
+    }
+
+    /// Ends all attempts.
+    pub(super) fn abandon_race<S>(&mut self, shared: &mut Shared<S>) {
+        if let Stage::Connecting(race) = &mut self.stage {
+            for attempt in race.attempts_mut() {
+                // Closing the descriptor would do; a failure here changes nothing.
+                let _ = shared.registry.deregister(&mut attempt.socket);
+            }
+        }
+    }
+
     pub(super) fn unreachable(&mut self, candidate: &Candidate, why: &str) {
         let text = format!("connect to {}: {why}", candidate.peer());
         log::info!("{text}");
         self.failure = Some(Arc::new(Diagnostic::local(NO_ANSWER, text)));
     }
 
+    /// Something has happened to one of the sockets on their way.
     pub(super) fn maybe_connected<S: Letters<Letter = L>>(&mut self, now: Timestamp, shared: &mut Shared<S>) -> Fate {
-        let Stage::Connecting { stream, .. } = &self.stage else {
+        let Stage::Connecting(race) = &mut self.stage else {
             return Fate::Waits;
         };
-        let connected = link::is_connected(stream);
-        if matches!(connected, Ok(false)) {
+        let settled = race.settle(link::is_connected);
+        if settled.is_empty() {
             return Fate::Waits;
         }
-        let Stage::Connecting { mut stream, candidate, .. } = std::mem::replace(&mut self.stage, Stage::Resolving)
-        else {
-            return Fate::Waits;
-        };
-        if let Err(error) = connected {
-            // Closing the descriptor would do; a failure here changes nothing.
-            let _ = shared.registry.deregister(&mut stream);
-            self.unreachable(&candidate, &link::words(&error));
+        let mut winner = None;
+        for (mut attempt, result) in settled {
+            match result {
+                Ok(()) if winner.is_none() => winner = Some(attempt),
+                Ok(()) => drop(attempt),
+                Err(error) => {
+                    // Closing the descriptor would do; a failure here changes nothing.
+                    let _ = shared.registry.deregister(&mut attempt.socket);
+                    self.unreachable(&attempt.candidate, &link::words(&error));
+                }
+            }
+        }
+        let Some(attempt) = winner else {
             return self.connect_next(now, shared);
-        }
-        self.talk(now, shared, stream, candidate)
+        };
+        self.abandon_race(shared);
+        self.talk(now, shared, attempt.socket, attempt.candidate)
     }
 
     pub(super) fn talk<S: Letters<Letter = L>>(
@@ -156,6 +196,7 @@ impl<L: Letter> Agent<L> {
             hostname: Arc::clone(&shared.hostname),
             peer: candidate.peer().into(),
             security: match clause.tls {
+                _ if clause.implicit_tls => Security::Implicit,
                 TlsPolicy::None => Security::Clear,
                 TlsPolicy::May if shared.memory.is_clear(now, host) => Security::Clear,
                 TlsPolicy::May => Security::Opportunistic,
@@ -172,9 +213,13 @@ impl<L: Letter> Agent<L> {
         };
         let mut conversation = Conversation::new(settings, now);
         conversation.set_approach(shared.memory.approach(now, host));
+        let known = shared.memory.offered(now, &Encounter::new(host, shared, clause));
         self.note(now, shared, || format!("connected to {}", candidate.peer()));
         self.stage = Stage::Talking(Box::new(Link::new(stream, host, candidate.name, conversation, pipe)));
         self.tap(shared);
+        if let (Some(offered), Stage::Talking(link)) = (known, &mut self.stage) {
+            link.conversation.presume(now, offered);
+        }
         for ticket in std::mem::take(&mut self.waiting) {
             self.carry(now, shared, ticket);
         }

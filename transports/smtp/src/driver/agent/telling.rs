@@ -47,6 +47,16 @@ impl<L: Letter> Agent<L> {
         }
     }
 
+    /// Asks for a first batch to send ahead of the greeting.
+    pub(super) fn ask_early<S>(&mut self, shared: &mut Shared<S>) {
+        if !self.waiting.is_empty() {
+            return;
+        }
+        if let Some(credit) = self.window.open_early() {
+            self.say(shared, |lease| Report::Early { lease, credit });
+        }
+    }
+
     /// Ends the lease.
     pub(super) fn release<S>(&mut self, shared: &mut Shared<S>, reason: Release) -> Fate {
         for ticket in std::mem::take(&mut self.waiting) {
@@ -68,9 +78,9 @@ impl<L: Letter> Agent<L> {
         let mut report = LinkReport::default();
         match &mut self.stage {
             Stage::Resolving | Stage::Located => report.state = "resolving",
-            Stage::Connecting { candidate, .. } => {
+            Stage::Connecting(race) => {
                 report.state = "connecting";
-                report.peer = candidate.peer();
+                report.peer = race.first().map(|attempt| attempt.candidate.peer()).unwrap_or_default();
             }
             Stage::Talking(link) => {
                 let statistics = link.conversation.take_statistics();

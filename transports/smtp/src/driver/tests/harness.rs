@@ -54,12 +54,20 @@ impl Hub {
     }
 
     pub(super) fn start_with(letters: Vec<Parcel>, name_server: SocketAddr) -> Self {
+        Self::run(letters, name_server, Sites::new())
+    }
+
+    pub(super) fn knowing(letters: Vec<Parcel>, sites: Sites) -> Self {
+        Self::run(letters, "127.0.0.1:9".parse().unwrap(), sites)
+    }
+
+    fn run(letters: Vec<Parcel>, name_server: SocketAddr, sites: Sites) -> Self {
         let sizes = letters.iter().map(|letter| (letter.recipients.len() as u32, letter.body.len() as u64)).collect();
         let options = Options {
             hostname: "hub.example".into(),
             dns: zrelay_dns::Settings { servers: vec![name_server], ..zrelay_dns::Settings::default() },
             tls: ClientTls::new(Roots::Given(Vec::new())).unwrap(),
-            sites: Sites::new(),
+            sites,
             tracing: Tracing::new(),
             clock: Clock::start(),
             seed: 7,

@@ -13,6 +13,8 @@ pub(super) struct Behaviour {
     pub(super) keywords: &'static [&'static str],
     pub(super) lmtp: bool,
     pub(super) tls: Option<Arc<ServerTls>>,
+    /// TLS begins with the first octet.
+    pub(super) implicit: bool,
     /// Sent with the go-ahead of STARTTLS.
     pub(super) injection: &'static str,
     /// Answers the handshake with rubbish.
@@ -34,6 +36,7 @@ impl Behaviour {
             keywords: &[],
             lmtp: false,
             tls: None,
+            implicit: false,
             injection: "",
             broken_tls: false,
             parting: None,
@@ -199,6 +202,12 @@ impl Peer {
 fn serve(mut peer: Peer, behaviour: &Behaviour, record: &Mutex<Record>) -> io::Result<()> {
     let mut recipients: Vec<String> = Vec::new();
     let mut chunks = 0;
+    if behaviour.implicit {
+        peer.tls = Some(behaviour.tls.as_ref().unwrap().session().unwrap());
+        while peer.tls.as_ref().is_some_and(Session::is_handshaking) {
+            peer.fill()?;
+        }
+    }
     peer.say(behaviour.greeting)?;
     loop {
         let line = peer.line()?;
