@@ -77,6 +77,9 @@ impl World {
             due: self.now,
             held: false,
             last: None,
+            deliver_by: None,
+            priority: 0,
+            warned: false,
         };
         self.scheduler.handle_queue(self.now, Queue::Batch(batch));
     }
@@ -95,7 +98,7 @@ impl World {
                     self.scheduler.handle_report(self.now, Report::Hungry { lease, credit });
                 }
                 Order::Carry { lease, batch } => self.carried.push_back((lease, batch)),
-                Order::Idle { .. } => {}
+                Order::Idle { .. } | Order::Connect { .. } => {}
                 Order::Close { lease } => self.release(lease, Release::Done),
             }
         }

@@ -162,7 +162,9 @@ impl Agent {
                     let reason = match end {
                         End::Done => Release::Done,
                         End::Ended(reason) => Release::Ended(reason),
-                        End::Failed(reason) | End::Unready(reason) | End::ClearOnly(reason) => Release::Failed(reason),
+                        End::Failed(reason) | End::Unready(reason) | End::ClearOnly(reason) | End::Stale(reason) => {
+                            Release::Failed(reason)
+                        }
                     };
                     assert!(self.held.is_empty(), "a conversation has ended and kept batches");
                     return self.release(reason, with);
