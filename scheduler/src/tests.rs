@@ -5,7 +5,6 @@ mod mute;
 mod pace;
 mod rates;
 mod running;
-mod scale;
 mod scenes;
 mod simulation;
 mod window;
