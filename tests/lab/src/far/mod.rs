@@ -107,7 +107,7 @@ type Script = dyn Fn(&Moment<'_>) -> Action + Send + Sync;
 #[derive(Clone)]
 pub struct FarSideBuilder {
     offers: Vec<Offer>,
-    certificate: Option<Certificate>,
+    certificate: Option<Arc<Certificate>>,
     script: Arc<Script>,
     gap: Duration,
 }
@@ -139,7 +139,7 @@ impl FarSideBuilder {
     /// Offers STARTTLS with this certificate.
     #[must_use]
     pub fn certificate(mut self, certificate: Certificate) -> Self {
-        self.certificate = Some(certificate);
+        self.certificate = Some(Arc::new(certificate));
         self
     }
 

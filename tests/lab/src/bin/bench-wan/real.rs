@@ -50,6 +50,9 @@ impl Row {
     }
 }
 
+/// A client's name, its messages, and the seconds that they took.
+type Done = (&'static str, usize, f64);
+
 /// A server that keeps what it takes in its queue, or throws it away: what is measured is the way there.
 enum Server {
     Postfix(Postfix),
@@ -112,7 +115,7 @@ fn run(
     name: &str,
     options: &Options,
     peers: &Peers,
-    client: impl FnOnce(&str, SocketAddr, &[Mail]) -> Result<(&'static str, usize, f64), Failure>,
+    client: impl FnOnce(&str, SocketAddr, &[Mail]) -> Result<Done, Failure> + Send,
 ) -> Result<Row, Failure> {
     let lab = Lab::build(LinkSettings::new(Duration::from_millis(130), 100_000_000), &options.congestion)?;
     let server = lab.far().run(|| Server::start(name, peers))?;
@@ -130,12 +133,7 @@ fn mail(number: usize) -> Mail {
     Mail::generate(&format!("real-{number}"), MESSAGE_OCTETS, Body::Text, &sender, &[&recipient])
 }
 
-fn zrelay(
-    hop: &str,
-    mails: &[Mail],
-    options: &Options,
-    stop: &AtomicBool,
-) -> Result<(&'static str, usize, f64), Failure> {
+fn zrelay(hop: &str, mails: &[Mail], options: &Options, stop: &AtomicBool) -> Result<Done, Failure> {
     let hub = Hub::towards(&options.zrelay.display().to_string(), hop).start();
     let thread = format!("smtp/{hop}");
     hub.zrelay(&["hold", &thread]);
@@ -154,7 +152,7 @@ fn zrelay(
     Ok(("zrelay, 1 connection", mails.len(), begin.elapsed().as_secs_f64()))
 }
 
-fn lock_step(address: SocketAddr, mails: &[Mail]) -> Result<(&'static str, usize, f64), Failure> {
+fn lock_step(address: SocketAddr, mails: &[Mail]) -> Result<Done, Failure> {
     let mails = mails.get(..MESSAGES_LOCK_STEP).unwrap_or(mails);
     let begin = Instant::now();
     inject::all(address, mails, CONNECTIONS)?;
