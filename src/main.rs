@@ -15,6 +15,7 @@ mod serve;
 mod sites;
 mod spool;
 mod tools;
+mod top;
 
 use std::process::ExitCode;
 
@@ -49,6 +50,7 @@ fn main() -> ExitCode {
         Command::Route(args) => route::route(&hub, &args),
         Command::Spool(command) => spool::run(&hub, command),
         Command::Message(args) if args.content => spool::content(&hub, &args.id),
+        Command::Top(args) => tools::control_path(&hub).and_then(|control| top::top(&control, &args)),
         command => tools::run(&hub, command),
     };
     match done {

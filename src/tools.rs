@@ -13,7 +13,8 @@ use zrelay_scheduler::snapshot::MessageRow;
 
 use crate::check::configuration;
 use crate::cli::{
-    Command, ForgetArgs, HubOptions, Listing, MessagesArgs, Output, QshapeArgs, SelectArgs, SitesCommand, ThreadsArgs,
+    Command, ForgetArgs, HubOptions, Listing, MessagesArgs, Output, QshapeArgs, RerouteArgs, SelectArgs, SitesCommand,
+    ThreadsArgs,
 };
 use crate::print::{Column, Row, numbers, words};
 use crate::{Done, Failure, message, print, sites};
@@ -38,6 +39,7 @@ pub(crate) fn run(hub: &HubOptions, command: Command) -> Result<Done, Failure> {
         Command::Thread(args) => hub.thread(&args.thread, args.output),
         Command::Message(args) => message::show(hub.ask("message", json!({ "id": args.id }))?, args.output),
         Command::Status(output) => hub.status(output),
+        Command::Reroute(args) => hub.reroute(&args),
         Command::Hold(args) => hub.change("hold", &args),
         Command::Release(args) => hub.change("release", &args),
         Command::Retry(args) => hub.change("retry", &args),
@@ -50,9 +52,17 @@ pub(crate) fn run(hub: &HubOptions, command: Command) -> Result<Done, Failure> {
                 hub.list("sites", params, &args.listing, &sites::COLUMNS, sites::cells)
             }
         },
-        Command::Serve | Command::Check | Command::Route(_) | Command::Spool(_) => {
+        Command::Serve | Command::Check | Command::Route(_) | Command::Spool(_) | Command::Top(_) => {
             Err(Failure::new("this command does not ask a hub"))
         }
+    }
+}
+
+/// Where the hub listens for its tools.
+pub(crate) fn control_path(options: &HubOptions) -> Result<PathBuf, Failure> {
+    match &options.control {
+        Some(path) => Ok(path.clone()),
+        None => Ok(configuration(options)?.control),
     }
 }
 
@@ -63,10 +73,7 @@ struct Hub {
 
 impl Hub {
     fn connect(options: &HubOptions) -> Result<Self, Failure> {
-        let path: PathBuf = match &options.control {
-            Some(path) => path.clone(),
-            None => configuration(options)?.control,
-        };
+        let path = control_path(options)?;
         Ok(Self { client: Client::connect(&path).map_err(Failure::new)? })
     }
 
@@ -153,7 +160,18 @@ impl Hub {
 
     /// Hold, release, retry, expire or drop.
     fn change(&mut self, method: &str, args: &SelectArgs) -> Result<Done, Failure> {
-        let mut answer = self.ask(method, json!({ "selector": args.terms, "dry_run": args.dry_run }))?;
+        let answer = self.ask(method, json!({ "selector": args.terms, "dry_run": args.dry_run }))?;
+        Self::changed(method, args, answer)
+    }
+
+    fn reroute(&mut self, args: &RerouteArgs) -> Result<Done, Failure> {
+        let RerouteArgs { select, to } = args;
+        let params = json!({ "selector": select.terms, "to": to, "dry_run": select.dry_run });
+        let answer = self.ask("reroute", params)?;
+        Self::changed("reroute", select, answer)
+    }
+
+    fn changed(method: &str, args: &SelectArgs, mut answer: Value) -> Result<Done, Failure> {
         if args.output.json {
             print::json(&answer)?;
             return Ok(if changed_something(&answer) { Done::Well } else { Done::Nothing });
