@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event, KeyEventKind};
 use serde_json::{Value, json};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGINT, SIGTERM};
 use zrelay_scheduler::control::{Client, ClientError, Overview};
 
 use crate::cli::TopArgs;
@@ -45,7 +45,9 @@ pub(crate) fn top(control: &Path, args: &TopArgs) -> Result<Done, Failure> {
     // Says why at once when there is no hub, and not on a screen that vanishes.
     Client::connect(control).map_err(Failure::new)?.call("whoami", json!({})).map_err(Failure::new)?;
     let ended = Arc::new(AtomicBool::new(false));
-    for signal in [SIGTERM, SIGINT, SIGHUP] {
+    // Not SIGHUP, which ends the process as always: without a terminal there is nothing to restore, and reading keys from
+    // one that is gone never comes to an end.
+    for signal in [SIGTERM, SIGINT] {
         signal_hook::flag::register(signal, Arc::clone(&ended))
             .map_err(|error| Failure::new(format_args!("cannot handle signals: {error}")))?;
     }

@@ -198,6 +198,16 @@ fn a_hub_that_goes_away_is_found_again_and_without_one_the_terminal_stays() {
     screen.keys(&["C-c"]);
     screen.shows(&["ended with 0"]);
     drop(screen);
+    // A terminal that goes away takes it along.
+    let screen = Screen::start(&command, 100, 24);
+    screen.shows(&["zrelay up"]);
+    let clients = || {
+        let sockets = std::fs::read_dir(format!("/proc/{}/fd", hub.id())).map(Iterator::count);
+        sockets.unwrap_or_default()
+    };
+    let with = clients();
+    drop(screen);
+    assert!(wait_until(SOON, || clients() < with), "top goes on without its terminal");
     hub.kill();
     let screen = Screen::start(&command, 100, 24);
     screen.shows(&["no hub is listening", "ended with 1"]);
