@@ -88,11 +88,6 @@ impl Batch {
             last,
         }
     }
-
-    /// What it counts against credit and other flows, octets.
-    pub(crate) fn weight(&self) -> u64 {
-        zrelay_agent::weight(self.size, self.copies, self.recipients.len())
-    }
 }
 
 /// Where a batch is.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use zrelay_config::{Clause, Config};
+use zrelay_config::{Clause, Config, WarmUp};
 use zrelay_spool::ThreadKey;
 
 /// What the scheduler takes from the configuration.
@@ -14,11 +14,18 @@ pub struct Settings {
     pub agents: u32,
     /// Agents per channel, for the channels that may have fewer than all.
     pub channel_agents: Vec<(String, u32)>,
+    /// Source addresses that are being warmed up.
+    pub sources: Vec<WarmUp>,
 }
 
 impl From<&Config> for Settings {
     fn from(config: &Config) -> Self {
-        Self { clauses: config.clauses.clone(), agents: config.agents, channel_agents: config.channel_agents.clone() }
+        Self {
+            clauses: config.clauses.clone(),
+            agents: config.agents,
+            channel_agents: config.channel_agents.clone(),
+            sources: config.sources.clone(),
+        }
     }
 }
 

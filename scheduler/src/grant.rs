@@ -2,12 +2,14 @@
 
 use zrelay_agent::{LeaseId, Order, Ticket};
 use zrelay_clock::Timestamp;
+use zrelay_config::Clause;
 use zrelay_spool::BatchId;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::batch::Place;
+use crate::batch::{Batch, Place};
+use crate::door::Passage;
 use crate::lease::{Carried, Lease, LeaseState, Window};
 use crate::limit::{ChannelId, Level, Limit, RingId};
 use crate::line::Standing;
@@ -45,6 +47,17 @@ impl Scheduler {
             self.leave_line(id);
             self.take_over(id, idle, now);
             return;
+        }
+        let is_free = self.blocking(ring, channel).is_none();
+        if let Some(shut) = self.threads.get(id).and_then(|thread| self.shut(thread, Passage::Connection, now)) {
+            // Who has an agent asks again with its next event.
+            if is_free && self.threads.get(id).is_some_and(|thread| thread.leases.is_empty()) {
+                self.wait_at(id, shut);
+                return;
+            }
+            if is_free {
+                return;
+            }
         }
         match self.blocking(ring, channel) {
             None => {
@@ -90,6 +103,7 @@ impl Scheduler {
             fruitful: false,
             works: false,
             delivered: false,
+            counted: false,
             dismissed: false,
             mute: None,
             link: None,
@@ -109,6 +123,11 @@ impl Scheduler {
         self.each_level(ring, channel, |level| level.agents += 1);
         debug_assert!(self.all.agents <= self.all.max);
         self.new_lease(id, None, now);
+        let counted = self.charge_connection(id, now);
+        let new = self.threads.get(id).and_then(|thread| thread.leases.last()).copied();
+        if let Some(lease) = new.and_then(|new| self.leases.get_mut(&new)) {
+            lease.counted = counted;
+        }
     }
 
     /// The connection of an idle lease goes to another thread of the ring; no level counts more or less by it.
@@ -126,6 +145,7 @@ impl Scheduler {
             lease.link = ended.link;
             lease.works = ended.works;
             lease.delivered = ended.delivered;
+            lease.counted = true;
         }
     }
 
@@ -195,9 +215,10 @@ impl Scheduler {
                 self.start(id, now);
             } else {
                 self.leave_line(id);
+                self.touch(id);
             }
         }
-        self.drop_unused_ring(ring, now);
+        self.drop_unused_ring(ring);
     }
 
     /// Gives the thread's agents as much of its due batches as they take.
@@ -213,6 +234,9 @@ impl Scheduler {
 
     fn feed_lease(&mut self, id: ThreadId, lease_id: LeaseId, now: Timestamp) {
         while self.leases.get(&lease_id).is_some_and(Lease::takes) {
+            if self.threads.get(id).is_some_and(|thread| self.shut(thread, Passage::Mail, now).is_some()) {
+                return;
+            }
             let Some(batch) = self.threads.get(id).and_then(|thread| thread.flows.next()) else { return };
             if self.is_slice_over(lease_id, now) {
                 if let Some(lease) = self.leases.get_mut(&lease_id) {
@@ -246,17 +270,25 @@ impl Scheduler {
                 lease.since = now;
             }
         }
+        let room = self.threads.get(id).map_or(usize::MAX, |thread| self.room(thread, now));
         let (Some(thread), Some(lease)) = (self.threads.get_mut(id), self.leases.get_mut(&lease_id)) else { return };
         let Some(batch) = thread.batches.get_mut(&batch_id) else { return };
-        let weight = batch.weight();
+        // The rest waits for its rate, as part of the batch.
+        let recipients = match batch.recipients.get(..room) {
+            Some(first) if first.len() < batch.recipients.len() => first.into(),
+            _ => batch.recipients.clone(),
+        };
+        let given = recipients.len();
+        let weight = zrelay_agent::weight(batch.size, batch.copies, given);
+        let (messages, bytes) = outgoing(&thread.clause, batch, given);
         thread.flows.serve(weight);
         batch.place = Place::Carried;
         thread.in_flight += 1;
         lease.window.take(weight);
-        lease.carried.insert(batch_id, Carried::default());
+        lease.carried.insert(batch_id, Carried { given, ..Carried::default() });
         let batch = Ticket {
             id: batch_id,
-            recipients: batch.recipients.clone(),
+            recipients,
             size: batch.size,
             weight,
             received: batch.received,
@@ -264,6 +296,7 @@ impl Scheduler {
             carried: now,
         };
         self.order(Order::Carry { lease: lease_id, batch });
+        self.charge(id, now, messages, u64::try_from(given).unwrap_or(u64::MAX), bytes);
     }
 
     /// Puts to rest those agents of the thread that have nothing to do.
@@ -310,7 +343,10 @@ impl Scheduler {
             let Some((_, first)) = self.first_in_line(lease) else { return };
             let same_ring = self.threads.get(first).is_some_and(|thread| thread.ring == ring);
             match (self.wants_agent(first, now), same_ring) {
-                (false, _) => self.leave_line(first),
+                (false, _) => {
+                    self.leave_line(first);
+                    self.touch(first);
+                }
                 (true, true) => self.start(first, now),
                 (true, false) => self.close(lease_id),
             }
@@ -393,4 +429,12 @@ impl Scheduler {
         self.touch(lease.thread);
         Some(lease)
     }
+}
+
+/// Transactions that so many recipients of a batch make, and their octets.
+fn outgoing(clause: &Clause, batch: &Batch, recipients: usize) -> (u64, u64) {
+    let recipients = u64::try_from(recipients).unwrap_or(u64::MAX);
+    let copies = u64::from(batch.copies).clamp(1, recipients.max(1));
+    let messages = copies.max(recipients.div_ceil(u64::from(clause.recipients.max(1))));
+    (messages, batch.size.saturating_mul(messages))
 }

@@ -29,6 +29,8 @@ pub(crate) struct Lease {
     pub(crate) fruitful: bool,
     /// Its host has answered, and it is not about to close: it counts among the working ones of its ring.
     pub(crate) works: bool,
+    /// Its connection has been counted against the rate of its site.
+    pub(crate) counted: bool,
     /// It has delivered something.
     pub(crate) delivered: bool,
     /// It was told to idle or to close: a release in good order is no surprise.
@@ -100,8 +102,10 @@ impl Lease {
 /// What is known of a batch under way.
 #[derive(Debug, Default)]
 pub(crate) struct Carried {
-    /// One mark per recipient of the ticket; empty before the first verdict.
+    /// One mark per recipient of the batch; empty before the first verdict.
     pub(crate) marks: Vec<Mark>,
+    /// How many of them, from the first on, the agent was given; the others did not fit into a rate.
+    pub(crate) given: usize,
     /// When the last deferral came, and the due time drawn then: all deferred recipients of a batch are due together,
     /// counted from the last of them.
     pub(crate) due: Option<(Timestamp, Timestamp)>,
@@ -134,6 +138,11 @@ impl Carried {
             taken.push(*recipient);
         }
         taken
+    }
+
+    /// Whether the agent was given a recipient that it has not answered for.
+    pub(crate) fn is_unanswered(&self) -> bool {
+        self.marks.is_empty() || self.marks.iter().take(self.given).any(|mark| *mark == Mark::Open)
     }
 
     /// The recipients of the ticket that are not finished.

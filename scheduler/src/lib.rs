@@ -78,7 +78,17 @@
 //!   when it has answered, the site starts slowly. A thousand threads that are due at once make one connection.
 //! - **A new domain** has its agent wait for a word before it connects, since the domain may turn out to be one of a
 //!   thousand at a site that is known to be down, or has as many connections as it may have.
-//! - What was learned of a site is kept for [`SITE_MEMORY`] when the last of its threads is forgotten.
+//! - What was learned of a site is kept for [`SITE_MEMORY`] in the hub's store of sites, over restarts too.
+//!
+//! # Rates
+//!
+//! Before each site, each clause and each source address there are doors: one for mail, one for connections. A door is
+//! shut while one of its limiters is: `ring_rates`, `clause_rates`, the day of a warm-up; that of a site also while it is
+//! suspended. A thread that finds one shut waits there (`limit:rate`, with what is used up and when there is more); when
+//! the time has come those that wait are let in one by one, in the order in which they came, until it is shut again.
+//! Nobody looks in vain. A rate is spread evenly over its period, and a tenth of it can be saved up: at most 1.1 times the
+//! amount goes out in any period, and one more. A batch with more recipients than may go is carried in parts. Connections
+//! are counted when they are begun, those to a domain whose site is not known yet when it is.
 //!
 //! # What it costs
 //!
@@ -95,12 +105,14 @@ mod beyond;
 mod class;
 mod clause;
 pub mod control;
+mod door;
 mod driver;
 mod flows;
 mod grant;
 mod holds;
 mod lease;
 mod limit;
+mod limiter;
 mod line;
 mod mute;
 mod operator;
@@ -123,6 +135,7 @@ pub use clause::Settings;
 pub use driver::{Inlets, Outlets, QUERIES_MAX, QUEUE_MAX, REPORTS_MAX, SchedulerLoop};
 pub use grant::SLICE;
 pub use holds::HOLDS_MAX;
+pub use limiter::{Allowance, Unit};
 pub use mute::{STARTING_SLICE, STARTING_SLICE_AMONG_FAILED};
 pub use operator::{Action, Changed, Chosen, Selector, SelectorError};
 pub use query::{Answer, Ask, PAGE_MAX, PATIENCE, Query, SCAN_MAX, SchedulerHandle, Unavailable};
@@ -130,7 +143,7 @@ pub use recent::{Heard, RECENT_MAX};
 pub use retry::WAIT_MIN;
 pub use scheduler::{MEMORY, MEMORY_THREADS_MAX, OUTCOMES_MAX, Scheduler};
 pub use settle::FRUITLESS_MAX;
-pub use site::{SITE_MEMORY, SITES_MAX};
+pub use site::SITE_MEMORY;
 pub use sweep::SWEEP_MAX;
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use zrelay_agent::{LeaseId, Site};
 use zrelay_clock::Timestamp;
 use zrelay_config::Clause;
 
+use crate::door::Doors;
 use crate::line::{ByRank, Line, Standing};
 use crate::pace::Pace;
 use crate::snapshot::Load;
@@ -118,6 +119,7 @@ pub(crate) struct Ring {
     pub(crate) pace: Pace,
     /// Leases whose host has answered.
     pub(crate) working: u32,
+    pub(crate) doors: Doors,
     /// Its threads that stand in line, before whichever limit.
     pub(crate) waiting: BTreeSet<ThreadId>,
 }
@@ -127,7 +129,8 @@ impl Ring {
     pub(crate) fn new(key: RingKey, clause: Arc<Clause>) -> Self {
         let pace = Pace::new(clause.initial_agents, clause.ring_agents);
         let level = Level { window: pace.window(), ..Level::new(clause.ring_agents) };
-        Self { key, clause, level, threads: 0, pace, working: 0, waiting: BTreeSet::new() }
+        let doors = Doors::new(&clause.ring_rates);
+        Self { key, clause, level, threads: 0, pace, working: 0, doors, waiting: BTreeSet::new() }
     }
 }
 

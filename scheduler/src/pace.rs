@@ -58,7 +58,7 @@ pub(crate) enum Less {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
 pub(crate) struct Kept {
     /// Connections allowed.
-    pub(crate) window: u32,
+    pub(crate) connections: u32,
     /// The site has refused more.
     pub(crate) refusals: u32,
     /// Until when one more is not tried, microseconds since the epoch.
@@ -228,7 +228,7 @@ impl Pace {
             Rest::Down { failures, until, .. } => (*failures, *until),
         };
         let kept = Kept {
-            window: self.window,
+            connections: self.window,
             refusals: self.refusals,
             hold: self.hold.map(Timestamp::as_micros),
             failures,
@@ -240,7 +240,7 @@ impl Pace {
 
     /// Goes on where another of the same site was.
     pub(crate) fn recall(&mut self, kept: Kept, diagnostic: &Arc<Diagnostic>) {
-        self.window = kept.window.clamp(1, self.max);
+        self.window = kept.connections.clamp(1, self.max);
         self.refusals = kept.refusals;
         self.hold = kept.hold.map(Timestamp::from_micros);
         let until = Timestamp::from_micros(kept.until);

@@ -7,19 +7,21 @@ use std::time::Duration;
 use slotmap::SlotMap;
 use zrelay_agent::{LeaseId, Order, Report};
 use zrelay_clock::Timestamp;
+use zrelay_config::WarmUp;
+use zrelay_sites::Sites;
 use zrelay_spool::{Outcome, Queue, QueuedBatch, Request, ThreadKey, ThreadState};
 
 use crate::ages::Ages;
 use crate::batch::{Batch, Hold};
 use crate::beyond::{Beyond, Window};
 use crate::clause::{Clauses, Settings};
+use crate::door::{Gates, Passage};
 use crate::flows::Flows;
 use crate::holds::Holds;
 use crate::lease::Lease;
 use crate::limit::{Channel, ChannelId, Level, Ring, RingId, RingKey, RingPlace};
 use crate::recent::Recent;
 use crate::retry::Rng;
-use crate::site::SiteMemory;
 use crate::snapshot::{Load, Tally};
 use crate::thread::{Backoff, Thread, ThreadId};
 
@@ -48,9 +50,12 @@ pub struct Scheduler {
     pub(crate) names: BTreeMap<ThreadKey, ThreadId>,
     pub(crate) rings: SlotMap<RingId, Ring>,
     pub(crate) ring_names: HashMap<RingKey, RingId>,
-    pub(crate) site_memory: SiteMemory,
+    pub(crate) gates: Gates,
+    /// What is remembered of sites and sources beyond their threads.
+    pub(crate) sites: Sites,
     pub(crate) channels: Vec<Channel>,
     channel_agents: Vec<(String, u32)>,
+    sources: Vec<WarmUp>,
     /// The level of all agents together.
     pub(crate) all: Level,
     pub(crate) leases: HashMap<LeaseId, Lease>,
@@ -85,6 +90,7 @@ impl Scheduler {
     /// A scheduler with an empty queue. Equal seeds and equal inputs give equal outputs.
     pub fn new(settings: Settings, seed: u64) -> Self {
         Self {
+            gates: Gates::new(&settings.clauses, &settings.sources),
             clauses: Clauses::new(settings.clauses),
             holds: Holds::default(),
             rng: Rng::new(seed),
@@ -92,7 +98,8 @@ impl Scheduler {
             names: BTreeMap::new(),
             rings: SlotMap::with_key(),
             ring_names: HashMap::new(),
-            site_memory: SiteMemory::default(),
+            sites: Sites::new(),
+            sources: settings.sources,
             channels: Vec::new(),
             channel_agents: settings.channel_agents,
             all: Level::new(settings.agents),
@@ -113,6 +120,14 @@ impl Scheduler {
             tally: Tally::default(),
             window: Window::default(),
         }
+    }
+
+    /// Remembers sites and sources in `sites`, and begins with what is known there.
+    #[must_use]
+    pub fn remembering(mut self, now: Timestamp, sites: Sites) -> Self {
+        self.gates.recall(now, &self.sources, &sites);
+        self.sites = sites;
+        self
     }
 
     /// Takes what the spool tells.
@@ -159,6 +174,7 @@ impl Scheduler {
             }
             self.touch(thread);
         }
+        self.open_doors(now);
         self.sweep_turn(now);
         self.turn(now);
         self.dismiss_mute(now);
@@ -203,7 +219,7 @@ impl Scheduler {
         let timer = self.timers.first().map(|(at, _)| *at);
         let forget = self.empty.first().map(|(since, _)| *since + MEMORY);
         let mute = self.next_mute().map(|(at, _)| at);
-        [timer, forget, mute].into_iter().flatten().min()
+        [timer, forget, mute, self.gates.next()].into_iter().flatten().min()
     }
 
     /// Settles everything that the last input has changed.
@@ -214,7 +230,7 @@ impl Scheduler {
                 self.serve_lines(ring, channel, now);
             } else if let Some(thread) = self.dirty.pop_front() {
                 self.pump(thread, now);
-            } else if !self.balance(now) && !self.relieve(now) {
+            } else if !self.let_in(now) && !self.balance(now) && !self.relieve(now) {
                 break;
             }
         }
@@ -228,10 +244,14 @@ impl Scheduler {
             self.feed(id, now);
         }
         self.fetch(id, now);
-        if self.wants_agent(id, now) {
+        let waits = self.threads.get(id).filter(|thread| thread.has_work() && self.is_awake(id, now));
+        if let Some(shut) = waits.and_then(|thread| self.shut(thread, Passage::Mail, now)) {
+            self.wait_at(id, shut);
+        } else if self.wants_agent(id, now) {
             self.start(id, now);
         } else {
             self.leave_line(id);
+            self.leave_door(id);
         }
         self.rest(id, now);
         self.arm(id, now);
@@ -239,20 +259,20 @@ impl Scheduler {
         self.note_size(id);
     }
 
-    /// Whether the thread's due batches may go out, limits aside.
+    /// Whether the thread's due batches may go out, limits on agents aside.
     pub(crate) fn may_run(&self, id: ThreadId, now: Timestamp) -> bool {
+        let shut = self.threads.get(id).and_then(|thread| self.shut(thread, Passage::Mail, now));
+        self.is_awake(id, now) && shut.is_none()
+    }
+
+    /// Whether nothing but limits keeps the thread's due batches from going out.
+    pub(crate) fn is_awake(&self, id: ThreadId, now: Timestamp) -> bool {
         let Some(thread) = self.threads.get(id) else { return false };
         self.paused.is_none()
             && self.phase == Phase::Serving
             && !thread.is_held()
             && thread.sweeps.is_empty()
             && !thread.backs_off(now)
-            && self.suspended(thread, now).is_none()
-    }
-
-    /// Until when the thread's site is left alone although it takes mail.
-    fn suspended(&self, thread: &Thread, now: Timestamp) -> Option<Timestamp> {
-        self.rings.get(thread.ring)?.pace.suspended(now).map(|(until, _)| until)
     }
 
     /// Marks a thread for the end of this turn.
@@ -272,7 +292,6 @@ impl Scheduler {
     }
 
     fn arm(&mut self, id: ThreadId, now: Timestamp) {
-        let suspended = self.threads.get(id).and_then(|thread| self.suspended(thread, now));
         let Some(thread) = self.threads.get_mut(id) else { return };
         // One in the past is there if the clock is not heeded now, or has brought more than one turn may wake.
         let heeded = thread.wakes();
@@ -282,8 +301,6 @@ impl Scheduler {
             None
         } else if thread.backs_off(now) {
             Some(wake.map_or(thread.backoff.due, |wake| wake.min(thread.backoff.due)))
-        } else if let Some(until) = suspended.filter(|_| thread.has_due() || !thread.beyond.is_empty()) {
-            Some(wake.map_or(until, |wake| wake.min(until)))
         } else {
             wake
         };
@@ -306,7 +323,7 @@ impl Scheduler {
                 thread.empty = Some(now);
                 self.empty.insert((now, id));
                 if self.empty.len() > MEMORY_THREADS_MAX {
-                    self.forget_eldest(now);
+                    self.forget_eldest();
                 }
             }
             (false, Some(since)) => {
@@ -319,13 +336,14 @@ impl Scheduler {
 
     fn forget_empty(&mut self, now: Timestamp) {
         while self.empty.first().is_some_and(|(since, _)| *since + MEMORY <= now) {
-            self.forget_eldest(now);
+            self.forget_eldest();
         }
     }
 
-    fn forget_eldest(&mut self, now: Timestamp) {
+    fn forget_eldest(&mut self) {
         let Some((_, id)) = self.empty.pop_first() else { return };
         self.leave_line(id);
+        self.leave_door(id);
         let Some(mut thread) = self.threads.remove(id) else { return };
         self.forget_size(id, &thread);
         if thread.backoff.failures > 0 {
@@ -342,16 +360,16 @@ impl Scheduler {
         if let Some(ring) = self.rings.get_mut(thread.ring) {
             ring.threads = ring.threads.saturating_sub(1);
         }
-        self.drop_unused_ring(thread.ring, now);
+        self.drop_unused_ring(thread.ring);
     }
 
-    pub(crate) fn drop_unused_ring(&mut self, id: RingId, now: Timestamp) {
+    pub(crate) fn drop_unused_ring(&mut self, id: RingId) {
         let unused = |ring: &Ring| ring.threads == 0 && ring.level.agents == 0;
         if !self.rings.get(id).is_some_and(unused) {
             return;
         }
         if let Some(ring) = self.rings.remove(id) {
-            self.keep_pace(now, &ring);
+            self.drop_doors(id, &ring.doors);
             self.ring_names.remove(&ring.key);
         }
     }
@@ -435,6 +453,7 @@ impl Scheduler {
             proven: false,
             fruitless: 0,
             line: None,
+            door: None,
             timer: None,
             sweeps: VecDeque::new(),
             dirty: false,

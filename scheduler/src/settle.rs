@@ -9,6 +9,7 @@ use zrelay_spool::{BatchId, Diagnostic, Disposition, Outcome};
 
 use crate::batch::Place;
 use crate::class::classify;
+use crate::door::Place as DoorPlace;
 use crate::lease::{Carried, LeaseState, Mark, Window};
 use crate::limit::{Limit, RingKey, RingPlace};
 use crate::mute;
@@ -63,7 +64,7 @@ impl Scheduler {
             self.judge(now, thread, batch_id, &mut carried, verdict);
         }
         if rest == Rest::Done {
-            let unanswered = carried.marks.is_empty() || carried.marks.contains(&Mark::Open);
+            let unanswered = carried.is_unanswered();
             self.finish_carry(thread, batch_id, &carried, now);
             self.close_window_if(lease_id, unanswered);
         } else if let Some(lease) = self.leases.get_mut(&lease_id) {
@@ -227,11 +228,19 @@ impl Scheduler {
         let Some(id) = self.leases.get(&lease_id).map(|lease| lease.thread) else { return };
         self.moved(now, id, site);
         let Some(lease) = self.leases.get(&lease_id).filter(|lease| !lease.is_closing()) else { return };
-        if self.rings.get(lease.ring).is_some_and(|ring| ring.rests(now)) {
+        let (ring, counted) = (lease.ring, lease.counted);
+        let rests = self.rings.get(ring).is_some_and(|ring| ring.rests(now));
+        if rests || (!counted && self.is_too_soon(ring, now)) {
             self.close(lease_id);
-        } else {
-            self.order(Order::Connect { lease: lease_id });
+            return;
         }
+        if !counted {
+            self.charge_connection_at(DoorPlace::Ring(ring), now);
+        }
+        if let Some(lease) = self.leases.get_mut(&lease_id) {
+            lease.counted = true;
+        }
+        self.order(Order::Connect { lease: lease_id });
     }
 
     /// The thread's host turned out to be this site: the thread moves to the site's ring with its agents. An agent
@@ -242,6 +251,8 @@ impl Scheduler {
         if self.rings.get(thread.ring).is_some_and(|ring| ring.key == key) {
             return;
         }
+        self.leave_door(id);
+        let Some(thread) = self.threads.get(id) else { return };
         let (old, channel, load) = (thread.ring, thread.channel, thread.load);
         let (clause, leases) = (thread.clause.clone(), thread.leases.clone());
         if matches!(thread.line, Some((Limit::Ring, _))) {

@@ -1,6 +1,5 @@
 //! What replies do to the pace of sites: see the table in [the crate's documentation](crate#what-replies-change).
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,38 +18,10 @@ use crate::thread::ThreadId;
 
 /// How long the pace of a site is remembered when it has no thread any more.
 pub const SITE_MEMORY: Duration = Duration::from_secs(24 * 3600);
-/// Sites remembered at most, some 200 octets each.
-pub const SITES_MAX: usize = 10_000;
+/// The topic under which the paces of a channel's sites are remembered.
+const PACE: &str = "pace";
 /// Steps by which a site rests longer that does not want mail from here, rather than less of it.
 const SEVERE: u32 = 2;
-
-/// Paces of sites without threads.
-#[derive(Debug, Default)]
-pub(crate) struct SiteMemory {
-    /// By channel and site: until when, and what.
-    sites: BTreeMap<(Arc<str>, Arc<str>), (Timestamp, Kept)>,
-}
-
-impl SiteMemory {
-    fn keep(&mut self, now: Timestamp, channel: Arc<str>, site: Arc<str>, kept: Option<Kept>) {
-        let Some(kept) = kept else {
-            self.sites.remove(&(channel, site));
-            return;
-        };
-        if self.sites.len() >= SITES_MAX {
-            self.sites.retain(|_, (until, _)| *until > now);
-        }
-        if self.sites.len() >= SITES_MAX {
-            // A site that is met as if for the first time costs a refusal or two.
-            self.sites.pop_first();
-        }
-        self.sites.insert((channel, site), (now + SITE_MEMORY, kept));
-    }
-
-    fn recall(&self, now: Timestamp, channel: Arc<str>, site: Arc<str>) -> Option<Kept> {
-        self.sites.get(&(channel, site)).filter(|(until, _)| *until > now).map(|(_, kept)| *kept)
-    }
-}
 
 impl Ring {
     /// Whether no connection is to be made now.
@@ -71,7 +42,7 @@ impl Scheduler {
         let (ring_id, clause) = (thread.ring, thread.clause.clone());
         let delivered = verdicts.iter().any(|verdict| matches!(verdict.judgement, Judgement::Delivered { .. }));
         if verdicts.iter().any(speaks_for_the_host) {
-            self.host_works(id);
+            self.host_works(now, id);
             self.lease_works(lease_id);
         }
         if delivered {
@@ -121,7 +92,7 @@ impl Scheduler {
         let grown = ring.pace.delivered(now, || now + retry::wait(clause, 1, rng));
         let more = first && ring.pace.connection_works();
         if grown || more {
-            self.pace_changed(ring_id);
+            self.pace_changed(now, ring_id);
         }
     }
 
@@ -152,7 +123,7 @@ impl Scheduler {
         let refusals = ring.pace.refusals().saturating_add(1);
         let hold = now + classified.suspend.unwrap_or_else(|| retry::wait(clause, refusals, &mut self.rng));
         ring.pace.refused(now, beside, hold);
-        self.pace_changed(ring_id);
+        self.pace_changed(now, ring_id);
     }
 
     /// The site takes mail, but less of it, or less from here.
@@ -171,7 +142,7 @@ impl Scheduler {
         let wait = classified.suspend.unwrap_or_else(|| retry::wait(clause, attempts, &mut self.rng));
         if ring.pace.suspend(now, now + wait, less, diagnostic) {
             log::info!("{}: left alone for {} s: {diagnostic}", ring.key.place.name(), wait.as_secs());
-            self.pace_changed(ring_id);
+            self.pace_changed(now, ring_id);
             self.touch_line(ring_id);
         }
     }
@@ -218,7 +189,7 @@ impl Scheduler {
         let attempts = failures.saturating_add(if severe { SEVERE } else { 0 });
         let wait = classified.suspend.unwrap_or_else(|| retry::wait(clause, attempts, &mut self.rng));
         ring.pace.failed(failures, now + wait, diagnostic);
-        self.pace_changed(ring_id);
+        self.pace_changed(now, ring_id);
         self.touch_line(ring_id);
     }
 
@@ -242,7 +213,7 @@ impl Scheduler {
     }
 
     /// The host has answered: failures are forgotten, the thread's and the site's.
-    fn host_works(&mut self, id: ThreadId) {
+    fn host_works(&mut self, now: Timestamp, id: ThreadId) {
         let Some(thread) = self.threads.get_mut(id) else { return };
         let ring_id = thread.ring;
         if thread.backoff.failures > 0 {
@@ -251,7 +222,7 @@ impl Scheduler {
             self.record(Request::Thread(state));
         }
         if self.rings.get_mut(ring_id).is_some_and(|ring| ring.pace.answered()) {
-            self.pace_changed(ring_id);
+            self.pace_changed(now, ring_id);
         }
     }
 
@@ -265,40 +236,40 @@ impl Scheduler {
 
     /// An operator wants the site tried now.
     pub(crate) fn wake_site(&mut self, ring_id: RingId) {
-        if !self.rings.get_mut(ring_id).is_some_and(|ring| ring.pace.wake()) {
-            return;
-        }
-        // Its threads sleep until it would have been over.
-        let of_ring: Vec<ThreadId> =
-            self.threads.iter().filter(|(_, thread)| thread.ring == ring_id).map(|(id, _)| id).collect();
-        for id in of_ring {
-            self.touch(id);
+        if self.rings.get_mut(ring_id).is_some_and(|ring| ring.pace.wake()) {
+            self.open_site(ring_id);
         }
     }
 
-    pub(crate) fn pace_changed(&mut self, ring_id: RingId) {
+    /// The level heeds the pace, and it is remembered.
+    fn pace_changed(&mut self, now: Timestamp, ring_id: RingId) {
         let Some(ring) = self.rings.get_mut(ring_id) else { return };
         ring.heed();
         let channel = ring.key.channel;
         self.freed.push((ring_id, channel));
+        let Some((subject, topic)) = self.fact_of(ring_id) else { return };
+        match self.rings.get(ring_id).and_then(|ring| ring.pace.keep()) {
+            Some(kept) => self.sites.learn(now, &subject, &topic, &kept, SITE_MEMORY),
+            None => self.sites.forget(&subject, &topic),
+        }
+    }
+
+    /// Under which subject and topic the pace of a ring is remembered; `None` while its site is not known.
+    fn fact_of(&self, ring_id: RingId) -> Option<(Arc<str>, String)> {
+        let ring = self.rings.get(ring_id)?;
+        let RingPlace::Site(site) = &ring.key.place else { return None };
+        let channel = self.channels.get(ring.key.channel.0)?;
+        Some((site.0.clone(), format!("{} {PACE}", channel.name)))
     }
 
     /// A ring of a site begins where the last one ended.
     pub(crate) fn recall_pace(&mut self, now: Timestamp, ring_id: RingId) {
+        let Some((subject, topic)) = self.fact_of(ring_id) else { return };
+        let Some(kept) = self.sites.recall::<Kept>(now, &subject, &topic) else { return };
+        let diagnostic = Diagnostic::local(Status(4, 4, 1), "the site was left alone when it was last dealt with");
         let Some(ring) = self.rings.get_mut(ring_id) else { return };
-        let RingPlace::Site(site) = &ring.key.place else { return };
-        let Some(channel) = self.channels.get(ring.key.channel.0).map(|channel| channel.name.clone()) else { return };
-        let Some(kept) = self.site_memory.recall(now, channel, site.0.clone()) else { return };
-        let diagnostic = Diagnostic::local(Status(4, 4, 1), "the site was left alone before the hub started anew");
         ring.pace.recall(kept, &Arc::new(diagnostic));
         ring.heed();
-    }
-
-    /// A ring ends: what was learned of its site is kept.
-    pub(crate) fn keep_pace(&mut self, now: Timestamp, ring: &Ring) {
-        let RingPlace::Site(site) = &ring.key.place else { return };
-        let Some(channel) = self.channels.get(ring.key.channel.0).map(|channel| channel.name.clone()) else { return };
-        self.site_memory.keep(now, channel, site.0.clone(), ring.pace.keep());
     }
 }
 

@@ -14,7 +14,7 @@ pub use mail::{MessageRow, RecipientRow};
 pub use rows::{AgeRow, ChannelRow, FlowRow, LeaseRow, ReplyRow, RingRow, ThreadDetail, ThreadRow, Totals, Usage};
 pub use view::{
     AgeView, BatchPlace, BatchView, ChannelView, FLOWS_MAX, FlowView, LeaseView, RingView, State, ThreadView,
-    ThreadZoom, TotalsView,
+    ThreadZoom, TotalsView, Used,
 };
 
 use schemars::JsonSchema;

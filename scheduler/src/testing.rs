@@ -6,6 +6,7 @@ use zrelay_clock::Timestamp;
 use zrelay_spool::{BatchId, ThreadKey};
 
 use crate::batch::{Batch, Place};
+use crate::door::Passage;
 use crate::lease::{Lease, LeaseState, Mark};
 use crate::limit::{Level, Limit};
 use crate::line::Rank;
@@ -66,13 +67,18 @@ impl Scheduler {
         let beyond = thread.beyond.times().is_some_and(|(due, _)| due <= now) && self.may_run(id, now);
         assert!(!beyond || thread.has_due() || self.has_spill_orders(), "{key} waits for batches beyond the window");
         if !self.may_run(id, now) || !thread.has_due() {
-            assert!(thread.line.is_none() || self.paused.is_some(), "{key} stands in line for nothing");
+            let shut = self.shut(thread, Passage::Mail, now).is_some();
+            assert!(thread.line.is_none() || self.paused.is_some() || shut, "{key} stands in line for nothing");
+            let waits = thread.door.is_some() || thread.line.is_some() || !thread.leases.is_empty();
+            let sleeps = shut && self.is_awake(id, now) && thread.has_due();
+            assert!(!sleeps || waits, "{key} waits for a rate, and for nothing that wakes it");
             return;
         }
         for lease in thread.leases.iter().map(|lease| &self.leases[lease]) {
             assert!(!lease.takes(), "{key}: an agent with credit is left without work");
         }
-        if thread.leases.is_empty() {
+        let too_soon = self.shut(thread, Passage::Connection, now).is_some();
+        if thread.leases.is_empty() && !(too_soon && thread.door.is_some()) {
             let Some((limit, _)) = thread.line else { panic!("{key} waits although it could run") };
             let level = match limit {
                 Limit::Ring => &self.rings[thread.ring].level,

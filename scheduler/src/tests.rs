@@ -3,6 +3,7 @@
 mod fairness;
 mod mute;
 mod pace;
+mod rates;
 mod running;
 mod scenes;
 mod simulation;

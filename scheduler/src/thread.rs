@@ -11,6 +11,7 @@ use zrelay_spool::{BatchId, Diagnostic, ThreadKey, ThreadState};
 use crate::ages::Ages;
 use crate::batch::{Batch, Hold, Place};
 use crate::beyond::Beyond;
+use crate::door::DoorKey;
 use crate::flows::Flows;
 use crate::limit::{ChannelId, Limit, RingId};
 use crate::line::{Rank, Standing};
@@ -61,6 +62,8 @@ pub(crate) struct Thread {
     /// Leases in a row that ended early without a single verdict.
     pub(crate) fruitless: u32,
     pub(crate) line: Option<(Limit, Standing)>,
+    /// The door at which it waits, and its turn there.
+    pub(crate) door: Option<(DoorKey, u64)>,
     pub(crate) timer: Option<Timestamp>,
     pub(crate) sweeps: VecDeque<Sweep>,
     pub(crate) dirty: bool,
@@ -146,6 +149,11 @@ impl Thread {
     /// Whether something is due.
     pub(crate) fn has_due(&self) -> bool {
         !self.flows.is_empty()
+    }
+
+    /// Whether something is due, or may be on disk.
+    pub(crate) fn has_work(&self) -> bool {
+        self.has_due() || !self.beyond.is_empty()
     }
 
     /// Takes the first batch out of the queue whose time has come: it is due now, or it has come to its expiry before it

@@ -114,7 +114,7 @@ impl Hub {
         let agents = start_agents(config, &handle.reader(), &sites, &tracing, &inlets.reports, clock, notices)?;
         let outlets = Outlets { spool: handle.sender(), smtp: agents.smtp, local: agents.local };
         let agents = agents.threads;
-        let mut scheduler = Scheduler::new(Settings::from(config), seed());
+        let mut scheduler = Scheduler::new(Settings::from(config), seed()).remembering(clock.now(), sites.clone());
         scheduler.set_window(window);
         let scheduler = Thread::start("scheduler", notices, move || scheduler_loop.run(scheduler, outlets, &clock))?;
 

@@ -9,6 +9,9 @@ use jiff::tz::TimeZone;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct Timestamp(u64);
 
+/// RFC 3339 days have no leap seconds here, as the Unix epoch has none.
+const SECONDS_PER_DAY: u64 = 86_400;
+
 impl Timestamp {
     /// The Unix epoch; virtual clocks of tests start here.
     pub const ZERO: Self = Self(0);
@@ -33,6 +36,23 @@ impl Timestamp {
     /// Whole seconds since the epoch.
     pub const fn as_secs(self) -> u64 {
         self.0 / 1_000_000
+    }
+
+    /// Midnight UTC of a day written as in RFC 3339, `2026-11-22`; `None` for anything else, and for days before 1970.
+    pub fn from_date(text: &str) -> Option<Self> {
+        let date: jiff::civil::Date = text.parse().ok().filter(|_| text.len() == "2026-11-22".len())?;
+        let midnight = date.to_zoned(TimeZone::UTC).ok()?.timestamp();
+        u64::try_from(midnight.as_microsecond()).ok().map(Self)
+    }
+
+    /// The day in UTC, counted from the epoch.
+    pub const fn day(self) -> u64 {
+        self.as_secs() / SECONDS_PER_DAY
+    }
+
+    /// Midnight UTC at which a day begins.
+    pub const fn from_day(day: u64) -> Self {
+        Self::from_secs(day.saturating_mul(SECONDS_PER_DAY))
     }
 
     /// Time passed since `earlier`; zero when `earlier` is in the future.
@@ -85,6 +105,17 @@ mod tests {
         assert_eq!(Timestamp::from_secs(1) + Duration::MAX, Timestamp::NEVER);
         assert_eq!(Timestamp::NEVER.since(Timestamp::ZERO), Duration::from_micros(u64::MAX));
         assert_eq!(Timestamp::ZERO.since(Timestamp::NEVER), Duration::ZERO);
+    }
+
+    #[test]
+    fn days_begin_at_midnight_utc() {
+        let start = Timestamp::from_date("2026-11-22").unwrap();
+        assert_eq!(start.rfc3339(), "2026-11-22T00:00:00.000Z");
+        assert_eq!(Timestamp::from_day(start.day()), start);
+        assert_eq!((start + Duration::from_secs(86_399)).day(), start.day());
+        for text in ["", "2026-13-01", "2026-02-30", "22.11.2026", "2026-11-22T00:00", "1969-12-31"] {
+            assert_eq!(Timestamp::from_date(text), None, "{text}");
+        }
     }
 
     #[test]

@@ -15,7 +15,7 @@ use crate::error::Finding;
 use crate::raw;
 use crate::{
     Access, BareNewline, CHANNELS, Clause, Config, Dns, Intake, Listen, Loops, Pattern, Pipelining, Principal,
-    Protocol, Queue, Route, ServerTls, TlsPolicy, defaults, host,
+    Protocol, Queue, Rates, Route, ServerTls, TlsPolicy, defaults, host,
 };
 
 /// Reads and checks a whole file.
@@ -69,6 +69,7 @@ impl Check<'_> {
             },
             routes: file.route.into_iter().filter_map(|route| self.route(route)).collect(),
             clauses,
+            sources: self.sources(file.source),
             agents,
             channel_agents,
             access: self.access(file.access),
@@ -396,6 +397,8 @@ impl Check<'_> {
                 defaults.initial_agents,
                 1..=agents,
             ),
+            ring_rates: self.rates(given.ring_rates.as_ref()),
+            clause_rates: self.rates(given.clause_rates.as_ref()),
             replies: given.reply.iter().flatten().filter_map(|rule| self.reply_rule(rule.get_ref())).collect(),
         })
     }
@@ -487,6 +490,8 @@ impl Default for Clause {
             connect_timeout: defaults::CONNECT_TIMEOUT,
             timeout: defaults::TIMEOUT,
             initial_agents: defaults::INITIAL_AGENTS,
+            ring_rates: Rates::default(),
+            clause_rates: Rates::default(),
             replies: Vec::new(),
         }
     }

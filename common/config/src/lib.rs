@@ -28,6 +28,7 @@ mod error;
 pub mod host;
 mod model;
 mod pattern;
+mod rate;
 mod raw;
 mod reply;
 
@@ -37,9 +38,10 @@ pub use access::{Account, Principal, PrincipalError};
 pub use error::{ConfigError, Problem};
 pub use model::{
     Access, BareNewline, Clause, Config, Dns, Intake, Listen, Loops, Pipelining, Protocol, Queue, Route, ServerTls,
-    TlsPolicy,
+    TlsPolicy, WarmUp,
 };
 pub use pattern::{Pattern, PatternError};
+pub use rate::{Rate, RateError, Rates};
 pub use reply::{ReplyClass, ReplyRule};
 
 /// Channels that a `[[route]]` may name.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::{Pattern, Principal, ReplyRule};
+use crate::{Pattern, Principal, Rates, ReplyRule};
 
 /// The whole configuration, checked. Swapped as a whole on reload.
 #[derive(Clone, Debug)]
@@ -43,6 +43,8 @@ pub struct Config {
     pub channel_agents: Vec<(String, u32)>,
     /// Who may use the control socket beside root and the hub's own user. Default: nobody.
     pub access: Access,
+    /// Source addresses that are being warmed up. Default none.
+    pub sources: Vec<WarmUp>,
     /// The name servers.
     pub dns: Dns,
     /// Event loops for intake and for transport. Default 1 each: one loop saturates a disk and a gigabit link.
@@ -197,8 +199,24 @@ pub struct Clause {
     /// Connections to a site (a ring) to begin with; each one that delivers allows another, up to the ring's limit.
     /// Default 2, below Postfix's `initial_destination_concurrency` of 5: a connection here carries more.
     pub initial_agents: u32,
+    /// Rates for each ring. Default none.
+    pub ring_rates: Rates,
+    /// Rates for all threads of the clause together. Default none.
+    pub clause_rates: Rates,
     /// Replies that are read differently, first match wins. Default none.
     pub replies: Vec<ReplyRule>,
+}
+
+/// A `[[source]]`: an address from which mail has not been sent before, and which receivers are to get to know slowly.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct WarmUp {
+    /// The address, as clauses have it in [`Clause::source`].
+    pub address: IpAddr,
+    /// Midnight UTC at which the first day begins.
+    pub start: zrelay_clock::Timestamp,
+    /// Recipients per day (UTC), first day first; nothing is sent before `start`, and behind the last day there is no
+    /// limit.
+    pub days: Vec<u32>,
 }
 
 /// What TLS is wanted on the way out. Postfix's names.

@@ -10,7 +10,7 @@ use toml::Spanned;
 pub(crate) type Key<T> = Option<Spanned<T>>;
 
 /// The keys outside of tables.
-pub(crate) const TOP: [&str; 16] = [
+pub(crate) const TOP: [&str; 17] = [
     "access",
     "hostname",
     "spool",
@@ -25,6 +25,7 @@ pub(crate) const TOP: [&str; 16] = [
     "queue",
     "route",
     "thread",
+    "source",
     "dns",
     "loops",
 ];
@@ -46,6 +47,7 @@ pub(crate) struct File {
     pub(crate) route: Vec<Spanned<Route>>,
     pub(crate) thread: Vec<Spanned<Thread>>,
     pub(crate) access: Access,
+    pub(crate) source: Vec<Spanned<Source>>,
     pub(crate) dns: Dns,
     pub(crate) loops: Loops,
 }
@@ -124,7 +126,18 @@ pub(crate) struct Thread {
     pub(crate) connect_timeout: Key<String>,
     pub(crate) timeout: Key<String>,
     pub(crate) initial_agents: Key<i64>,
+    pub(crate) ring_rates: Option<Rates>,
+    pub(crate) clause_rates: Option<Rates>,
     pub(crate) reply: Option<Vec<Spanned<Reply>>>,
+}
+
+#[derive(Default, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Rates {
+    pub(crate) connections: Key<String>,
+    pub(crate) messages: Key<String>,
+    pub(crate) recipients: Key<String>,
+    pub(crate) bytes: Key<String>,
 }
 
 #[derive(serde::Deserialize)]
@@ -134,6 +147,14 @@ pub(crate) struct Reply {
     pub(crate) matches: Spanned<String>,
     pub(crate) class: Spanned<String>,
     pub(crate) suspend: Key<String>,
+}
+
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Source {
+    pub(crate) address: Spanned<String>,
+    pub(crate) start: Spanned<String>,
+    pub(crate) warm_up: Spanned<Vec<Spanned<i64>>>,
 }
 
 #[derive(Default, serde::Deserialize)]
@@ -175,7 +196,7 @@ const SIZE_UNITS: [(&str, u64); 8] = [
 ];
 
 impl Size {
-    fn parse(text: &str) -> Option<Self> {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit())?);
         let unit = unit.strip_prefix(' ').unwrap_or(unit);
         let factor = SIZE_UNITS.iter().find(|(name, _)| *name == unit)?.1;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use zrelay_config::{Clause, Config, Pattern};
+use zrelay_config::{Clause, Config, Pattern, Rates};
 
 fn sample() -> String {
     std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../etc/zrelay.toml")).unwrap()
@@ -33,10 +33,17 @@ fn every_setting_shown_in_the_sample_is_the_default() {
     let Clause { source, matches, .. } = shown.clauses[0].as_ref();
     assert!(source.is_some());
     assert_eq!(*matches, "*".parse::<Pattern>().unwrap());
-    assert_eq!(shown.clauses[0].replies.len(), 1);
+    assert!(shown.clauses[0].ring_rates.messages.is_some() && shown.clauses[0].clause_rates.bytes.is_some());
+    assert_eq!((shown.clauses[0].replies.len(), shown.sources.len()), (1, 1));
     for clause in &shown.clauses {
-        let example =
-            Clause { source: None, matches: Clause::default().matches, replies: Vec::new(), ..Clause::clone(clause) };
+        let example = Clause {
+            source: None,
+            matches: Clause::default().matches,
+            ring_rates: Rates::default(),
+            clause_rates: Rates::default(),
+            replies: Vec::new(),
+            ..Clause::clone(clause)
+        };
         assert_eq!(example, Clause::default());
     }
     assert_eq!(shown.channel_agents, [("smtp".to_owned(), shown.agents)]);
@@ -48,6 +55,7 @@ fn every_setting_shown_in_the_sample_is_the_default() {
     shown.tls = None;
     shown.routes.clear();
     shown.clauses.clear();
+    shown.sources.clear();
     shown.channel_agents.clear();
     assert_eq!(format!("{shown:?}"), format!("{embedded:?}"));
 }
@@ -55,7 +63,9 @@ fn every_setting_shown_in_the_sample_is_the_default() {
 #[test]
 fn every_key_that_exists_is_in_the_sample() {
     let text = uncommented();
-    for table in ["", "[[listen]]", "[tls]", "[intake]", "[queue]", "[[route]]", "[[thread]]", "[dns]", "[loops]"] {
+    for table in
+        ["", "[[listen]]", "[tls]", "[intake]", "[queue]", "[[route]]", "[[thread]]", "[[source]]", "[dns]", "[loops]"]
+    {
         let error = Config::parse("probe", &format!("{table}\nno-such-key = 1\n")).unwrap_err();
         let expected = error.problems()[0].help.clone().unwrap();
         let keys: Vec<&str> = if table.is_empty() {

@@ -11,6 +11,7 @@
 //! the scheduler is told to hand nothing out, so the backlog is bounded by what was under way.
 
 mod apply;
+mod checkpoints;
 mod compact;
 mod reclaim;
 mod space;
@@ -24,11 +25,13 @@ use std::sync::atomic::Ordering;
 use zrelay_mailbox::Sender;
 
 pub(crate) use apply::queued_batch;
+use checkpoints::Checkpoints;
 use compact::Compaction;
 use space::Space;
 use trouble::{Trouble, refusal};
 
 use crate::bodies::Bodies;
+use crate::checkpoint::job::Job;
 use crate::format::{BODY_MAX, Kind};
 use crate::ledger::Ledger;
 use crate::message::{self, Extent};
@@ -48,6 +51,8 @@ pub(crate) enum Output {
     Arrived(Arrived),
     Queue(Queue),
     Fact(Fact),
+    /// To be run beside, with its result for [`Appender::checkpointed`].
+    Checkpoint(Box<Job>),
 }
 
 /// What was written and waits for its `fdatasync`.
@@ -113,6 +118,7 @@ pub(crate) struct Appender {
     reclaim: Reclaim,
     compaction: Compaction,
     space: Space,
+    checkpoints: Checkpoints,
     body: Vec<u8>,
 }
 
@@ -147,6 +153,7 @@ impl Appender {
             reclaim: Reclaim::Look,
             compaction: Compaction::default(),
             space: Space::default(),
+            checkpoints: Checkpoints::default(),
             body: Vec::new(),
         };
         appender.count_open();
@@ -344,6 +351,7 @@ impl Appender {
         };
         self.body.clear();
         message::encode(message, envelope, &extents, &mut self.body).map_err(|_| WriteError::TooLarge)?;
+        self.checkpoints.recorded += self.body.len() as u64;
         Ok((self.log.append(Kind::Message, &self.body)?, extents))
     }
 
@@ -366,6 +374,7 @@ impl Appender {
             log::error!("spool: a record of {} octets is too large to be kept", self.body.len());
             return Ok(());
         }
+        self.checkpoints.recorded += self.body.len() as u64;
         match self.log.append(record.kind(), &self.body) {
             Ok(place) => self.staged.push(Staged::Record(record, place)),
             Err(error) => return Err((error, Some(record))),
@@ -416,6 +425,7 @@ impl Appender {
         for staged in std::mem::take(&mut self.staged) {
             self.apply(staged);
         }
+        self.look_for_checkpoint();
         self.reclaim();
         self.compact();
         if !self.finishing.is_empty() && self.trouble.is_none() {

@@ -1,11 +1,17 @@
 //! The loop of the appender's thread.
 
 use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use zrelay_mailbox::{Outbox, Received, Receiver, Sender, wait_either};
 
 use crate::appender::{Appender, Output};
+use crate::backlog::Backlog;
+use crate::checkpoint::job::Job;
+use crate::checkpoint::{Checkpoint, Position};
 use crate::recovery::Work;
 use crate::{Arrived, Committed, Fact, Outlets, Queue, Request};
 
@@ -28,6 +34,11 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 const ROOM_AFTER: Duration = Duration::from_millis(2);
 /// How long to wait at the end for others to take what is ready for them.
 const PART_AFTER: Duration = Duration::from_secs(1);
+/// Messages of an earlier run that are handed out between two groups, and octets of their content that are checked.
+const BACKLOG_MESSAGES_MAX: usize = 512;
+const BACKLOG_OCTETS_MAX: u64 = 4 << 20;
+/// How often to look whether a checkpoint is made.
+const CHECKPOINT_LOOK: Duration = Duration::from_millis(100);
 /// How long to wait when there is nothing at all to do.
 const IDLE: Duration = Duration::from_secs(60);
 
@@ -41,6 +52,10 @@ pub(crate) struct Driver {
     facts: Outbox<Fact>,
     answers: VecDeque<(Sender<Committed>, Committed)>,
     recovered: Recovered,
+    backlog: Backlog,
+    /// Messages in it.
+    left: u64,
+    checkpoint: Option<JoinHandle<Made>>,
     retry_at: Option<Instant>,
     /// Up to when compaction has been paid for.
     granted_at: Instant,
@@ -59,10 +74,12 @@ enum InboxState {
     Closed,
 }
 
-/// Work of an earlier run that has not been handed out yet.
+/// What came of making a checkpoint.
+type Made = io::Result<(Arc<Checkpoint>, Position)>;
+
+/// Work of an earlier run that comes before its messages.
 struct Recovered {
     queue: VecDeque<Queue>,
-    arrived: VecDeque<Arrived>,
     facts: VecDeque<Fact>,
 }
 
@@ -81,12 +98,8 @@ impl Driver {
         work: Work,
     ) -> Self {
         // Threads first: the scheduler must know that a host is down before it sees the batches for it.
-        let threads = work.threads.into_iter().map(Queue::Thread);
-        let recovered = Recovered {
-            queue: threads.chain(work.batches.into_iter().map(Queue::Batch)).collect(),
-            arrived: work.arrived.into_iter().map(Arrived).collect(),
-            facts: work.facts.into(),
-        };
+        let recovered =
+            Recovered { queue: work.threads.into_iter().map(Queue::Thread).collect(), facts: work.facts.into() };
         Self {
             appender,
             intake: Inbox { receiver: intake, state: InboxState::Open },
@@ -96,10 +109,21 @@ impl Driver {
             facts: Outbox::new(outlets.facts),
             answers: VecDeque::new(),
             recovered,
+            backlog: Backlog::default(),
+            left: 0,
+            checkpoint: None,
             retry_at: None,
             granted_at: Instant::now(),
             measured_at: None,
         }
+    }
+
+    /// Hands out what an earlier run left: so many messages.
+    pub(crate) fn with_backlog(mut self, messages: usize, backlog: Backlog) -> Self {
+        self.left = messages as u64;
+        self.backlog = backlog;
+        self.count_left(0);
+        self
     }
 
     /// Runs until asked to stop, or until nobody is left who could ask for anything.
@@ -114,14 +138,21 @@ impl Driver {
                 break;
             }
             self.retry();
+            self.look_after_checkpoint();
             self.hand_out();
+            self.hand_out_backlog();
             self.wait();
         }
+        self.appender.cancel_checkpoint();
         // A last attempt, so that outcomes are not forgotten for a disk that works by now.
         self.appender.retry();
         // Twice: the first brings ends of messages to light, the second records them.
         self.appender.settle();
         self.appender.settle();
+        // It must not come to its end under a later hub. One that is begun now is never run.
+        if let Some(checkpoint) = self.checkpoint.take() {
+            let _ = checkpoint.join();
+        }
         self.part();
     }
 
@@ -130,7 +161,7 @@ impl Driver {
         self.hand_out();
         let until = Instant::now() + PART_AFTER;
         while self.is_backed_up() && Instant::now() < until {
-            std::thread::sleep(ROOM_AFTER);
+            thread::sleep(ROOM_AFTER);
             self.hand_out();
         }
     }
@@ -191,6 +222,7 @@ impl Driver {
                 Output::Arrived(arrived) => self.routing.push(arrived),
                 Output::Queue(queue) => self.scheduler.push(queue),
                 Output::Fact(fact) => self.facts.push(fact),
+                Output::Checkpoint(job) => self.begin_checkpoint(job),
             }
         }
         // One that does not read its answers must not keep them from the others.
@@ -205,8 +237,49 @@ impl Driver {
         self.scheduler.flush();
         self.facts.flush();
         feed(&mut self.recovered.queue, &mut self.scheduler);
-        feed(&mut self.recovered.arrived, &mut self.routing);
         feed(&mut self.recovered.facts, &mut self.facts);
+    }
+
+    /// Makes a checkpoint in a thread of its own: it reads and writes files, and nobody waits for it.
+    fn begin_checkpoint(&mut self, job: Box<Job>) {
+        match thread::Builder::new().name("checkpoint".to_owned()).spawn(move || job.run()) {
+            Ok(thread) => self.checkpoint = Some(thread),
+            Err(error) => self.appender.checkpointed(Err(error)),
+        }
+    }
+
+    fn look_after_checkpoint(&mut self) {
+        let Some(thread) = self.checkpoint.take_if(|thread| thread.is_finished()) else { return };
+        let result = thread.join().unwrap_or_else(|_| Err(io::Error::other("the thread that makes it has died")));
+        self.appender.checkpointed(result);
+    }
+
+    /// A bounded part of what an earlier run left, as long as the rooms take it.
+    fn hand_out_backlog(&mut self) {
+        let mut octets = 0;
+        for _ in 0..BACKLOG_MESSAGES_MAX {
+            if octets >= BACKLOG_OCTETS_MAX || !self.takes_backlog() {
+                return;
+            }
+            let Some(left) = self.appender.recall(&mut self.backlog) else { return self.count_left(self.left) };
+            octets += left.octets;
+            self.count_left(1);
+            left.facts.into_iter().for_each(|fact| self.facts.push(fact));
+            left.batches.into_iter().for_each(|batch| self.scheduler.push(Queue::Batch(batch)));
+            if left.is_unrouted {
+                self.routing.push(Arrived(left.message));
+            }
+        }
+    }
+
+    fn takes_backlog(&self) -> bool {
+        let outboxes = self.routing.is_empty() && self.scheduler.is_empty() && self.facts.is_empty();
+        outboxes && self.recovered.queue.is_empty() && !self.backlog.is_over()
+    }
+
+    fn count_left(&mut self, fewer: u64) {
+        self.left = self.left.saturating_sub(fewer);
+        self.appender.count_recovering(self.left);
     }
 
     /// Whether somebody's mailbox is too full for what is ready for them.
@@ -219,6 +292,12 @@ impl Driver {
         let mut patience = if settled { IDLE } else { SETTLE_AFTER };
         if self.is_backed_up() {
             patience = patience.min(ROOM_AFTER);
+        }
+        if self.takes_backlog() {
+            patience = Duration::ZERO;
+        }
+        if self.checkpoint.is_some() {
+            patience = patience.min(CHECKPOINT_LOOK);
         }
         if let Some(at) = self.retry_at {
             patience = patience.min(at.saturating_duration_since(Instant::now()));

@@ -39,6 +39,10 @@ pub struct Statistics {
     pub moved_messages: u64,
     /// Octets left on the file system, as of the last second.
     pub free_bytes: u64,
+    /// Checkpoints made since the start.
+    pub checkpoints: u64,
+    /// Messages of an earlier run that nobody was told of yet: for some seconds after the start.
+    pub recovering: u64,
 }
 
 /// A handle on the running spool; clone it freely.

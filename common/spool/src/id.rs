@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 /// A message's queue id: microseconds since the Unix epoch when it came in, made unique by counting up. Prints and
 /// parses as upper-case hexadecimal, the form Postfix log analysers expect of a queue id. Never used twice by a spool.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct MessageId(pub u64);
 
 impl fmt::Display for MessageId {

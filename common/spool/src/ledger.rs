@@ -24,6 +24,15 @@ pub(crate) struct Ledger {
     live: usize,
 }
 
+/// What a checkpoint keeps of a message beside what its move would.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Dump {
+    pub(crate) recipients: u32,
+    /// The segment of its last deferral, if it needs that for nothing else; else 0.
+    pub(crate) deferred: u32,
+    pub(crate) pins: Vec<u32>,
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Entry {
     fate: Fate,
@@ -148,6 +157,56 @@ impl Ledger {
         let recipients = 0..self.fates.recipients(entry.fate);
         let open = recipients.filter(|recipient| self.fates.is_open(entry.fate, *recipient)).collect();
         Some((self.oldest_record(entry), stage, open))
+    }
+
+    /// For a checkpoint: what the message needs, and what a record of its move would say, but with the first segment that
+    /// may hold void records of it.
+    pub(crate) fn dump(&self, message: MessageId) -> Option<(Dump, u32, Stage, Vec<u32>)> {
+        let entry = self.entry(message)?;
+        let (_, stage, open) = self.moving(message)?;
+        let pins = self.pins.get(entry.pins);
+        let recipients = self.fates.recipients(entry.fate);
+        let dump = Dump { recipients, deferred: entry.deferred, pins: pins.segments().collect() };
+        Some((dump, pins.moved_from(), stage, open))
+    }
+
+    /// What a checkpoint says of a message.
+    pub(crate) fn load(&mut self, dump: &Dump, moved: &Moved) {
+        self.restore(moved, dump.recipients, dump.pins.iter().copied());
+        if dump.deferred != 0 {
+            self.touch_deferred(moved.message, dump.deferred);
+        }
+    }
+
+    /// What a checkpoint says of a segment: the most messages that it ever had.
+    pub(crate) fn load_peak(&mut self, segment: u32, pins_peak: u32) {
+        let segment = self.segments.entry(segment).or_default();
+        segment.pins_peak = segment.pins_peak.max(pins_peak);
+    }
+
+    /// What a checkpoint says of a segment: where a record of finished messages is.
+    pub(crate) fn load_mark(&mut self, place: Place) {
+        self.segments.entry(place.segment).or_default().marks.push(place);
+    }
+
+    /// For a checkpoint: where all records of finished messages are.
+    pub(crate) fn all_marks(&self) -> Vec<Place> {
+        self.segments.values().flat_map(|segment| &segment.marks).copied().collect()
+    }
+
+    /// For a checkpoint: the most messages that the segment ever had.
+    pub(crate) fn pins_peak(&self, segment: u32) -> u32 {
+        self.segments.get(&segment).map_or(0, |segment| segment.pins_peak)
+    }
+
+    /// Whether the message is in the books.
+    pub(crate) fn knows(&self, message: MessageId) -> bool {
+        self.entry(message).is_some()
+    }
+
+    /// The first message in the books from `from` on.
+    pub(crate) fn first_from(&self, from: MessageId) -> Option<MessageId> {
+        self.messages.first_from(from)
     }
 
     /// Whether the other books say the same of a message.

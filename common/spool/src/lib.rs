@@ -36,6 +36,12 @@
 //! record (Moved), with the pieces of its content in front of it. When that is durable, the message needs its new
 //! segments only. It happens between groups, a little at a time; see `appender/compact.rs`.
 //!
+//! **Checkpoints.** With every 64 MiB of records, content not counted, a thread of its own writes down what is known of
+//! every message at that place of the log, from the checkpoint before and the log since; the appender only says where the
+//! log is durable. A restart reads the checkpoint and the log behind it, and hands messages out as the rooms take them,
+//! each after a look at its content, so that the first is delivered long before the last is read. The log stays the
+//! truth: a checkpoint that does not fit it is set aside. See `checkpoint.rs`.
+//!
 //! **Equal bodies** that come one after another (VERP) are stored once.
 //!
 //! **A reserve** of the file system is kept for delivery: while less is free, no new mail is taken in
@@ -47,12 +53,19 @@
 //! where the old one ended. Only when the process dies before the disk works again may a restart believe a message
 //! whose client was told that it is not stored: a possible duplicate, never a loss.
 //!
-//! Layouts on disk: `format.rs` (segments, framing, where a torn log ends), `message.rs`, `record.rs`.
+//! **Memory.** A message with one recipient takes 32 octets, a post some hundred and a bit or two for each recipient;
+//! everything else is on disk. [`Options::memory_bytes`] bounds the sum. [`Spill`] takes batches that do not fit into the
+//! scheduler's memory. Only the first start on a long log without a checkpoint, and the making of the first one, take
+//! more for a while: some hundred octets for each message.
+//!
+//! Layouts on disk: `checkpoint.rs`, `format.rs` (segments, framing, where a torn log ends), `message.rs`, `record.rs`.
 #![forbid(unsafe_code)]
 
 mod appender;
+mod backlog;
 mod bits;
 mod bodies;
+mod checkpoint;
 mod codec;
 mod driver;
 mod envelope;

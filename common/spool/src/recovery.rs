@@ -1,16 +1,18 @@
 //! Reading the log after a restart: what was committed is rebuilt, a torn tail is dropped, damage is reported.
 //!
-//! Segments are read oldest first, up to their fences; see [`crate::format`] for where the newest one ends. Bodies of
-//! messages in older segments are skipped on this pass; those of messages that turn out to be in the queue are checked
-//! at its end. A damaged record is reported and skipped. When it was a piece of a message in the queue, the message
-//! cannot be delivered any more; it is reported as lost, at every start, until its segment is reclaimed.
+//! What a [checkpoint](crate::checkpoint) says comes first, and then the log behind it, or all of the log when there is
+//! none. Segments are read oldest first, up to their fences; see [`crate::format`] for where the newest one ends. Content
+//! is skipped: it is checked when its message is handed out (see [`crate::backlog`]), or here when somebody wants a whole
+//! check. A damaged record is reported and skipped. When it was a piece of a message in the queue, the message cannot be
+//! delivered any more; it is reported as lost, at every start, until its segment is reclaimed.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use crate::appender::queued_batch;
+use crate::backlog::{Backlog, Detail, detail, still_owed};
+use crate::checkpoint::{self, Checkpoint, Entry, Position, Rest};
 use crate::format::{Found, Heading, Kind, RECORD_HEADER, SEGMENT_HEADER, Scan, Step, heading, torn_end};
 use crate::ledger::Ledger;
 use crate::message::{Extent, Layout};
@@ -20,7 +22,7 @@ use crate::shared::{Place, Shared};
 use crate::storage::{Storage, View};
 use crate::threads::Threads;
 use crate::{
-    BatchId, Disposition, Fact, MessageId, Notify, Outcome, Owed, QueuedBatch, ReadError, Reader, RoutedBatch, Stored,
+    BatchId, Disposition, Fact, MessageId, Notify, Outcome, Owed, QueuedBatch, ReadError, Reader, RoutedBatch,
     ThreadState,
 };
 
@@ -77,8 +79,14 @@ pub(crate) struct Recovery {
     pub(crate) sealed: BTreeMap<u32, u32>,
     pub(crate) next_number: u32,
     pub(crate) finishing: Vec<Mark>,
+    /// What is to be done first.
     pub(crate) work: Work,
+    /// And then.
+    pub(crate) backlog: Backlog,
     pub(crate) damage: Vec<Damage>,
+    /// Where the checkpoint ends, and how many octets of records were read behind it.
+    pub(crate) position: Position,
+    pub(crate) recorded: u64,
 }
 
 /// What is to be done for the messages in the queue.
@@ -90,6 +98,14 @@ pub(crate) struct Work {
     pub(crate) facts: Vec<Fact>,
 }
 
+impl Work {
+    pub(crate) fn add(&mut self, left: crate::backlog::Left) {
+        self.arrived.extend(left.is_unrouted.then_some(left.message));
+        self.batches.extend(left.batches);
+        self.facts.extend(left.facts);
+    }
+}
+
 /// Reads the log, reports what is damaged, and removes the segments that are no part of it.
 ///
 /// # Errors
@@ -97,7 +113,8 @@ pub(crate) struct Work {
 pub(crate) fn recover(storage: &mut dyn Storage, shared: &Arc<Shared>) -> Result<Recovery, RecoveryError> {
     let segments = Segments::open(storage)?;
     segments.remove_dead(storage)?;
-    let recovery = replay(segments, shared);
+    let base = checkpoint(storage, &segments);
+    let recovery = replay(segments, shared, base);
     recovery.damage.iter().for_each(|damage| log::error!("spool: {damage}"));
     Ok(recovery)
 }
@@ -107,10 +124,51 @@ pub(crate) fn recover(storage: &mut dyn Storage, shared: &Arc<Shared>) -> Result
 /// # Errors
 /// As [`recover`].
 pub(crate) fn inspect(storage: &mut dyn Storage, shared: &Arc<Shared>) -> Result<Recovery, RecoveryError> {
-    Ok(replay(Segments::open(storage)?, shared))
+    let mut recovery = replay(Segments::open(storage)?, shared, None);
+    recovery.finish(shared);
+    Ok(recovery)
 }
 
-fn replay(segments: Segments, shared: &Arc<Shared>) -> Recovery {
+impl Recovery {
+    /// Checks the content of all messages and lists what is to be done for them.
+    pub(crate) fn finish(&mut self, shared: &Arc<Shared>) {
+        while let Some(left) = self.backlog.poll(&self.ledger, shared) {
+            match left {
+                Ok(left) => self.work.add(left),
+                Err((message, damage)) => {
+                    self.damage.push(damage);
+                    shared.remove(message);
+                    self.ledger.forget(message);
+                }
+            }
+        }
+    }
+}
+
+/// The checkpoint, if there is one that belongs to the log. Otherwise it goes out of the way, and a restart takes longer.
+fn checkpoint(storage: &mut dyn Storage, segments: &Segments) -> Option<(Checkpoint, Rest)> {
+    let view = match storage.checkpoint() {
+        Ok(view) => view?,
+        Err(error) => {
+            log::warn!("spool: the checkpoint cannot be read: {error}; the whole log is read instead");
+            return None;
+        }
+    };
+    let live = segments.live.iter().map(|(number, segment)| (*number, segment.end)).collect();
+    let identity = |number| checkpoint::identity(&*segments.live.get(&number)?.view);
+    match Checkpoint::open(view, live, identity) {
+        Ok(base) => Some(base),
+        Err(unusable) => {
+            log::warn!("spool: the checkpoint is set aside: {unusable}; the whole log is read instead");
+            if let Err(error) = storage.set_checkpoint_aside() {
+                log::warn!("spool: the checkpoint cannot be set aside: {error}");
+            }
+            None
+        }
+    }
+}
+
+fn replay(segments: Segments, shared: &Arc<Shared>, base: Option<(Checkpoint, Rest)>) -> Recovery {
     for (number, segment) in &segments.live {
         shared.insert_view(*number, segment.view.clone());
         shared.counters.live_bytes.fetch_add(segment.end.into(), Ordering::Relaxed);
@@ -118,17 +176,17 @@ fn replay(segments: Segments, shared: &Arc<Shared>) -> Recovery {
     shared.raise_id(segments.highest);
     let mut replay = Replay::new(shared.clone(), None);
     replay.damage = segments.damage;
-    for (number, segment) in &segments.live {
-        replay.read(*number, &*segment.view, segment.end);
+    let mut position = Position::default();
+    if let Some((base, rest)) = base {
+        position = rest.position;
+        replay.load(base, rest, &segments.live);
     }
-    let damaged = replay.lost(&segments.live);
-    for message in damaged {
-        replay.damage.push(Damage::Content(message));
-        shared.remove(message);
-        replay.ledger.forget(message);
-        replay.details.remove(&message);
+    for (number, segment) in segments.live.range(position.segment..) {
+        let at = if *number == position.segment { position.at } else { SEGMENT_HEADER };
+        replay.read(*number, &*segment.view, (at, segment.end));
     }
     let (work, finishing) = replay.work();
+    let backlog = Backlog::new(replay.base, replay.details, MessageId(shared.last_id()));
     Recovery {
         ledger: replay.ledger,
         threads: replay.threads,
@@ -136,7 +194,10 @@ fn replay(segments: Segments, shared: &Arc<Shared>) -> Recovery {
         next_number: segments.next_number,
         finishing,
         work,
+        backlog,
         damage: replay.damage,
+        position,
+        recorded: replay.recorded,
     }
 }
 
@@ -220,13 +281,21 @@ pub(crate) struct Replay {
     damage: Vec<Damage>,
     /// When set, these messages alone are of interest.
     only: Option<HashSet<MessageId>>,
+    /// What was known before the records.
+    base: Option<Arc<Checkpoint>>,
+    books: Books,
+    /// Messages that have left the queue, as far as the books are read when they are needed.
+    gone: HashSet<MessageId>,
+    /// Octets of records but pieces.
+    recorded: u64,
 }
 
-/// What is to be told of a message and is not in the books.
-#[derive(Default)]
-struct Detail {
-    batches: Vec<BatchDetail>,
-    owed: Vec<Owed>,
+/// How much of the checkpoint is in the books.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Books {
+    Whole,
+    /// The messages of which a record said something.
+    Touched,
 }
 
 impl Replay {
@@ -240,7 +309,74 @@ impl Replay {
             details: HashMap::new(),
             damage: Vec::new(),
             only,
+            base: None,
+            books: Books::Whole,
+            gone: HashSet::new(),
+            recorded: 0,
         }
+    }
+
+    /// A replay of what follows a checkpoint, of which no more is read than is needed.
+    pub(crate) fn behind(base: Option<Arc<Checkpoint>>, views: impl Iterator<Item = (u32, Arc<dyn View>)>) -> Self {
+        let shared = Arc::new(Shared::new());
+        views.for_each(|(number, view)| shared.insert_view(number, view));
+        Self { base, books: Books::Touched, ..Self::new(shared, None) }
+    }
+
+    /// All that a checkpoint says, as far as the log still has it.
+    fn load(&mut self, base: Checkpoint, rest: Rest, live: &BTreeMap<u32, Segment>) {
+        for Entry { place, dump, moved } in base.entries() {
+            self.shared.raise_id(moved.message.0);
+            self.shared.insert(moved.message, place);
+            self.ledger.load(&dump, &moved);
+        }
+        let Rest { sources, marks, mut threads, .. } = rest;
+        for source in sources.iter().filter(|source| live.contains_key(&source.segment)) {
+            self.ledger.load_peak(source.segment, source.pins_peak);
+        }
+        marks.into_iter().filter(|mark| live.contains_key(&mark.segment)).for_each(|mark| self.ledger.load_mark(mark));
+        threads.retain(|segment| live.contains_key(&segment));
+        self.threads = threads;
+        self.base = Some(Arc::new(base));
+    }
+
+    /// A record says something of a message: what the checkpoint says must be known by now.
+    fn know(&mut self, message: MessageId) {
+        if self.details.contains_key(&message) {
+            return;
+        }
+        let Some(base) = &self.base else { return };
+        let known = self.ledger.knows(message);
+        if known {
+            self.details.extend(detail(Some(base), message).map(|detail| (message, detail)));
+        } else if self.books == Books::Touched && !self.gone.contains(&message) {
+            let Some(Entry { place, dump, moved }) = base.find(message) else { return };
+            self.shared.insert(message, place);
+            self.ledger.load(&dump, &moved);
+            self.details.insert(message, Detail { batches: moved.batches, owed: moved.owed });
+        }
+    }
+
+    /// The messages that are in the books, ascending.
+    pub(crate) fn known(&self) -> impl Iterator<Item = MessageId> {
+        self.ledger.messages()
+    }
+
+    /// Whether a record said something of the message.
+    pub(crate) fn is_touched(&self, message: MessageId) -> bool {
+        self.ledger.knows(message) || self.gone.contains(&message)
+    }
+
+    /// All that is known of a message, for a checkpoint.
+    pub(crate) fn entry(&self, message: MessageId) -> Option<Entry> {
+        let (dump, oldest, stage, open) = self.ledger.dump(message)?;
+        let Detail { mut batches, owed } = self.details.get(&message)?.clone();
+        for batch in &mut batches {
+            batch.routed.recipients.retain(|recipient| self.ledger.is_open(message, *recipient));
+        }
+        let owed = owed.into_iter().filter_map(|owed| still_owed(owed, &self.ledger)).collect();
+        let moved = Moved { message, oldest, stage, open, batches, owed, record: Vec::new() };
+        Some(Entry { place: self.shared.place(message)?, dump, moved })
     }
 
     /// A replay of its own for these messages alone, beside whatever goes on.
@@ -301,16 +437,13 @@ impl Replay {
         for batch in &mut batches {
             batch.routed.recipients.retain(|recipient| books.is_open(message, *recipient));
         }
-        let owed = owed.into_iter().filter_map(|owed| match self.still_owed(owed) {
-            Some(Fact::Owed(owed)) => Some(owed),
-            _ => None,
-        });
+        let owed = owed.into_iter().filter_map(|owed| still_owed(owed, &self.ledger));
         let record = self.reader.message(message).ok()?.record().to_vec();
         Some(Moved { message, oldest, stage, open, batches, owed: owed.collect(), record })
     }
 
-    fn read(&mut self, number: u32, view: &dyn View, end: u32) {
-        for step in Scan::new(view, number, end) {
+    fn read(&mut self, number: u32, view: &dyn View, (at, end): (u32, u32)) {
+        for step in Scan::resume(view, number, at, end) {
             match step {
                 Step::Record(found) => self.record(number, view, &found),
                 Step::Gap(from, to) => self.damage.push(Damage::Gap { segment: number, from, to }),
@@ -325,6 +458,7 @@ impl Replay {
         if found.kind == Kind::Piece {
             return;
         }
+        self.recorded += u64::from(RECORD_HEADER + found.length);
         let place = Place { segment: number, offset: found.offset, length: found.length };
         let body = found.body(view).filter(|_| found.is_intact(view));
         let applied = body.and_then(|body| match found.kind {
@@ -353,6 +487,7 @@ impl Replay {
             self.details.insert(layout.id, Detail::default());
         }
         if let Some(origin) = layout.origin(body) {
+            self.know(origin.message);
             self.ledger.settle(origin.message, &origin.recipients, place.segment);
         }
         Some(())
@@ -381,6 +516,7 @@ impl Replay {
             Record::Routed { message, batches } => self.routed(message, batches, segment),
             Record::Outcomes(outcomes) => outcomes.iter().for_each(|outcome| self.outcome(outcome, segment)),
             Record::Batch(state) => {
+                self.know(state.id.message);
                 self.ledger.touch(state.id.message, segment);
                 if let Some(batch) = self.batch(state.id) {
                     batch.held = state.held;
@@ -389,6 +525,7 @@ impl Replay {
                 }
             }
             Record::Rerouted { id, thread } => {
+                self.know(id.message);
                 self.ledger.touch(id.message, segment);
                 if let Some(batch) = self.batch(id) {
                     batch.routed.thread = thread;
@@ -399,12 +536,16 @@ impl Replay {
             }
             Record::Thread(state) => self.threads.recorded(&state, place),
             Record::Settled { message, recipients } => {
+                self.know(message);
                 self.ledger.settle(message, &recipients, segment);
             }
             Record::Finished(marks) => {
                 for mark in &marks {
                     self.details.remove(&mark.message);
                     self.shared.remove(mark.message);
+                    if self.books == Books::Touched {
+                        self.gone.insert(mark.message);
+                    }
                 }
                 self.ledger.finished(&marks, place);
             }
@@ -416,6 +557,7 @@ impl Replay {
     }
 
     fn routed(&mut self, message: MessageId, batches: Vec<RoutedBatch>, segment: u32) {
+        self.know(message);
         let is_unrouted = self.ledger.is_unrouted(message);
         self.ledger.routed(message, &batches, segment);
         let Some(detail) = self.details.get_mut(&message).filter(|_| is_unrouted) else { return };
@@ -425,6 +567,7 @@ impl Replay {
 
     fn outcome(&mut self, outcome: &Outcome, segment: u32) {
         let message = outcome.batch.message;
+        self.know(message);
         if !self.ledger.is_live(message) {
             return;
         }
@@ -453,23 +596,8 @@ impl Replay {
         });
     }
 
-    /// The messages whose content is not what was written.
-    fn lost(&mut self, segments: &BTreeMap<u32, Segment>) -> Vec<MessageId> {
-        // Equal bodies are stored once and checked once.
-        let mut sound = HashSet::new();
-        let mut check = |extent: Extent| sound.contains(&extent) || is_sound(extent, segments) && sound.insert(extent);
-        let (reader, damage) = (&self.reader, &mut self.damage);
-        let mut is_lost = |message: &MessageId| match reader.message(*message) {
-            Ok(stored) => !stored.extents().all(&mut check),
-            Err(error) => {
-                damage.push(Damage::Unreadable(error));
-                true
-            }
-        };
-        self.ledger.messages().filter(|message| is_lost(message)).collect()
-    }
-
-    /// What is to be done now, in the order in which the messages came.
+    /// What is to be done before anything else: what is remembered of threads, and the messages of which no more than
+    /// their end is to be recorded.
     fn work(&mut self) -> (Work, Vec<Mark>) {
         let mut work = Work::default();
         let threads = self.threads.live().filter_map(|place| {
@@ -480,54 +608,17 @@ impl Replay {
             }
         });
         work.threads = threads.collect();
+        let over = self.ledger.messages().filter(|message| self.ledger.counts(*message) == (0, 0));
+        let over: Vec<MessageId> = over.collect();
         let mut finishing = Vec::new();
-        let mut messages: Vec<MessageId> = self.ledger.messages().collect();
-        messages.sort_unstable();
-        for message in messages {
-            let (open, owed) = self.ledger.counts(message);
-            if (open, owed) == (0, 0) {
-                work.facts.extend([Fact::Done(message), Fact::Removed(message)]);
-                finishing.extend(self.ledger.begin_finish(message));
-                self.shared.remove(message);
-                continue;
-            }
-            let (Some(detail), Ok(stored)) = (self.details.remove(&message), self.reader.message(message)) else {
-                continue;
-            };
-            if self.ledger.is_unrouted(message) {
-                work.arrived.push(message);
-            }
-            let batches = (0..).zip(&detail.batches).filter_map(|(number, batch)| self.queued(&stored, number, batch));
-            work.batches.extend(batches);
-            work.facts.extend(detail.owed.into_iter().filter_map(|owed| self.still_owed(owed)));
-            if open == 0 {
-                work.facts.push(Fact::Done(message));
-            }
+        for message in over {
+            work.facts.extend([Fact::Done(message), Fact::Removed(message)]);
+            finishing.extend(self.ledger.begin_finish(message));
+            self.shared.remove(message);
+            self.details.remove(&message);
         }
         (work, finishing)
     }
-
-    fn queued(&self, stored: &Stored, number: u32, batch: &BatchDetail) -> Option<QueuedBatch> {
-        let id = BatchId { message: stored.id(), number };
-        let queued = queued_batch(stored, id, &batch.routed, |recipient| self.ledger.is_open(id.message, recipient))?;
-        Some(QueuedBatch {
-            attempts: batch.attempts,
-            due: batch.due.unwrap_or(queued.due),
-            held: batch.held,
-            warned: batch.warned,
-            last: batch.last.clone(),
-            ..queued
-        })
-    }
-
-    fn still_owed(&self, mut owed: Owed) -> Option<Fact> {
-        owed.recipients.retain(|recipient| self.ledger.is_owed(owed.message, *recipient));
-        (!owed.recipients.is_empty()).then_some(Fact::Owed(owed))
-    }
-}
-
-fn is_sound(extent: Extent, segments: &BTreeMap<u32, Segment>) -> bool {
-    segments.get(&extent.segment).is_some_and(|segment| is_intact(extent, &*segment.view, segment.end))
 }
 
 /// Whether the octets of a piece are those that were written.

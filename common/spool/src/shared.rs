@@ -42,6 +42,8 @@ pub(crate) struct Counters {
     pub(crate) live_bytes: AtomicU64,
     pub(crate) moved_messages: AtomicU64,
     pub(crate) free_bytes: AtomicU64,
+    pub(crate) checkpoints: AtomicU64,
+    pub(crate) recovering: AtomicU64,
 }
 
 /// Where ids and segments take the time from.
@@ -183,6 +185,8 @@ impl Shared {
             live_bytes: read(&counters.live_bytes),
             moved_messages: read(&counters.moved_messages),
             free_bytes: read(&counters.free_bytes),
+            checkpoints: read(&counters.checkpoints),
+            recovering: read(&counters.recovering),
         }
     }
 }

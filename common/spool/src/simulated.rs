@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, OnceLock};
 
-use crate::storage::{SegmentFile, Storage, View};
+use crate::storage::{CheckpointFile, SegmentFile, Storage, View};
 
 /// What a power cut leaves of a write, it leaves in units of this many octets: smaller
 /// ones than any disk's.
@@ -39,6 +39,33 @@ struct Disk {
     removed: BTreeMap<u32, File>,
     fault: Option<Fault>,
     free: u64,
+    checkpoint: Option<Vec<u8>>,
+}
+
+/// A checkpoint that is being written; it takes the place of the one before as a whole, or not at all.
+struct SimulatedCheckpoint {
+    disk: Simulated,
+    octets: Vec<u8>,
+}
+
+impl CheckpointFile for SimulatedCheckpoint {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.disk.disk(|disk| disk.work(Victim::Writes))?;
+        self.octets.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn commit(&mut self) -> io::Result<Arc<dyn View>> {
+        let octets = std::mem::take(&mut self.octets);
+        self.disk.disk(|disk| {
+            disk.work(Victim::Names)?;
+            disk.checkpoint = Some(octets.clone());
+            Ok::<_, io::Error>(())
+        })?;
+        let chunks = Chunks::default();
+        chunks.push(octets);
+        Ok(Arc::new(chunks))
+    }
 }
 
 /// What the disk refuses to do, and when.
@@ -177,6 +204,11 @@ impl Simulated {
         });
     }
 
+    /// The checkpoint, to be changed behind the hub's back.
+    pub(crate) fn checkpoint_mut<T>(&self, change: impl FnOnce(&mut Option<Vec<u8>>) -> T) -> T {
+        self.disk(|disk| change(&mut disk.checkpoint))
+    }
+
     pub(crate) fn octets(&self, number: u32) -> Vec<u8> {
         self.disk(|disk| disk.files[&number].octets.clone())
     }
@@ -191,6 +223,7 @@ impl Simulated {
     pub(crate) fn after_power_cut_with(&self, mut reached: impl FnMut(Option<usize>) -> bool) -> Self {
         let mut left = Disk::default();
         self.disk(|disk| {
+            left.checkpoint.clone_from(&disk.checkpoint);
             for (number, file) in disk.files.iter().chain(&disk.removed) {
                 let certain = file.named && !disk.removed.contains_key(number);
                 if !certain && !reached(None) {
@@ -211,8 +244,8 @@ impl Simulated {
 
     /// What `kill -9` leaves: all that was written.
     pub fn after_kill(&self) -> Self {
-        let files = self.disk(|disk| disk.files.clone());
-        Self(Arc::new(Mutex::new(Disk { files, ..Disk::default() })))
+        let (files, checkpoint) = self.disk(|disk| (disk.files.clone(), disk.checkpoint.clone()));
+        Self(Arc::new(Mutex::new(Disk { files, checkpoint, ..Disk::default() })))
     }
 }
 
@@ -292,6 +325,22 @@ impl Storage for Simulated {
 
     fn free(&mut self) -> io::Result<u64> {
         self.disk(|disk| Ok(disk.free))
+    }
+
+    fn checkpoint(&mut self) -> io::Result<Option<Arc<dyn View>>> {
+        let Some(octets) = self.disk(|disk| disk.checkpoint.clone()) else { return Ok(None) };
+        let chunks = Chunks::default();
+        chunks.push(octets);
+        Ok(Some(Arc::new(chunks)))
+    }
+
+    fn set_checkpoint_aside(&mut self) -> io::Result<()> {
+        self.disk(|disk| disk.checkpoint = None);
+        Ok(())
+    }
+
+    fn checkpoint_file(&self) -> Box<dyn CheckpointFile> {
+        Box::new(SimulatedCheckpoint { disk: self.clone(), octets: Vec::new() })
     }
 }
 

@@ -13,13 +13,14 @@ use zrelay_clock::Timestamp;
 use zrelay_mailbox::{Receiver, Sender, mailbox};
 
 use crate::appender::Appender;
+use crate::backlog::Backlog;
 use crate::driver::Driver;
 use crate::format::VERSION;
 use crate::recovery::{Recovery, RecoveryError, Work, recover};
 use crate::shared::Shared;
 use crate::storage::Disk;
 use crate::writer::Log;
-use crate::{Arrived, Fact, MessageId, Queue, QueuedBatch, Request, SpoolHandle, ThreadState};
+use crate::{Arrived, Fact, Queue, Request, SpoolHandle};
 
 /// Requests that wait at the intake; at [`PIECE_MAX`](crate::PIECE_MAX) octets each, 64 MiB at the most.
 const INTAKE_CAPACITY: usize = 256;
@@ -172,27 +173,13 @@ impl fmt::Debug for Spool {
 pub struct Recovered {
     messages: usize,
     work: Work,
+    backlog: Backlog,
 }
 
 impl Recovered {
     /// Messages in the queue, those included of which only reports are left to send.
     pub fn messages(&self) -> usize {
         self.messages
-    }
-
-    /// The batches in the queue.
-    pub fn batches(&self) -> &[QueuedBatch] {
-        &self.work.batches
-    }
-
-    /// The messages that wait for the router.
-    pub fn unrouted(&self) -> &[MessageId] {
-        &self.work.arrived
-    }
-
-    /// What is remembered of threads.
-    pub fn threads(&self) -> &[ThreadState] {
-        &self.work.threads
     }
 }
 
@@ -214,10 +201,13 @@ impl Spool {
         let shared = Arc::new(Shared::new());
         shared.raise_id(now.as_micros());
         let recovery = recover(&mut storage, &shared).map_err(|error| unreadable(&directory, error))?;
-        let Recovery { ledger, threads, sealed, next_number, finishing, work, damage: _ } = recovery;
-        let recovered = Recovered { messages: ledger.live(), work };
+        let Recovery { ledger, threads, sealed, next_number, finishing, work, backlog, damage: _, position, recorded } =
+            recovery;
+        let base = backlog.base.clone();
+        let recovered = Recovered { messages: ledger.live(), work, backlog };
         let log = Log::new(Box::new(storage), shared.clone(), segment_bytes, sealed, next_number);
         let mut appender = Appender::new(shared.clone(), log, ledger, threads, finishing);
+        appender.set_checkpoint(base, position, recorded);
         appender.set_reserve(reserve_bytes);
         appender.set_memory(memory_bytes);
         let (to_intake, intake) = mailbox(INTAKE_CAPACITY);
@@ -230,7 +220,8 @@ impl Spool {
     /// everything durable that could be made so.
     pub fn run(self, outlets: Outlets, recovered: Recovered) {
         let Self { appender, intake, requests, lock } = self;
-        Driver::new(appender, intake, requests, outlets, recovered.work).run();
+        let Recovered { messages, work, backlog } = recovered;
+        Driver::new(appender, intake, requests, outlets, work).with_backlog(messages, backlog).run();
         drop(lock);
     }
 }

@@ -1,7 +1,8 @@
 //! All access to files, behind one trait, so that tests can tear writes, lose them, fill the disk and break it.
 
 use std::fs;
-use std::io;
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -43,6 +44,20 @@ pub(crate) trait Storage: Send {
     fn sync_directory(&mut self) -> io::Result<()>;
     /// Octets that can still be used.
     fn free(&mut self) -> io::Result<u64>;
+    /// The checkpoint, if there is one and it is wanted.
+    fn checkpoint(&mut self) -> io::Result<Option<Arc<dyn View>>>;
+    /// The checkpoint is of no use: it goes out of the way.
+    fn set_checkpoint_aside(&mut self) -> io::Result<()>;
+    /// For a new one.
+    fn checkpoint_file(&self) -> Box<dyn CheckpointFile>;
+}
+
+/// A checkpoint that is being written, under a name of its own.
+pub(crate) trait CheckpointFile: Send {
+    /// Writes behind what was written before; the first time, a new file.
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()>;
+    /// Makes it durable, and the checkpoint in place of the one before.
+    fn commit(&mut self) -> io::Result<Arc<dyn View>>;
 }
 
 /// The real thing.
@@ -94,6 +109,58 @@ impl Storage for Disk {
         let figures = rustix::fs::statvfs(&self.directory)?;
         Ok(figures.f_bavail.saturating_mul(figures.f_frsize))
     }
+
+    fn checkpoint(&mut self) -> io::Result<Option<Arc<dyn View>>> {
+        match Map::open(&self.directory.join(CHECKPOINT)) {
+            Ok(map) => Ok(Some(Arc::new(map))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn set_checkpoint_aside(&mut self) -> io::Result<()> {
+        fs::rename(self.directory.join(CHECKPOINT), self.directory.join("checkpoint.bad"))
+    }
+
+    fn checkpoint_file(&self) -> Box<dyn CheckpointFile> {
+        Box::new(DiskCheckpoint { directory: self.directory.clone(), file: None })
+    }
+}
+
+const CHECKPOINT: &str = "checkpoint";
+
+struct DiskCheckpoint {
+    directory: PathBuf,
+    file: Option<fs::File>,
+}
+
+impl DiskCheckpoint {
+    fn new_name(&self) -> PathBuf {
+        self.directory.join("checkpoint.new")
+    }
+}
+
+impl CheckpointFile for DiskCheckpoint {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let file = match &mut self.file {
+            Some(file) => file,
+            none => {
+                let options =
+                    fs::File::options().read(true).write(true).create(true).truncate(true).mode(0o600).clone();
+                none.insert(options.open(self.directory.join("checkpoint.new"))?)
+            }
+        };
+        file.write_all(bytes)
+    }
+
+    fn commit(&mut self) -> io::Result<Arc<dyn View>> {
+        let file = self.file.take().ok_or(io::ErrorKind::NotFound)?;
+        file.sync_all()?;
+        let map = Map::open(&self.new_name())?;
+        fs::rename(self.new_name(), self.directory.join(CHECKPOINT))?;
+        fs::File::open(&self.directory)?.sync_all()?;
+        Ok(Arc::new(map))
+    }
 }
 
 /// A directory that is looked at and not touched, even while a hub writes to it.
@@ -137,6 +204,19 @@ impl Storage for Frozen {
 
     fn free(&mut self) -> io::Result<u64> {
         self.disk.free()
+    }
+
+    /// Every record is to be looked at.
+    fn checkpoint(&mut self) -> io::Result<Option<Arc<dyn View>>> {
+        Ok(None)
+    }
+
+    fn set_checkpoint_aside(&mut self) -> io::Result<()> {
+        Err(io::ErrorKind::ReadOnlyFilesystem.into())
+    }
+
+    fn checkpoint_file(&self) -> Box<dyn CheckpointFile> {
+        self.disk.checkpoint_file()
     }
 }
 

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::ops::Bound;
 
 use crate::MessageId;
 
@@ -118,6 +119,20 @@ impl<V: Copy> Table<V> {
         Some(row.value)
     }
 
+    /// The first message from `from` on.
+    pub(crate) fn first_from(&self, from: MessageId) -> Option<MessageId> {
+        let here = self.chunks.range(..=from.0).next_back();
+        let here = here.and_then(|(base, rows)| {
+            let at = behind(*base, from.0).map(|behind| position(rows, behind).unwrap_or_else(|at| at))?;
+            Some(*base + u64::from(rows.get(at)?.behind))
+        });
+        let next = || {
+            let (base, rows) = self.chunks.range((Bound::Excluded(from.0), Bound::Unbounded)).next()?;
+            Some(*base + u64::from(rows.first()?.behind))
+        };
+        here.or_else(next).map(MessageId)
+    }
+
     /// All of them, by id.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (MessageId, &V)> {
         self.chunks
@@ -167,6 +182,10 @@ mod tests {
             prop_assert_eq!(table.len(), map.len());
             let rows: Vec<(u64, u16)> = table.iter().map(|(id, value)| (id.0, *value)).collect();
             prop_assert_eq!(rows, map.iter().map(|(id, value)| (*id, *value)).collect::<Vec<_>>());
+            for from in map.keys().flat_map(|id| [id.saturating_sub(1), *id, id.saturating_add(1)]).chain([0]) {
+                let first = map.range(from..).next().map(|(id, _)| MessageId(*id));
+                prop_assert_eq!(table.first_from(MessageId(from)), first);
+            }
             for (id, value) in &map {
                 prop_assert_eq!(table.get(MessageId(*id)), Some(value));
                 prop_assert_eq!(table.get_mut(MessageId(*id)).copied(), Some(*value));

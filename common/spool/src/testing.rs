@@ -50,13 +50,17 @@ impl Stepped {
     pub fn open(disk: &Simulated, segment_bytes: u32, now: Timestamp) -> Result<(Self, Vec<News>), String> {
         let shared = Arc::new(Shared::at(now));
         let mut storage: Box<dyn Storage> = Box::new(disk.clone());
-        let Recovery { ledger, threads, sealed, next_number, finishing, work, damage } =
-            recover(&mut *storage, &shared).map_err(|error| error.to_string())?;
+        let mut recovery = recover(&mut *storage, &shared).map_err(|error| error.to_string())?;
+        let base = recovery.backlog.base.clone();
+        recovery.finish(&shared);
+        let Recovery { ledger, threads, sealed, next_number, finishing, work, damage, position, recorded, .. } =
+            recovery;
         if let Some(damage) = damage.first() {
             return Err(damage.to_string());
         }
         let log = Log::new(storage, shared.clone(), segment_bytes, sealed, next_number);
         let mut appender = Appender::new(shared.clone(), log, ledger, threads, finishing);
+        appender.set_checkpoint(base, position, recorded);
         appender.start();
         let threads = work.threads.into_iter().map(Queue::Thread);
         let queue = threads.chain(work.batches.into_iter().map(Queue::Batch)).map(News::Queue);
@@ -99,12 +103,19 @@ impl Stepped {
 
     /// The next thing to tell another room.
     pub fn poll(&mut self) -> Option<News> {
-        self.appender.poll_output().map(|output| match output {
-            Output::Answer(to, committed) => News::Answer(to, committed),
-            Output::Arrived(arrived) => News::Arrived(arrived),
-            Output::Queue(queue) => News::Queue(queue),
-            Output::Fact(fact) => News::Fact(fact),
-        })
+        loop {
+            return Some(match self.appender.poll_output()? {
+                Output::Answer(to, committed) => News::Answer(to, committed),
+                Output::Arrived(arrived) => News::Arrived(arrived),
+                Output::Queue(queue) => News::Queue(queue),
+                Output::Fact(fact) => News::Fact(fact),
+                // Beside the rest in a hub; here at once.
+                Output::Checkpoint(job) => {
+                    self.appender.checkpointed(job.run());
+                    continue;
+                }
+            });
+        }
     }
 
     /// Whether nothing waits for a turn.

@@ -2,11 +2,13 @@
 
 use std::collections::HashMap;
 
+use crate::codec::{Decoder, Encoder, Malformed};
+use crate::record::{decode_key, encode_key};
 use crate::shared::Place;
 use crate::{ThreadKey, ThreadState};
 
 /// The latest record of each thread that has one.
-#[derive(Default, Debug)]
+#[derive(Clone, Default, Debug)]
 pub(crate) struct Threads {
     latest: HashMap<ThreadKey, Latest>,
 }
@@ -46,6 +48,34 @@ impl Threads {
     /// The segment is gone, and with it the tombstones in it that were not needed.
     pub(crate) fn drop_segment(&mut self, segment: u32) {
         self.latest.retain(|_, latest| latest.place.segment != segment);
+    }
+
+    /// For a checkpoint; the layout is in [`crate::checkpoint`].
+    pub(crate) fn encode(&self, out: &mut Encoder<'_>) {
+        out.var(self.latest.len() as u32);
+        for (key, Latest { place, oldest, worth }) in &self.latest {
+            encode_key(out, key);
+            [place.segment, place.offset, place.length, *oldest].into_iter().for_each(|number| out.u32(number));
+            out.u8((*worth == Worth::Live).into());
+        }
+    }
+
+    /// Reads what [`encode`](Self::encode) wrote.
+    pub(crate) fn decode(from: &mut Decoder<'_>) -> Result<Self, Malformed> {
+        let mut latest = HashMap::new();
+        for _ in 0..from.count(19)? {
+            let key = decode_key(from)?;
+            let place = Place { segment: from.u32()?, offset: from.u32()?, length: from.u32()? };
+            let oldest = from.u32()?;
+            let worth = if from.u8()? == 0 { Worth::Tombstone } else { Worth::Live };
+            latest.insert(key, Latest { place, oldest, worth });
+        }
+        Ok(Self { latest })
+    }
+
+    /// Only what is in segments that are there is known.
+    pub(crate) fn retain(&mut self, exists: impl Fn(u32) -> bool) {
+        self.latest.retain(|_, latest| exists(latest.place.segment));
     }
 
     /// Where the states are that are worth telling.

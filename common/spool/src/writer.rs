@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use crate::format::{self, Kind, RECORD_HEADER, SEGMENT_HEADER, framed};
 use crate::record::{Fence, Record};
 use crate::shared::{Place, Shared};
-use crate::storage::{SegmentFile, Storage};
+use crate::storage::{CheckpointFile, SegmentFile, Storage};
 
 /// Octets that are gathered before they are written without waiting for the end of the group: bounds the memory that
 /// a large message takes.
@@ -181,6 +181,17 @@ impl Log {
         let current = self.current.as_ref().map(|current| current.number);
         let sealed = self.sealed.iter().map(|(segment, end)| (*segment, *end));
         sealed.filter(move |(segment, _)| Some(*segment) != current)
+    }
+
+    /// All segments, with the end of what is durable in each, oldest first.
+    pub(crate) fn segments(&self) -> impl Iterator<Item = (u32, u32)> {
+        let current = self.current.as_ref().map(|current| (current.number, current.synced));
+        self.sealed().chain(current)
+    }
+
+    /// For a new checkpoint.
+    pub(crate) fn checkpoint_file(&self) -> Box<dyn CheckpointFile> {
+        self.storage.checkpoint_file()
     }
 
     /// Octets left on the file system.

@@ -47,6 +47,9 @@ pub enum ReplyError {
 ///
 /// Feed with [`push`](Self::push), then call [`next`](Self::next) until it gives `None`: what is kept in between is
 /// less than one reply. After an error every further call gives that error.
+///
+/// Whoever is through with a reply may [`recycle`](Self::recycle) it: the next one is made of its memory, so that
+/// thousands of replies cost no allocation.
 #[derive(Debug, Default)]
 pub struct ReplyParser {
     buffer: Vec<u8>,
@@ -56,7 +59,16 @@ pub struct ReplyParser {
     scanned: usize,
     /// Lines of a reply that is not complete.
     partial: Option<Partial>,
+    /// Memory of a reply that is done with.
+    spare: Spare,
     fault: Option<ReplyError>,
+}
+
+/// What a recycled reply leaves: a list with room, and one line with room.
+#[derive(Debug, Default)]
+struct Spare {
+    lines: Vec<String>,
+    line: String,
 }
 
 #[derive(Debug)]
@@ -109,6 +121,16 @@ impl ReplyParser {
         })
     }
 
+    /// Takes back a reply that is done with.
+    pub fn recycle(&mut self, reply: Reply) {
+        let mut lines = reply.lines;
+        // One line is what nearly every reply has; more are not kept for.
+        let mut line = lines.pop().unwrap_or_default();
+        line.clear();
+        lines.clear();
+        self.spare = Spare { lines, line };
+    }
+
     /// Octets taken in that are not part of a reply given out. Must be zero where TLS begins: what came in the clear
     /// must not be read as if it had come behind the handshake.
     pub fn buffered(&self) -> usize {
@@ -120,7 +142,7 @@ impl ReplyParser {
             let (from, upto) = (self.start, end + 1);
             (self.start, self.scanned) = (upto, upto);
             let line = self.buffer.get(from..end).unwrap_or_default();
-            if let Some(reply) = take_line(&mut self.partial, line)? {
+            if let Some(reply) = take_line(&mut self.partial, &mut self.spare, line)? {
                 return Ok(Some(reply));
             }
         }
@@ -141,10 +163,15 @@ impl ReplyParser {
 }
 
 /// Adds a line to the reply it belongs to; gives the reply if it was the last.
-fn take_line(slot: &mut Option<Partial>, line: &[u8]) -> Result<Option<Reply>, ReplyError> {
+fn take_line(slot: &mut Option<Partial>, spare: &mut Spare, line: &[u8]) -> Result<Option<Reply>, ReplyError> {
     let text = trim_cr(line);
     let (_, (code, follow, text)) = reply_line(text).map_err(|_| ReplyError::Malformed)?;
-    let mut partial = slot.take().unwrap_or_else(|| Partial { code, status: None, lines: Vec::new(), octets: 0 });
+    let mut partial = slot.take().unwrap_or_else(|| Partial {
+        code,
+        status: None,
+        lines: std::mem::take(&mut spare.lines),
+        octets: 0,
+    });
     if partial.code != code {
         return Err(ReplyError::MixedCodes);
     }
@@ -155,7 +182,7 @@ fn take_line(slot: &mut Option<Partial>, line: &[u8]) -> Result<Option<Reply>, R
     if partial.octets > INPUT_REPLY_MAX {
         return Err(ReplyError::TooLong);
     }
-    partial.add(text);
+    partial.add(text, std::mem::take(&mut spare.line));
     if follow == Follow::More {
         *slot = Some(partial);
         return Ok(None);
@@ -165,8 +192,8 @@ fn take_line(slot: &mut Option<Partial>, line: &[u8]) -> Result<Option<Reply>, R
 
 impl Partial {
     /// The first enhanced code found is the reply's. It is taken off its line and off others that repeat it; another
-    /// one stays with its text.
-    fn add(&mut self, text: &[u8]) {
+    /// one stays with its text. The line is written into `line`, which is empty.
+    fn add(&mut self, text: &[u8], mut line: String) {
         let text = match enhanced(text) {
             Ok((text, status)) if self.takes(status) => {
                 self.status = Some(status);
@@ -174,7 +201,8 @@ impl Partial {
             }
             _ => text,
         };
-        self.lines.push(clean(&String::from_utf8_lossy(text)).into_owned());
+        line.push_str(&clean(&String::from_utf8_lossy(text)));
+        self.lines.push(line);
     }
 
     fn takes(&self, status: Status) -> bool {

@@ -8,7 +8,7 @@ use super::methods::{Addressed, MessageFacts, Store};
 /// Answers from the running spool. A hub with methods of its own wraps it and adds [`Store::call`].
 ///
 /// `statistics` gives `{health: "good" | "full" | "broken", messages, open_messages, segments, live_bytes, written_bytes,
-/// syncs, shared_bodies, moved_messages, free_bytes}`; see [`Statistics`](zrelay_spool::Statistics) for what they count.
+/// syncs, shared_bodies, moved_messages, free_bytes, checkpoints, recovering}`; see [`Statistics`](zrelay_spool::Statistics) for what they count.
 #[derive(Clone, Debug)]
 pub struct SpoolStore(pub SpoolHandle);
 
@@ -59,6 +59,8 @@ impl Store for SpoolStore {
             "shared_bodies": figures.shared_bodies,
             "moved_messages": figures.moved_messages,
             "free_bytes": figures.free_bytes,
+            "checkpoints": figures.checkpoints,
+            "recovering": figures.recovering,
         })
     }
 }

@@ -57,7 +57,7 @@ pub struct RingRow {
 pub struct ThreadRow {
     /// The name, `channel/host`.
     pub thread: String,
-    /// `idle`, `running`, `retry`, `waiting`, `suspended`, `held`, `paused`, `draining`, `sweeping`,
+    /// `idle`, `running`, `retry`, `waiting`, `suspended`, `limit:rate`, `held`, `paused`, `draining`, `sweeping`,
     /// `limit:thread_agents`, `limit:probe`, `limit:slow_start`, `limit:ring_agents`, `limit:channel_agents` or
     /// `limit:agents`.
     pub state: String,
@@ -307,6 +307,7 @@ impl ThreadView {
                 format!("the host failed {times}, next try in {}: {last}", span(now, due))
             }
             State::Waiting(due) => format!("everything was put off, next try in {}: {last}", span(now, due)),
+            State::Rate(until, used) => format!("{used}, more in {}", span(now, until)),
             State::Suspended(until) => format!("its site wants less, next mail in {}: {last}", span(now, until)),
             State::Held if self.key.channel.as_ref() == crate::thread::HOLD_CHANNEL => "the channel holds".to_owned(),
             State::Held => match &self.held_by {

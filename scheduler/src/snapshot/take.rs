@@ -8,9 +8,10 @@ use zrelay_spool::{BatchId, Flow, MessageId, ThreadKey};
 
 use super::view::{
     AgeView, BatchPlace, BatchView, ChannelView, FLOWS_MAX, FlowView, LeaseView, RingView, State, ThreadView,
-    ThreadZoom, TotalsView,
+    ThreadZoom, TotalsView, Used,
 };
 use crate::batch::{Batch, Place};
+use crate::door::{Passage, Shut, Why};
 use crate::lease::{Lease, LeaseState};
 use crate::limit::{Level, Limit, Ring};
 use crate::scheduler::{Phase, Scheduler};
@@ -171,8 +172,13 @@ impl Scheduler {
             return thread.next_wake().map_or(State::Held, State::Waiting);
         }
         let pace = self.rings.get(thread.ring).map(|ring| &ring.pace);
-        if let Some((until, _)) = pace.and_then(|pace| pace.suspended(now)) {
-            return State::Suspended(until);
+        let connection = thread.leases.is_empty().then(|| self.shut(thread, Passage::Connection, now)).flatten();
+        match self.shut(thread, Passage::Mail, now).or(connection) {
+            Some(Shut { until, why: Why::Suspended, .. }) => return State::Suspended(until),
+            Some(Shut { until, why: Why::UsedUp(unit, allowance), key }) => {
+                return State::Rate(until, Used { unit, allowance, place: key.place.name() });
+            }
+            None => {}
         }
         match (thread.line, pace) {
             (Some((Limit::Ring, _)), Some(pace)) if pace.is_probed() => return State::Probe,

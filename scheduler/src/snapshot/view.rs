@@ -1,5 +1,6 @@
 //! Copies of the scheduler's counters.
 
+use std::fmt;
 use std::sync::Arc;
 
 use zrelay_agent::{LeaseId, Link};
@@ -10,6 +11,7 @@ use zrelay_spool::{BatchId, Diagnostic, Flow, ThreadKey};
 use super::{Load, Tally};
 use crate::ages::AgeTable;
 use crate::limit::Limit;
+use crate::limiter::{Allowance, Unit};
 use crate::recent::Heard;
 
 /// Flows that the view of a thread shows at most.
@@ -28,6 +30,8 @@ pub enum State {
     Waiting(Timestamp),
     /// Its site takes mail, but wants less of it: nothing goes there before this time.
     Suspended(Timestamp),
+    /// So much as may go out in a time has gone; more goes at this time.
+    Rate(Timestamp, Used),
     /// An operator holds it, or all batches in it, or its channel is `hold`.
     Held,
     /// Outcomes cannot be recorded, so nothing is handed out.
@@ -50,6 +54,27 @@ pub enum State {
     Agents,
 }
 
+/// A rate that is used up.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Used {
+    /// Of what.
+    pub unit: Unit,
+    /// How much may go.
+    pub allowance: Allowance,
+    /// To or from where: `site`, `clause`, `source`.
+    pub place: &'static str,
+}
+
+impl fmt::Display for Used {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (unit, place) = (self.unit.name(), self.place);
+        match self.allowance {
+            Allowance::Rate(rate) => write!(f, "{unit} of its {place} are used up ({rate})"),
+            Allowance::Day(limit) => write!(f, "{unit} of its {place} are used up for today ({limit})"),
+        }
+    }
+}
+
 impl State {
     pub(crate) fn of_limit(limit: Limit) -> Self {
         match limit {
@@ -67,6 +92,7 @@ impl State {
             Self::Retry(_) => "retry",
             Self::Waiting(_) => "waiting",
             Self::Suspended(_) => "suspended",
+            Self::Rate(..) => "limit:rate",
             Self::Held => "held",
             Self::Paused => "paused",
             Self::Draining => "draining",

@@ -175,12 +175,19 @@ proptest! {
         ring_agents in 1u32..4,
         channel_agents in 1u32..5,
         agents in 1u32..6,
+        rated: bool,
         window in prop_oneof![1 => Just(usize::MAX), 2 => 1usize..8],
         steps in prop::collection::vec((any::<u8>(), any::<u8>(), any::<u8>()), 1..300),
     ) {
         let clause = clause(|clause| {
             clause.thread_agents = thread_agents;
             clause.ring_agents = ring_agents;
+            if rated {
+                clause.ring_rates.recipients = Some("10/s".parse().unwrap());
+                clause.ring_rates.connections = Some("1/s".parse().unwrap());
+                clause.clause_rates.messages = Some("10/s".parse().unwrap());
+                clause.clause_rates.bytes = Some("50kB/s".parse().unwrap());
+            }
         });
         let mut settings = settings(clause, agents);
         settings.channel_agents.push(("smtp".to_owned(), channel_agents));

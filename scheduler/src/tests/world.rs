@@ -31,7 +31,7 @@ pub(super) fn clause(change: impl FnOnce(&mut Clause)) -> Arc<Clause> {
 }
 
 pub(super) fn settings(clause: Arc<Clause>, agents: u32) -> Settings {
-    Settings { clauses: vec![clause], agents, channel_agents: Vec::new() }
+    Settings { clauses: vec![clause], agents, channel_agents: Vec::new(), sources: Vec::new() }
 }
 
 pub(super) fn reply(code: u16, text: &str) -> Arc<Diagnostic> {
@@ -101,6 +101,13 @@ impl World {
             spilled: BTreeMap::new(),
             disk: Disk::Works,
         }
+    }
+
+    /// What is learned goes there, and what is known there counts.
+    pub(super) fn remember(&mut self, sites: zrelay_sites::Sites) {
+        let empty = Scheduler::new(settings(self.clause.clone(), 1), 0);
+        let scheduler = std::mem::replace(&mut self.scheduler, empty);
+        self.scheduler = scheduler.remembering(self.now, sites);
     }
 
     /// Checks no invariants from here on: the checks go through everything.

@@ -31,6 +31,7 @@ pub(super) fn file(text: &str, findings: &mut Vec<Finding>) -> Option<raw::File>
             "route" => file.route = many(value, findings, "route"),
             "thread" => file.thread = many(value, findings, "thread"),
             "access" => file.access = table_or_default(value, findings),
+            "source" => file.source = many(value, findings, "source"),
             "dns" => file.dns = table_or_default(value, findings),
             "loops" => file.loops = table_or_default(value, findings),
             unknown => findings.push(unknown_key(unknown, key.span())),

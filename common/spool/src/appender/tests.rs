@@ -21,17 +21,27 @@ pub(super) struct Bench {
     pub(super) damage: Vec<Damage>,
     segment_bytes: u32,
     to: Sender<Committed>,
+    /// A checkpoint that could be made.
+    pub(super) job: Option<Box<Job>>,
 }
+
+/// Octets of records between checkpoints: a dozen of them.
+const CHECKPOINT_OCTETS: u64 = 600;
 
 impl Bench {
     pub(super) fn open(disk: Simulated, segment_bytes: u32) -> Self {
         let shared = Arc::new(Shared::new());
         let mut storage: Box<dyn Storage> = Box::new(disk.clone());
-        let recovery = recover(&mut *storage, &shared).unwrap();
+        let mut recovery = recover(&mut *storage, &shared).unwrap();
+        let base = recovery.backlog.base.clone();
+        recovery.finish(&shared);
         let log = Log::new(storage, shared.clone(), segment_bytes, recovery.sealed, recovery.next_number);
         let mut appender = Appender::new(shared.clone(), log, recovery.ledger, recovery.threads, recovery.finishing);
+        appender.set_checkpoint(base, recovery.position, recovery.recorded);
+        appender.set_checkpoint_octets(CHECKPOINT_OCTETS);
         appender.start();
-        Self { disk, appender, shared, work: recovery.work, damage: recovery.damage, segment_bytes, to: mailbox(1).0 }
+        let (work, damage, to) = (recovery.work, recovery.damage, mailbox(1).0);
+        Self { disk, appender, shared, work, damage, segment_bytes, to, job: None }
     }
 
     /// A new hub on what `kill -9` leaves.
@@ -57,7 +67,23 @@ impl Bench {
     }
 
     pub(super) fn outputs(&mut self) -> Vec<Output> {
-        std::iter::from_fn(|| self.appender.poll_output()).collect()
+        let mut outputs = Vec::new();
+        while let Some(output) = self.appender.poll_output() {
+            match output {
+                Output::Checkpoint(job) => self.job = Some(job),
+                other => outputs.push(other),
+            }
+        }
+        outputs
+    }
+
+    /// Makes a checkpoint, if it is time for one; says whether one was made.
+    pub(super) fn checkpoint(&mut self) -> bool {
+        let Some(job) = self.job.take() else { return false };
+        let result = job.run();
+        let made = result.is_ok();
+        self.appender.checkpointed(result);
+        made
     }
 
     pub(super) fn turn(&mut self) -> Vec<Output> {
@@ -153,6 +179,7 @@ pub(super) fn names(outputs: &[Output]) -> Vec<&'static str> {
         Output::Fact(Fact::Owed(_)) => "owed",
         Output::Fact(Fact::Done(_)) => "done",
         Output::Fact(Fact::Removed(_)) => "removed",
+        Output::Checkpoint(_) => "checkpoint",
     };
     outputs.iter().map(name).collect()
 }

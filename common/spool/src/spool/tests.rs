@@ -8,8 +8,8 @@ use zrelay_mailbox::{Received, mailbox};
 
 use super::*;
 use crate::{
-    BatchId, CommitReply, Committed, Content, Diagnostic, Disposition, Envelope, Handling, Health, Notify, Outcome,
-    Recipient, RoutedBatch, ThreadKey, Timing,
+    BatchId, CommitReply, Committed, Content, Diagnostic, Disposition, Envelope, Handling, Health, MessageId, Notify,
+    Offline, Outcome, Recipient, RoutedBatch, ThreadKey, ThreadState, Timing,
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -122,8 +122,7 @@ fn many_writers_share_few_syncs() {
     assert_eq!((statistics.open_messages, hub.handle.health()), (statistics.messages, Health::Good));
     hub.stop();
 
-    let (_spool, _handle, recovered) = Spool::open(options(directory.path()), NOW).unwrap();
-    assert_eq!(recovered.unrouted().len(), WRITERS * EACH);
+    assert_eq!(Offline::open(&directory.path().join("spool")).unwrap().figures().unrouted, (WRITERS * EACH) as u64);
 }
 
 #[test]
@@ -202,8 +201,7 @@ fn the_first_format_is_still_read() {
     let checksum = crc32fast::hash(&octets[..60]);
     octets[60..64].copy_from_slice(&checksum.to_le_bytes());
     fs::write(&path, octets).unwrap();
-    let (_spool, _, recovered) = Spool::open(options(directory.path()), NOW).unwrap();
-    assert_eq!(recovered.unrouted(), [message]);
+    assert_eq!(Offline::open(&directory.path().join("spool")).unwrap().messages(), [message]);
 }
 
 #[test]
@@ -280,6 +278,8 @@ fn space_follows_the_queue_while_mail_comes_and_goes() {
         assert_eq!(hub.handle.reader().message(*id).unwrap().body().collect::<Vec<_>>().concat(), body(n as u32));
     }
     hub.stop();
-    let (_spool, _, recovered) = Spool::open(options(directory.path()), NOW).unwrap();
-    assert_eq!(recovered.unrouted(), ids.into_iter().step_by(50).collect::<Vec<_>>());
+    assert_eq!(
+        Offline::open(&directory.path().join("spool")).unwrap().messages(),
+        ids.into_iter().step_by(50).collect::<Vec<_>>()
+    );
 }

@@ -166,3 +166,24 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_recycled_reply_leaves_nothing_in_the_next() {
+    let mut parser = ReplyParser::new();
+    let mut seen = Vec::new();
+    parser.push(b"250-first line\r\n250 second line\r\n550 5.1.1 no\r\n250-a\r\n250-b\r\n250 c\r\n250\r\n");
+    while let Some(reply) = parser.next().expect("replies") {
+        seen.push((reply.code, reply.status, reply.lines.clone()));
+        parser.recycle(reply);
+    }
+    let lines = |lines: &[&str]| lines.iter().map(|&line| line.to_owned()).collect::<Vec<_>>();
+    assert_eq!(
+        seen,
+        [
+            (250, None, lines(&["first line", "second line"])),
+            (550, Some(Status(5, 1, 1)), lines(&["no"])),
+            (250, None, lines(&["a", "b", "c"])),
+            (250, None, lines(&[""])),
+        ]
+    );
+}

@@ -352,7 +352,10 @@ impl<L: Letter> Conversation<L> {
         }
         while self.state != State::Closed && self.state != State::Securing {
             match self.parser.next() {
-                Ok(Some(reply)) => self.handle_reply(now, &reply),
+                Ok(Some(reply)) => {
+                    self.handle_reply(now, &reply);
+                    self.parser.recycle(reply);
+                }
                 Ok(None) => break,
                 Err(error) => return self.violated(&format!("unintelligible reply: {error}")),
             }

@@ -17,6 +17,7 @@ pub(super) enum Op {
         octets: u16,
     },
     Abort,
+    Checkpoint,
     Route {
         message: u8,
         split: u8,
@@ -92,6 +93,7 @@ pub(super) fn ops(calm: u32) -> impl Strategy<Value = Op> {
         2 * calm => any::<u8>().prop_map(|message| Op::Report { message }),
         10 * calm => Just(Op::Turn),
         4 * calm => Just(Op::Idle),
+        2 * calm => Just(Op::Checkpoint),
         6 * calm => prop_oneof![0u16..300, 0u16..20_000].prop_map(|octets| Op::Compact { octets }),
         1 => (0u8..9, proptest::option::of(1u8..6), 0u8..6, any::<bool>()).prop_map(|(after, times, victim, full)| {
             Op::Break { after, times, victim, full }

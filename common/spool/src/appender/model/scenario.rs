@@ -146,6 +146,9 @@ impl Scenario {
                 self.bench.appender.turn();
                 self.turned();
             }
+            Op::Checkpoint => {
+                self.bench.checkpoint();
+            }
             Op::Idle => {
                 self.bench.appender.settle();
                 self.turned();

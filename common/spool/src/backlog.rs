@@ -1,0 +1,131 @@
+//! What an earlier run left, handed out message by message as the rooms take it: there may be ten million of them, and
+//! the first one should not wait for the last.
+//!
+//! Nothing but what is in the books already is kept in memory. What is not is read here: batches from the checkpoint, and
+//! the content, to see whether it is what was written. A message of which a piece is not is lost; that is reported, and it
+//! leaves the queue, at every start until its segment is reclaimed.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::appender::queued_batch;
+use crate::checkpoint::Checkpoint;
+use crate::ledger::Ledger;
+use crate::message::Extent;
+use crate::moved::BatchDetail;
+use crate::recovery::{Damage, is_intact};
+use crate::shared::Shared;
+use crate::{BatchId, Fact, MessageId, Owed, QueuedBatch, Reader, Stored};
+
+/// What is to be told of a message and is not in the books.
+#[derive(Clone, Default, Debug)]
+pub(crate) struct Detail {
+    pub(crate) batches: Vec<BatchDetail>,
+    pub(crate) owed: Vec<Owed>,
+}
+
+/// See the module's head.
+#[derive(Debug, Default)]
+pub(crate) struct Backlog {
+    pub(crate) base: Option<Arc<Checkpoint>>,
+    /// Of messages of which the log behind the checkpoint says something.
+    details: HashMap<MessageId, Detail>,
+    /// Where to go on.
+    next: MessageId,
+    /// The last message that an earlier run left.
+    last: MessageId,
+    /// The pieces of the message before: equal bodies come one after another, and are checked once.
+    sound: Vec<Extent>,
+}
+
+impl Backlog {
+    pub(crate) fn new(base: Option<Arc<Checkpoint>>, details: HashMap<MessageId, Detail>, last: MessageId) -> Self {
+        Self { base, details, last, ..Self::default() }
+    }
+}
+
+/// What is to be done for one message.
+#[derive(Debug)]
+pub(crate) struct Left {
+    pub(crate) message: MessageId,
+    /// It waits for the router.
+    pub(crate) is_unrouted: bool,
+    pub(crate) batches: Vec<QueuedBatch>,
+    pub(crate) facts: Vec<Fact>,
+    /// Octets that were read for it.
+    pub(crate) octets: u64,
+}
+
+impl Backlog {
+    pub(crate) fn is_over(&self) -> bool {
+        self.next > self.last
+    }
+
+    /// The next message that somebody has to do something for, or that is lost.
+    pub(crate) fn poll(&mut self, ledger: &Ledger, shared: &Arc<Shared>) -> Option<Result<Left, (MessageId, Damage)>> {
+        let reader = Reader::new(shared.clone());
+        loop {
+            let Some(message) = ledger.first_from(self.next).filter(|message| *message <= self.last) else {
+                // Nothing is left, and nothing of it needed.
+                *self = Self { next: MessageId(self.last.0.saturating_add(1)), last: self.last, ..Self::default() };
+                return None;
+            };
+            self.next = MessageId(message.0.saturating_add(1));
+            if ledger.counts(message) == (0, 0) {
+                continue;
+            }
+            return Some(match reader.message(message) {
+                Ok(stored) if self.is_sound(&stored, shared) => Ok(self.left(&stored, ledger)),
+                Ok(_) => Err((message, Damage::Content(message))),
+                Err(error) => Err((message, Damage::Unreadable(error))),
+            });
+        }
+    }
+
+    fn is_sound(&mut self, stored: &Stored, shared: &Shared) -> bool {
+        let before = std::mem::take(&mut self.sound);
+        let check = |extent: &Extent| {
+            let view = || shared.view(extent.segment);
+            before.contains(extent) || view().is_some_and(|view| is_intact(*extent, &*view, view.len()))
+        };
+        self.sound = stored.extents().collect();
+        self.sound.iter().all(check)
+    }
+
+    fn left(&mut self, stored: &Stored, ledger: &Ledger) -> Left {
+        let message = stored.id();
+        let known = self.details.remove(&message);
+        let Detail { batches, owed } = known.or_else(|| detail(self.base.as_deref(), message)).unwrap_or_default();
+        let queued = |(number, batch): (u32, &BatchDetail)| {
+            let id = BatchId { message, number };
+            let queued = queued_batch(stored, id, &batch.routed, |recipient| ledger.is_open(message, recipient))?;
+            Some(QueuedBatch {
+                attempts: batch.attempts,
+                due: batch.due.unwrap_or(queued.due),
+                held: batch.held,
+                warned: batch.warned,
+                last: batch.last.clone(),
+                ..queued
+            })
+        };
+        let batches = (0..).zip(&batches).filter_map(queued).collect();
+        let mut facts: Vec<Fact> =
+            owed.into_iter().filter_map(|owed| still_owed(owed, ledger)).map(Fact::Owed).collect();
+        if ledger.counts(message).0 == 0 {
+            facts.push(Fact::Done(message));
+        }
+        Left { message, is_unrouted: ledger.is_unrouted(message), batches, facts, octets: stored.body_len() }
+    }
+}
+
+/// What a checkpoint says of a message.
+pub(crate) fn detail(base: Option<&Checkpoint>, message: MessageId) -> Option<Detail> {
+    let moved = base?.find(message)?.moved;
+    Some(Detail { batches: moved.batches, owed: moved.owed })
+}
+
+/// What of it is not settled yet.
+pub(crate) fn still_owed(mut owed: Owed, ledger: &Ledger) -> Option<Owed> {
+    owed.recipients.retain(|recipient| ledger.is_owed(owed.message, *recipient));
+    (!owed.recipients.is_empty()).then_some(owed)
+}
