@@ -18,6 +18,7 @@ Terms:
   smtp/lists.example.net    this thread
   'smtp/*.example.net'      threads whose name matches; * is any run of characters, ? any one
   640A1B2C3D4E5             this message
+  flow:NAME                 mail of this flow: a sender's domain, a list, a listener's tag
   sender:PATTERN            recipients with such an envelope sender; 'sender:<>' is the null sender
   recipient:PATTERN         such recipients; a domain alone is any address in it
   age:2h  'age:<5m'         messages at least, or less than, so old
@@ -29,11 +30,12 @@ With a thread or a pattern alone, hold, release and retry concern the threads as
 thread holds what comes later too, and a retry forgets the host's back-off. A hold on a pattern
 goes for hosts to come, and is released by the same pattern or a wider one. Everything else
 concerns the batches in the queue now; drop and expire end those of their recipients that are
-meant.
+meant, and reroute moves only batches of which all recipients are.
 
 Examples:
   zrelay messages age:1d 'reply:greylist'
   zrelay expire --dry-run 'smtp/*.example.net' recipient:gone.example.net
+  zrelay reroute smtp/example.net --to 'smtp/[192.0.2.1]:2525'
   zrelay drop 'sender:spammer@*' 'age:<1h'";
 
 const THREADS: &str = "\
@@ -130,6 +132,9 @@ pub(crate) enum Command {
     /// Give recipients up now: they leave the queue for good, and their senders get a report
     #[command(after_help = TERMS)]
     Expire(SelectArgs),
+    /// Send messages to another thread; they keep their age, and begin anew with their attempts
+    #[command(after_help = TERMS)]
+    Reroute(RerouteArgs),
     /// Take recipients out of the queue for good, on record, without a report to the sender
     #[command(after_help = TERMS)]
     Drop(SelectArgs),
@@ -343,6 +348,15 @@ pub(crate) struct MessageArgs {
     pub(crate) content: bool,
     #[command(flatten)]
     pub(crate) output: Output,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RerouteArgs {
+    #[command(flatten)]
+    pub(crate) select: SelectArgs,
+    /// Where it goes: channel/host
+    #[arg(long, value_name = "CHANNEL/HOST")]
+    pub(crate) to: String,
 }
 
 #[derive(Debug, Args)]

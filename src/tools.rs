@@ -13,7 +13,8 @@ use zrelay_scheduler::snapshot::MessageRow;
 
 use crate::check::configuration;
 use crate::cli::{
-    Command, ForgetArgs, HubOptions, Listing, MessagesArgs, Output, QshapeArgs, SelectArgs, SitesCommand, ThreadsArgs,
+    Command, ForgetArgs, HubOptions, Listing, MessagesArgs, Output, QshapeArgs, RerouteArgs, SelectArgs, SitesCommand,
+    ThreadsArgs,
 };
 use crate::print::{Column, Row, numbers, words};
 use crate::{Done, Failure, message, print, sites};
@@ -38,6 +39,7 @@ pub(crate) fn run(hub: &HubOptions, command: Command) -> Result<Done, Failure> {
         Command::Thread(args) => hub.thread(&args.thread, args.output),
         Command::Message(args) => message::show(hub.ask("message", json!({ "id": args.id }))?, args.output),
         Command::Status(output) => hub.status(output),
+        Command::Reroute(args) => hub.reroute(&args),
         Command::Hold(args) => hub.change("hold", &args),
         Command::Release(args) => hub.change("release", &args),
         Command::Retry(args) => hub.change("retry", &args),
@@ -158,7 +160,18 @@ impl Hub {
 
     /// Hold, release, retry, expire or drop.
     fn change(&mut self, method: &str, args: &SelectArgs) -> Result<Done, Failure> {
-        let mut answer = self.ask(method, json!({ "selector": args.terms, "dry_run": args.dry_run }))?;
+        let answer = self.ask(method, json!({ "selector": args.terms, "dry_run": args.dry_run }))?;
+        Self::changed(method, args, answer)
+    }
+
+    fn reroute(&mut self, args: &RerouteArgs) -> Result<Done, Failure> {
+        let RerouteArgs { select, to } = args;
+        let params = json!({ "selector": select.terms, "to": to, "dry_run": select.dry_run });
+        let answer = self.ask("reroute", params)?;
+        Self::changed("reroute", select, answer)
+    }
+
+    fn changed(method: &str, args: &SelectArgs, mut answer: Value) -> Result<Done, Failure> {
         if args.output.json {
             print::json(&answer)?;
             return Ok(if changed_something(&answer) { Done::Well } else { Done::Nothing });

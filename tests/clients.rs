@@ -38,6 +38,8 @@ fn ehlo_offers_what_the_hub_can() {
         "DSN",
         "ENHANCEDSTATUSCODES",
         "LIMITS RCPTMAX=50000",
+        "MT-PRIORITY MIXER",
+        "DELIVERBY 60",
     ] {
         assert!(reply.lines.iter().any(|line| line == keyword), "{keyword} in {reply:?}");
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use zrelay_clock::Timestamp;
-use zrelay_spool::{BatchId, Diagnostic, Flow, QueuedBatch, ThreadKey};
+use zrelay_spool::{BatchId, DeliverBy, Diagnostic, Flow, QueuedBatch, ThreadKey};
 
 /// The recipients of one message in one thread, as the scheduler knows them.
 #[derive(Clone, Debug)]
@@ -21,6 +21,11 @@ pub(crate) struct Batch {
     /// Envelope senders of its recipients: each is a transaction with the whole message.
     pub(crate) copies: u32,
     pub(crate) flow: Flow,
+    pub(crate) priority: i8,
+    /// Its sender has been told that it is late.
+    pub(crate) warned: bool,
+    /// Few have one.
+    pub(crate) deliver_by: Option<Box<DeliverBy>>,
     pub(crate) attempts: u32,
     /// The back-off of the thread in which it was last reported as deferred.
     pub(crate) reported: u32,
@@ -40,16 +45,33 @@ impl Batch {
             size,
             copies,
             flow,
-            priority: _,
-            deliver_by: _,
-            warned: _,
+            priority,
+            deliver_by,
+            warned,
             attempts,
             due,
             held,
             last,
         } = queued;
         let (wake, place, hold) = (due, Place::Queued, Hold::from_flag(held));
-        Self { recipients, received, size, due, wake, last, copies, flow, attempts, reported, place, hold }
+        let deliver_by = deliver_by.map(Box::new);
+        Self {
+            recipients,
+            received,
+            size,
+            due,
+            wake,
+            last,
+            copies,
+            flow,
+            priority,
+            warned,
+            deliver_by,
+            attempts,
+            reported,
+            place,
+            hold,
+        }
     }
 
     /// The same as the disk takes it.
@@ -63,14 +85,16 @@ impl Batch {
             last,
             copies,
             flow,
+            priority,
+            warned,
+            deliver_by,
             attempts,
             reported: _,
             place: _,
             hold,
         } = self;
         let (thread, held) = (thread.clone(), hold.is_held());
-        // What is not kept in memory is not missed on disk.
-        let (priority, deliver_by, warned) = (0, None, false);
+        let deliver_by = deliver_by.map(|by| *by);
         QueuedBatch {
             id,
             thread,

@@ -94,7 +94,7 @@ pub(crate) struct Beyond {
     runs: BTreeMap<RunId, Run>,
     /// When something in a run is due, as far as the batches themselves are concerned, and its first batch.
     due: BTreeSet<(Timestamp, BatchId, RunId)>,
-    /// When something in a run comes to its expiry.
+    /// When something in a run comes to its expiry, or to what its sender was promised.
     expiry: BTreeSet<(Timestamp, RunId)>,
     /// Runs that are wanted whatever the window says.
     wanted: BTreeSet<RunId>,
@@ -460,10 +460,13 @@ impl Scheduler {
         for batch_id in ids {
             thread.dequeue(batch_id);
             let Some(batch) = thread.batches.remove(&batch_id) else { continue };
+            thread.unpromise(batch_id, &batch);
             debug_assert!(matches!(batch.place, Place::Queued | Place::Due));
             batches.push(batch.into_queued(batch_id, &thread.key));
         }
-        let Some(run) = Run::of(&batches, |batch| thread.expires(batch.received)) else { return false };
+        let Some(run) = Run::of(&batches, |batch| thread.expires(batch.received).min(thread.promised(batch))) else {
+            return false;
+        };
         let run_id = RunId(self.window.next_run);
         self.window.next_run += 1;
         self.window.beyond += batches.len();

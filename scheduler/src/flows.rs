@@ -1,40 +1,49 @@
 //! Whose turn it is among the due batches of a thread.
 //!
-//! Each **flow** ([`zrelay_spool::Flow`]: mail of one sender domain) is served in its own order, by due time. Between
-//! the flows that have something due the next hop's time is divided equally, in [`zrelay_agent::weight`]s: by start-time
-//! fair queueing, which keeps what deficit round robin promises and does not make a newcomer wait for a round. Every flow
-//! has a **start**, the weight that it would have been served up to had all been served at the same pace; the flow with
-//! the lowest start goes next, and what goes out moves its start by its weight. A flow that comes back begins at the
-//! start of who went last, or where it had been served up to, whichever is later: it neither saves up time while it has
-//! nothing to send, nor wins any by sending one message at a time.
+//! The next hop's time is divided twice, each time by [turns](crate::turns): between **urgencies** (the priority of the
+//! message, RFC 6710) in proportion to their shares, then between the **flows** of one urgency ([`zrelay_spool::Flow`]:
+//! mail of one sender domain, or what the configuration makes of it) equally; in [`zrelay_agent::weight`]s, that is in
+//! octets and recipients. A flow is served in its own order, by due time.
+//!
+//! The share doubles with every third step of priority: the highest has eight times that of 0, the lowest an eighth.
 //!
 //! What follows from it:
-//! - A message of a flow that had nothing due goes out before any further batch of a busy one: behind what agents have
-//!   been given already, one credit at most.
-//! - While two flows both have something due, what they were served differs by less than the heaviest batch of each.
+//! - A message of a flow that had nothing due goes out before any further batch of a busy one of its urgency: behind what
+//!   agents have been given already, one credit at most. The first message of an urgency goes before any further one of
+//!   the others, whatever their priorities.
+//! - While two flows of one urgency both have something due, what they were served differs by less than the heaviest
+//!   batch of each. For two urgencies the same holds of what they were served divided by their shares.
+//! - Nothing starves: the lowest urgency has 1/64 of the highest one's share whatever that has queued.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use zrelay_clock::Timestamp;
 use zrelay_spool::{BatchId, Flow};
 
+use crate::turns::{Then, Turns};
+
+/// How urgent a message can be: -9 to 9 (RFC 6710 §4).
+pub(crate) const URGENCY_MAX: i8 = 9;
+
+/// What an octet of weight is charged at each priority from -9 on: in 1/64, halved with every third step.
+const CHARGES: [u64; 19] = [512, 406, 323, 256, 203, 161, 128, 102, 81, 64, 51, 40, 32, 25, 20, 16, 13, 10, 8];
+
 /// The due batches of a thread.
 #[derive(Debug, Default)]
 pub(crate) struct Flows {
-    flows: BTreeMap<Flow, Backlog>,
-    /// Flows with something due, by their starts.
-    order: BTreeSet<(u64, Flow)>,
-    /// Flows without, whose starts are ahead of the others' and so are remembered.
-    ahead: BTreeSet<(u64, Flow)>,
-    /// The start of the flow that was served last.
-    now: u64,
+    /// The most urgent first where starts are equal.
+    urgencies: Turns<Reverse<i8>>,
+    /// Those with something due; few, and mostly one.
+    classes: Vec<(i8, Class)>,
     batches: usize,
 }
 
+/// The due batches of one urgency.
 #[derive(Debug, Default)]
-struct Backlog {
-    start: u64,
-    batches: BTreeSet<(Timestamp, BatchId)>,
+struct Class {
+    turns: Turns<Flow>,
+    flows: BTreeMap<Flow, BTreeSet<(Timestamp, BatchId)>>,
 }
 
 impl Flows {
@@ -46,92 +55,107 @@ impl Flows {
         self.batches
     }
 
-    /// Flows that have something due.
+    /// Flows that have something due, each counted once per urgency.
     pub(crate) fn count(&self) -> usize {
-        self.order.len()
+        self.classes.iter().map(|(_, class)| class.turns.len()).sum()
     }
 
     /// The flows that have something due, in the order of their turns: how much, and their next batch.
     pub(crate) fn turns(&self) -> impl Iterator<Item = (Flow, usize, BatchId)> {
-        self.order.iter().filter_map(|(_, flow)| {
-            let backlog = self.flows.get(flow)?;
-            Some((*flow, backlog.batches.len(), backlog.batches.first()?.1))
+        let class =
+            |Reverse(priority)| self.classes.iter().find(|(other, _)| *other == priority).map(|(_, class)| class);
+        self.urgencies.iter().filter_map(class).flat_map(|class| {
+            class.turns.iter().filter_map(|flow| {
+                let batches = class.flows.get(&flow)?;
+                Some((flow, batches.len(), batches.first()?.1))
+            })
         })
     }
 
+    /// The highest priority that has something due.
+    pub(crate) fn urgency(&self) -> Option<i8> {
+        self.classes.iter().map(|(priority, _)| *priority).max()
+    }
+
     /// A batch is due since then.
-    pub(crate) fn insert(&mut self, flow: Flow, due: Timestamp, id: BatchId) {
-        let backlog = self.flows.entry(flow).or_default();
-        if backlog.batches.is_empty() {
-            self.ahead.remove(&(backlog.start, flow));
-            backlog.start = backlog.start.max(self.now);
-            self.order.insert((backlog.start, flow));
+    pub(crate) fn insert(&mut self, priority: i8, flow: Flow, due: Timestamp, id: BatchId) {
+        let priority = priority.clamp(-URGENCY_MAX, URGENCY_MAX);
+        let position = self.classes.iter().position(|(other, _)| *other == priority);
+        let position = position.unwrap_or_else(|| {
+            self.urgencies.join(Reverse(priority));
+            self.classes.push((priority, Class::default()));
+            self.classes.len() - 1
+        });
+        let Some((_, class)) = self.classes.get_mut(position) else { return };
+        let batches = class.flows.entry(flow).or_default();
+        if batches.is_empty() {
+            class.turns.join(flow);
         }
-        if backlog.batches.insert((due, id)) {
+        if batches.insert((due, id)) {
             self.batches += 1;
         }
     }
 
     /// Takes a batch out, whoever's turn it is.
-    pub(crate) fn remove(&mut self, flow: Flow, due: Timestamp, id: BatchId) {
-        let Some(backlog) = self.flows.get_mut(&flow) else { return };
-        if !backlog.batches.remove(&(due, id)) {
+    pub(crate) fn remove(&mut self, priority: i8, flow: Flow, due: Timestamp, id: BatchId) {
+        let priority = priority.clamp(-URGENCY_MAX, URGENCY_MAX);
+        let Some(position) = self.classes.iter().position(|(other, _)| *other == priority) else { return };
+        let Some((_, class)) = self.classes.get_mut(position) else { return };
+        let Some(batches) = class.flows.get_mut(&flow) else { return };
+        if !batches.remove(&(due, id)) {
             return;
         }
         self.batches -= 1;
-        if backlog.batches.is_empty() {
-            let start = backlog.start;
-            self.order.remove(&(start, flow));
-            self.rest(flow, start);
+        if batches.is_empty() {
+            class.flows.remove(&flow);
+            class.turns.leave(flow);
+        }
+        if class.turns.is_empty() {
+            self.classes.swap_remove(position);
+            self.urgencies.leave(Reverse(priority));
         }
     }
 
     /// The batch that goes out next.
     pub(crate) fn next(&self) -> Option<BatchId> {
-        let (_, flow) = self.order.first()?;
-        self.flows.get(flow)?.batches.first().map(|(_, id)| *id)
+        let Reverse(priority) = self.urgencies.next()?;
+        let (_, class) = self.classes.iter().find(|(other, _)| *other == priority)?;
+        class.flows.get(&class.turns.next()?)?.first().map(|(_, id)| *id)
     }
 
-    /// The batches of the flow with most of them whose turn is last, so many at the most.
+    /// The batches of the longest flow of the lowest priority whose turn is last, so many at the most.
     pub(crate) fn last_of_longest(&self, count: usize) -> Vec<BatchId> {
-        let longest = self.flows.values().max_by_key(|backlog| backlog.batches.len());
-        longest.into_iter().flat_map(|flow| flow.batches.iter().rev().take(count).map(|(_, id)| *id)).collect()
+        // Of the least urgent of them: what is urgent is to be at hand.
+        let least = self.classes.iter().min_by_key(|(priority, _)| *priority);
+        let longest = least.and_then(|(_, class)| class.flows.values().max_by_key(|batches| batches.len()));
+        longest.into_iter().flat_map(|batches| batches.iter().rev().take(count).map(|(_, id)| *id)).collect()
     }
 
     /// [`Flows::next`] goes out.
     pub(crate) fn serve(&mut self, weight: u64) {
-        let Some((start, flow)) = self.order.pop_first() else { return };
-        let Some(backlog) = self.flows.get_mut(&flow) else { return };
-        self.now = start;
-        self.batches -= usize::from(backlog.batches.pop_first().is_some());
-        backlog.start = start.saturating_add(weight.max(1));
-        let start = backlog.start;
-        if backlog.batches.is_empty() {
-            self.rest(flow, start);
-        } else {
-            self.order.insert((start, flow));
+        let Some(Reverse(priority)) = self.urgencies.next() else { return };
+        let Some(position) = self.classes.iter().position(|(other, _)| *other == priority) else { return };
+        let Some((_, class)) = self.classes.get_mut(position) else { return };
+        let Some(flow) = class.turns.next() else { return };
+        let Some(batches) = class.flows.get_mut(&flow) else { return };
+        self.batches -= usize::from(batches.pop_first().is_some());
+        let then = if batches.is_empty() { Then::Nothing } else { Then::More };
+        if then == Then::Nothing {
+            class.flows.remove(&flow);
         }
-        self.forget_those_behind();
+        class.turns.serve(weight, then);
+        let then = if class.turns.is_empty() { Then::Nothing } else { Then::More };
+        if then == Then::Nothing {
+            self.classes.swap_remove(position);
+        }
+        self.urgencies.serve(charge(weight, priority), then);
     }
+}
 
-    /// A flow has nothing due any more.
-    fn rest(&mut self, flow: Flow, start: u64) {
-        if self.order.is_empty() {
-            // Nobody competes: everything begins anew.
-            *self = Self::default();
-        } else if start > self.now {
-            self.ahead.insert((start, flow));
-        } else {
-            self.flows.remove(&flow);
-        }
-    }
-
-    fn forget_those_behind(&mut self) {
-        while let Some((_, flow)) = self.ahead.first().filter(|(start, _)| *start <= self.now).copied() {
-            self.ahead.pop_first();
-            self.flows.remove(&flow);
-        }
-    }
+/// What a batch of this weight counts against other urgencies.
+fn charge(weight: u64, priority: i8) -> u64 {
+    let step = usize::try_from(priority.saturating_add(URGENCY_MAX)).unwrap_or(0);
+    weight.max(1).saturating_mul(CHARGES.get(step).copied().unwrap_or(64))
 }
 
 #[cfg(test)]
@@ -150,9 +174,9 @@ mod tests {
     #[test]
     fn a_newcomer_is_next_whatever_the_others_have_queued() {
         let mut flows = Flows::default();
-        (0..100).for_each(|number| flows.insert(Flow(1), Timestamp::ZERO, id(number)));
+        (0..100).for_each(|number| flows.insert(0, Flow(1), Timestamp::ZERO, id(number)));
         (0..10).for_each(|_| flows.serve(1_000_000));
-        flows.insert(Flow(2), Timestamp::from_secs(9), id(500));
+        flows.insert(0, Flow(2), Timestamp::from_secs(9), id(500));
         assert_eq!(flows.next(), Some(id(500)));
         flows.serve(1);
         assert_eq!(flows.next(), Some(id(10)));
@@ -161,19 +185,81 @@ mod tests {
     #[test]
     fn who_sends_one_at_a_time_does_not_get_more_than_its_share() {
         let mut flows = Flows::default();
-        (0..100).for_each(|number| flows.insert(Flow(1), Timestamp::ZERO, id(number)));
+        (0..100).for_each(|number| flows.insert(0, Flow(1), Timestamp::ZERO, id(number)));
         let mut served = 0;
+        let mut waits = false;
         for round in 0..40 {
-            if flows.flows.get(&Flow(2)).is_none_or(|backlog| backlog.batches.is_empty()) {
-                flows.insert(Flow(2), Timestamp::ZERO, id(1000 + round));
+            if !waits {
+                flows.insert(0, Flow(2), Timestamp::ZERO, id(1000 + round));
             }
-            served += u32::from(flows.next().unwrap().message.0 >= 1000);
+            waits = flows.next().unwrap().message.0 < 1000;
+            served += u32::from(!waits);
             flows.serve(500);
         }
         assert_eq!(served, 20);
     }
 
+    #[test]
+    fn urgent_mail_passes_a_thousand_flows_of_single_messages() {
+        let mut flows = Flows::default();
+        (0..1000).for_each(|number| flows.insert(0, Flow(number), Timestamp::ZERO, id(number.into())));
+        (0..5).for_each(|_| flows.serve(2000));
+        (0..8).for_each(|number| flows.insert(9, Flow(1), Timestamp::ZERO, id(2000 + number)));
+        let mut order = Vec::new();
+        for _ in 0..10 {
+            order.push(flows.next().unwrap().message.0 >= 2000);
+            flows.serve(2000);
+        }
+        assert!(order[0], "the first urgent one is next");
+        assert_eq!(order.iter().filter(|urgent| **urgent).count(), 8, "{order:?}");
+    }
+
+    #[test]
+    fn the_lowest_priority_gets_its_share_of_the_time_beside_all_others() {
+        let mut flows = Flows::default();
+        let priorities = -9i8..=9;
+        let all: f64 = priorities.clone().map(|priority| 64.0 / charge(1, priority) as f64).sum();
+        for (priority, number) in priorities.clone().zip(0u64..) {
+            (0..4000).for_each(|n| flows.insert(priority, Flow(1), Timestamp::ZERO, id(number * 10_000 + n)));
+        }
+        let mut served = HashMap::new();
+        for _ in 0..8000 {
+            *served.entry(flows.next().unwrap().message.0 / 10_000).or_insert(0u32) += 1;
+            flows.serve(1000);
+        }
+        for (priority, number) in priorities.zip(0u64..) {
+            let share = 8000.0 * 64.0 / charge(1, priority) as f64 / all;
+            let got = f64::from(served[&number]);
+            let slack = 2.0 + 2.0 * 512.0 / charge(1, priority) as f64;
+            assert!((got - share).abs() <= slack, "{priority}: {got} instead of {share}");
+        }
+    }
+
     proptest! {
+        #[test]
+        fn urgencies_that_have_work_are_served_by_their_shares(
+            weights in prop::collection::vec(1u64..100_000, 300),
+            (one, other) in (-9i8..=9, -9i8..=9),
+        ) {
+            prop_assume!(one != other);
+            let mut flows = Flows::default();
+            for number in 0..300 {
+                flows.insert(one, Flow(number % 3), Timestamp::ZERO, id(number.into()));
+                flows.insert(other, Flow(number % 5), Timestamp::ZERO, id(1000 + u64::from(number)));
+            }
+            let (mut of_one, mut of_other) = (0u64, 0u64);
+            let bound = charge(100_000, one) + charge(100_000, other);
+            for weight in weights {
+                if flows.next().unwrap().message.0 < 1000 {
+                    of_one += charge(weight, one);
+                } else {
+                    of_other += charge(weight, other);
+                }
+                flows.serve(weight);
+                prop_assert!(of_one.abs_diff(of_other) <= bound, "{of_one} and {of_other}");
+            }
+        }
+
         #[test]
         fn flows_that_have_work_are_served_alike_and_each_in_its_order(
             steps in prop::collection::vec((0u32..4, 0u32..4, 1u64..5000), 1..400),
@@ -187,7 +273,7 @@ mod tests {
                 match kind {
                     0 | 1 => {
                         let due = Timestamp::from_secs(weight % 7);
-                        flows.insert(Flow(flow), due, id(number));
+                        flows.insert(0, Flow(flow), due, id(number));
                         let own = queued.entry(flow).or_default();
                         if own.is_empty() {
                             served.retain(|(one, other), _| *one != flow && *other != flow);
@@ -196,7 +282,7 @@ mod tests {
                     }
                     2 => {
                         let Some((due, id)) = queued.get_mut(&flow).and_then(BTreeSet::pop_last) else { continue };
-                        flows.remove(Flow(flow), due, id);
+                        flows.remove(0, Flow(flow), due, id);
                     }
                     _ => {
                         let Some(next) = flows.next() else { continue };
@@ -219,7 +305,8 @@ mod tests {
                 prop_assert_eq!(flows.count(), queued.values().filter(|own| !own.is_empty()).count());
                 prop_assert_eq!(flows.is_empty(), waiting == 0);
                 prop_assert_eq!(flows.next().is_none(), waiting == 0);
-                prop_assert!(flows.flows.len() <= 4 && (waiting > 0 || flows.flows.is_empty()));
+                let remembered: usize = flows.classes.iter().map(|(_, class)| class.turns.remembered()).sum();
+                prop_assert!(remembered <= 4 && (waiting > 0 || remembered == 0));
             }
         }
     }

@@ -5,6 +5,7 @@ use zrelay_clock::Timestamp;
 use zrelay_config::Clause;
 use zrelay_spool::BatchId;
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -16,8 +17,12 @@ use crate::line::Standing;
 use crate::scheduler::Scheduler;
 use crate::thread::{Thread, ThreadId};
 
-/// How long a thread may keep an agent busy while others wait for the place it occupies.
+/// How long a thread may keep an agent busy while others wait for the place it occupies, times the weight of its clause.
 pub const SLICE: Duration = Duration::from_secs(30);
+/// What a thread may send meanwhile, in [`zrelay_agent::weight`]s of its octets and recipients, times the weight of its
+/// clause. More than a second's worth of a line of 100 Mbit/s: what a change of threads costs where it takes a new
+/// connection is a few round trips. To a host that is slower than this quantum in a slice, the time counts.
+pub const QUANTUM: u64 = 16 << 20;
 
 impl Scheduler {
     /// Whether a batch is due that no agent of the thread can take.
@@ -37,7 +42,8 @@ impl Scheduler {
             return;
         }
         let Some(thread) = self.threads.get(id) else { return };
-        let allowed = usize::try_from(thread.clause.thread_agents).unwrap_or(usize::MAX);
+        let allowed = thread.clause.thread_agents.min(thread.gain.allowed());
+        let allowed = usize::try_from(allowed).unwrap_or(usize::MAX);
         let (ring, channel) = (thread.ring, thread.channel);
         if thread.leases.len() >= allowed {
             self.leave_line(id);
@@ -100,6 +106,7 @@ impl Scheduler {
             window: Window::default(),
             carried: BTreeMap::new(),
             since: now,
+            allowance: thread.take_allowance(),
             fruitful: false,
             works: false,
             delivered: false,
@@ -151,12 +158,13 @@ impl Scheduler {
 
     fn stand_in_line(&mut self, id: ThreadId, limit: Limit) {
         let Some(thread) = self.threads.get(id) else { return };
+        let urgency = Reverse(thread.urgency());
         let standing = match thread.line {
-            Some((before, _)) if before == limit => return,
-            Some((_, standing)) => standing,
+            Some((before, standing)) if before == limit && standing.urgency == urgency => return,
+            Some((_, standing)) => Standing { urgency, ..standing },
             None => {
                 self.next_seniority += 1;
-                Standing { rank: thread.rank(), seniority: self.next_seniority }
+                Standing { rank: thread.rank(), urgency, seniority: self.next_seniority }
             }
         };
         self.leave_line(id);
@@ -241,6 +249,10 @@ impl Scheduler {
             if self.is_slice_over(lease_id, now) {
                 if let Some(lease) = self.leases.get_mut(&lease_id) {
                     lease.state = LeaseState::Yielding;
+                    let overdrawn = lease.allowance.min(0);
+                    if let Some(thread) = self.threads.get_mut(id) {
+                        thread.deficit = overdrawn;
+                    }
                 }
                 return;
             }
@@ -250,7 +262,9 @@ impl Scheduler {
 
     fn is_slice_over(&self, lease: LeaseId, now: Timestamp) -> bool {
         let Some(lease) = self.leases.get(&lease) else { return false };
-        lease.state == LeaseState::Open && now.since(lease.since) >= SLICE && self.first_in_line(lease).is_some()
+        let weight = self.threads.get(lease.thread).map_or(1, |thread| thread.clause.weight);
+        let over = lease.allowance <= 0 || now.since(lease.since) >= SLICE * weight;
+        lease.state == LeaseState::Open && over && self.first_in_line(lease).is_some()
     }
 
     /// Who is next in line for a place that this lease occupies, if more wait than will be served anyway.
@@ -265,9 +279,11 @@ impl Scheduler {
     fn carry(&mut self, id: ThreadId, lease_id: LeaseId, batch_id: BatchId, now: Timestamp) {
         if matches!(self.leases.get(&lease_id), Some(Lease { state: LeaseState::Idle(_), .. })) {
             self.unidle(lease_id);
+            let allowance = self.threads.get_mut(id).map_or(0, Thread::take_allowance);
             if let Some(lease) = self.leases.get_mut(&lease_id) {
                 lease.state = LeaseState::Open;
                 lease.since = now;
+                lease.allowance = allowance;
             }
         }
         let room = self.threads.get(id).map_or(usize::MAX, |thread| self.room(thread, now));
@@ -285,6 +301,8 @@ impl Scheduler {
         batch.place = Place::Carried;
         thread.in_flight += 1;
         lease.window.take(weight);
+        // Only the last batch can overdraw it: what went out while nobody waited is not held against the thread.
+        lease.allowance = lease.allowance.max(0).saturating_sub(i64::try_from(weight).unwrap_or(i64::MAX));
         lease.carried.insert(batch_id, Carried { given, ..Carried::default() });
         let batch = Ticket {
             id: batch_id,
@@ -428,6 +446,14 @@ impl Scheduler {
         self.freed.push((lease.ring, lease.channel));
         self.touch(lease.thread);
         Some(lease)
+    }
+}
+
+impl Thread {
+    /// What its next slice may send: its quantum, less what the last one overdrew.
+    fn take_allowance(&mut self) -> i64 {
+        let quantum = QUANTUM.saturating_mul(self.clause.weight.into());
+        i64::try_from(quantum).unwrap_or(i64::MAX).saturating_add(std::mem::take(&mut self.deficit))
     }
 }
 

@@ -25,6 +25,8 @@ pub(crate) struct Lease {
     pub(crate) window: Window,
     pub(crate) carried: BTreeMap<BatchId, Carried>,
     pub(crate) since: Timestamp,
+    /// What it may be given before it gives way to threads that wait.
+    pub(crate) allowance: i64,
     /// It has brought a verdict.
     pub(crate) fruitful: bool,
     /// Its host has answered, and it is not about to close: it counts among the working ones of its ring.

@@ -25,13 +25,20 @@
 //! # Whose turn it is
 //!
 //! - Between threads: a place goes to hosts that are known to work, then to those that nothing is known of, then to those
-//!   that failed; among equals, and one time in four among all, to who has waited longest. A thread that others wait for
-//!   keeps its place for [`SLICE`] at most, and without a greeting for [`STARTING_SLICE`]: its host has failed then.
+//!   that failed; among these to the more urgent, by the priority of what they have due and of their clause; among equals,
+//!   and one time in four among all, to who has waited longest.
+//! - A thread that others wait for keeps its place for a slice: until it has sent [`QUANTUM`] or had it for [`SLICE`],
+//!   both times the `weight` of its clause; and without a greeting for [`STARTING_SLICE`]: its host has failed then. What
+//!   a slice overdraws, one batch at most, is taken from the next one (deficit round robin, where the line before each
+//!   limit is the round). So a thread with `n` before it in line for `p` places of weight 1 begins within
+//!   `4 × (n / p + 1)` slices of a quantum, what was carried already, and a batch each, however large their posts are.
 //!   Hosts known to be down hold a quarter of the places at most while better ones wait, or give way after that time.
 //!   Of many hosts that nothing is known of, those that are down are known when each has had its first slice.
-//! - Inside a thread: the due batches are divided into **flows** by sender domain ([`zrelay_spool::Flow`]), and the flows
-//!   are served alike, by weight: octets of the message, as often as it is sent, plus
-//!   [`RECIPIENT_WEIGHT`](zrelay_agent::RECIPIENT_WEIGHT) per recipient. A message to a thread that is busy with another
+//! - Inside a thread: the due batches are divided by priority (RFC 6710), each with its share, and those of one priority
+//!   into **flows** by sender domain or what the configuration says ([`zrelay_spool::Flow`]); the flows are served alike,
+//!   by weight: octets of the message, as often as it is sent, plus
+//!   [`RECIPIENT_WEIGHT`](zrelay_agent::RECIPIENT_WEIGHT) per recipient. No priority starves another: the lowest has 1/64
+//!   of the highest one's share. A message to a thread that is busy with another
 //!   flow's post of a hundred thousand recipients goes out next: behind what its agents were given before it came, which
 //!   is at most their credit and one batch. The router makes no batch larger than goes out at once.
 //!
@@ -47,6 +54,8 @@
 //! - A batch leaves as expired when it is put off at the age of `expiry` or beyond, or reaches that age while it waits. A
 //!   batch that is due is tried once more however old it is. Held batches and threads do not expire, nor does anything
 //!   while the spool cannot record outcomes.
+//! - A message with a time of its own (DELIVERBY, `R`) is returned at that time wherever it rests, unless it is under
+//!   way; with `N` its sender is told then. Behind `delay_warning` the sender of what is still here is told once.
 //! - What an agent did not answer returns unchanged. [`FRUITLESS_MAX`] leases in a row that end without a single verdict
 //!   count as a failure of the host. There is no watchdog over silent agents: their own timeouts end them.
 //! - Threads of the channel `hold` are never leased, and stay held until their batches are dropped or rerouted.
@@ -80,6 +89,15 @@
 //!   thousand at a site that is known to be down, or has as many connections as it may have.
 //! - What was learned of a site is kept for [`SITE_MEMORY`] in the hub's store of sites, over restarts too.
 //!
+//! # How many agents a thread has
+//!
+//! One. Where the clause allows more, a second is tried while the first has all hands full: what they finish in some
+//! seconds is compared with what the first did alone, in octets and with [`RECIPIENT_WEIGHT`](zrelay_agent::RECIPIENT_WEIGHT)
+//! for each recipient. It is kept when it brought half of an even share, and the next is tried; else it is closed, and the
+//! pause until the next trial doubles, from one minute to an hour. Between, it is tried to do with one fewer. Where the
+//! agents report that the path is used to nine tenths, nothing is tried. A receiver that takes its time over each message
+//! so comes to `thread_agents`, a path that is full stays at one.
+//!
 //! # Rates
 //!
 //! Before each site, each clause and each source address there are doors: one for mail, one for connections. A door is
@@ -108,6 +126,7 @@ pub mod control;
 mod door;
 mod driver;
 mod flows;
+mod gain;
 mod grant;
 mod holds;
 mod lease;
@@ -117,8 +136,10 @@ mod line;
 mod mute;
 mod operator;
 mod pace;
+mod promises;
 mod query;
 mod recent;
+mod reroute;
 mod retry;
 mod scheduler;
 mod settle;
@@ -128,17 +149,18 @@ mod sweep;
 #[cfg(any(test, feature = "testing"))]
 mod testing;
 mod thread;
+mod turns;
 
 pub use ages::{AGE_LIMITS, AgeTable};
 pub use beyond::{BATCH_OCTETS, RUN_MAX, RunId, SpillOrder, Spilled};
 pub use clause::Settings;
 pub use driver::{Inlets, Outlets, QUERIES_MAX, QUEUE_MAX, REPORTS_MAX, SchedulerLoop};
-pub use grant::SLICE;
+pub use grant::{QUANTUM, SLICE};
 pub use holds::HOLDS_MAX;
 pub use limiter::{Allowance, Unit};
 pub use mute::{STARTING_SLICE, STARTING_SLICE_AMONG_FAILED};
 pub use operator::{Action, Changed, Chosen, Selector, SelectorError};
-pub use query::{Answer, Ask, PAGE_MAX, PATIENCE, Query, SCAN_MAX, SchedulerHandle, Unavailable};
+pub use query::{Answer, Ask, Moving, PAGE_MAX, PATIENCE, Query, SCAN_MAX, SchedulerHandle, Unavailable};
 pub use recent::{Heard, RECENT_MAX};
 pub use retry::WAIT_MIN;
 pub use scheduler::{MEMORY, MEMORY_THREADS_MAX, OUTCOMES_MAX, Scheduler};

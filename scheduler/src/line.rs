@@ -1,13 +1,14 @@
 //! The line before a limit: who goes next when a place becomes free.
 //!
 //! Hosts that are down hold a place without using it, so threads stand by what is known of their hosts: those that work
-//! before those that nothing is known of, and these before those that failed. Within a rank, and with every
-//! [`ELDEST_TURN`]th place whatever the rank, it goes by how long they have waited.
+//! before those that nothing is known of, and these before those that failed; within a rank the more urgent first, then by
+//! how long they have waited. Every [`ELDEST_TURN`]th place goes to who has waited longest, whatever rank and urgency.
 //!
 //! Nobody starves by this: whoever leaves the line is the eldest, or brings the eldest's turn one nearer. A thread with
 //! `n` before it by seniority goes within `ELDEST_TURN × (n + 1)` places; the quarter that [`Line::pick`] leaves to a
 //! doubtful rank delays that by the patience of [`crate::STARTING_SLICE`] at most, after which its places come free.
 
+use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
 use crate::thread::ThreadId;
@@ -64,13 +65,17 @@ pub(crate) type Seniority = u64;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) struct Standing {
     pub(crate) rank: Rank,
+    /// The priority of the most urgent mail that it has due, and that of its clause.
+    pub(crate) urgency: Reverse<i8>,
     pub(crate) seniority: Seniority,
 }
 
 /// See the module's documentation.
 #[derive(Debug, Default)]
 pub(crate) struct Line {
-    waiting: ByRank<BTreeSet<(Seniority, ThreadId)>>,
+    waiting: ByRank<BTreeSet<(Reverse<i8>, Seniority, ThreadId)>>,
+    /// The same by seniority alone.
+    seniors: ByRank<BTreeSet<(Seniority, ThreadId)>>,
     /// Threads that left before the eldest did.
     passed: u32,
 }
@@ -81,14 +86,16 @@ impl Line {
     }
 
     pub(crate) fn insert(&mut self, standing: Standing, id: ThreadId) {
-        self.waiting.of_mut(standing.rank).insert((standing.seniority, id));
+        self.waiting.of_mut(standing.rank).insert((standing.urgency, standing.seniority, id));
+        self.seniors.of_mut(standing.rank).insert((standing.seniority, id));
     }
 
     pub(crate) fn remove(&mut self, standing: Standing, id: ThreadId) {
-        let eldest = self.eldest().map(|(_, id)| id);
-        if !self.waiting.of_mut(standing.rank).remove(&(standing.seniority, id)) {
+        let eldest = self.eldest().map(|(.., id)| id);
+        if !self.waiting.of_mut(standing.rank).remove(&(standing.urgency, standing.seniority, id)) {
             return;
         }
+        self.seniors.of_mut(standing.rank).remove(&(standing.seniority, id));
         self.passed = if eldest == Some(id) { 0 } else { self.passed.saturating_add(1) };
     }
 
@@ -97,25 +104,23 @@ impl Line {
         Rank::ALL.into_iter().find(|rank| !self.waiting.of(*rank).is_empty())
     }
 
-    fn eldest(&self) -> Option<(Rank, ThreadId)> {
-        let first = |rank| self.waiting.of(rank).first().map(|(seniority, id)| (*seniority, rank, *id));
-        Rank::ALL.into_iter().filter_map(first).min().map(|(_, rank, id)| (rank, id))
+    fn eldest(&self) -> Option<(Seniority, Rank, ThreadId)> {
+        let first = |rank| self.seniors.of(rank).first().map(|(seniority, id)| (*seniority, rank, *id));
+        Rank::ALL.into_iter().filter_map(first).min()
     }
 
-    /// Who is next, and how it stands against those of other lines: there is one if anybody waits. The eldest stands as
-    /// if proven when it is its turn, unless leases of its rank that have not been heard of hold their share, `quarter`.
+    /// Who is next, and how it stands against those of other lines: there is one if anybody waits. The eldest stands
+    /// before all others when it is its turn, unless leases of its rank that have not been heard of hold their share,
+    /// `quarter`.
     pub(crate) fn pick(&self, starting: impl Fn(Rank) -> usize, quarter: usize) -> Option<(Standing, ThreadId)> {
         let turn = self.eldest().filter(|_| self.passed + 1 >= ELDEST_TURN);
-        let rank = match turn {
-            Some((rank, _)) if rank == Rank::Proven || starting(rank) < quarter => rank,
-            _ => {
-                let rank = self.best_rank()?;
-                let (seniority, id) = *self.waiting.of(rank).first()?;
-                return Some((Standing { rank, seniority }, id));
-            }
-        };
-        let (seniority, id) = *self.waiting.of(rank).first()?;
-        Some((Standing { rank: Rank::Proven, seniority }, id))
+        let turn = turn.filter(|(_, rank, _)| *rank == Rank::Proven || starting(*rank) < quarter);
+        if let Some((seniority, _, id)) = turn {
+            return Some((Standing { rank: Rank::Proven, urgency: Reverse(i8::MAX), seniority }, id));
+        }
+        let rank = self.best_rank()?;
+        let (urgency, seniority, id) = *self.waiting.of(rank).first()?;
+        Some((Standing { rank, urgency, seniority }, id))
     }
 }
 
@@ -131,7 +136,7 @@ mod tests {
         let mut line = Line::default();
         let mut all = Vec::new();
         for (seniority, rank) in (0..).zip(ranks) {
-            let (standing, id) = (Standing { rank: *rank, seniority }, ids.insert(()));
+            let (standing, id) = (Standing { rank: *rank, urgency: Reverse(0), seniority }, ids.insert(()));
             line.insert(standing, id);
             all.push((standing, id));
         }
@@ -173,15 +178,16 @@ mod tests {
         let (mut seniority, mut places) = (100, 0);
         for (_, eldest) in &all {
             loop {
-                let standing = Standing { rank: Rank::Proven, seniority };
+                let standing = Standing { rank: Rank::Proven, urgency: Reverse(0), seniority };
                 line.insert(standing, ids.insert(()));
                 seniority += 1;
                 places += 1;
                 let (_, next) = line.pick(|_| 0, 1).unwrap();
                 let failed = all.iter().find(|(_, id)| *id == next);
                 let known = failed.map(|(standing, _)| *standing);
-                let proven = || line.waiting.proven.iter().find(|(_, id)| *id == next).map(|(s, _)| *s).unwrap();
-                let standing = known.unwrap_or_else(|| Standing { rank: Rank::Proven, seniority: proven() });
+                let proven = || line.seniors.proven.iter().find(|(_, id)| *id == next).map(|(s, _)| *s).unwrap();
+                let standing =
+                    known.unwrap_or_else(|| Standing { rank: Rank::Proven, urgency: Reverse(0), seniority: proven() });
                 line.remove(standing, next);
                 if next == *eldest {
                     break;
@@ -189,5 +195,27 @@ mod tests {
             }
         }
         assert_eq!(places, 3 * ELDEST_TURN);
+    }
+
+    #[test]
+    fn the_urgent_go_first_within_a_rank_and_do_not_starve_the_others() {
+        let mut ids: SlotMap<ThreadId, ()> = SlotMap::with_key();
+        let mut line = Line::default();
+        let plain: Vec<(Standing, ThreadId)> = (0..3)
+            .map(|seniority| (Standing { rank: Rank::Proven, urgency: Reverse(0), seniority }, ids.insert(())))
+            .collect();
+        plain.iter().for_each(|(standing, id)| line.insert(*standing, *id));
+        let mut order = Vec::new();
+        for seniority in 10..22 {
+            let (urgent, id) = (Standing { rank: Rank::Proven, urgency: Reverse(9), seniority }, ids.insert(()));
+            line.insert(urgent, id);
+            let (_, next) = line.pick(|_| 0, 1).unwrap();
+            let standing = plain.iter().find(|(_, id)| *id == next).map_or(urgent, |(standing, _)| *standing);
+            order.push(standing.urgency.0);
+            // Whoever of the urgent it was, one of them leaves.
+            let left = line.waiting.proven.iter().find(|(_, _, id)| *id == next).copied().unwrap();
+            line.remove(Standing { rank: Rank::Proven, urgency: left.0, seniority: left.1 }, next);
+        }
+        assert_eq!(order, [9, 9, 9, 0, 9, 9, 9, 0, 9, 9, 9, 0]);
     }
 }

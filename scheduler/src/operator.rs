@@ -115,6 +115,9 @@ pub struct Changed {
     /// Patterns that are held from now on, or not any more.
     #[serde(default)]
     pub patterns: u64,
+    /// Batches that `reroute` left where they are, since other recipients in them were not meant.
+    #[serde(default)]
+    pub divided: u64,
 }
 
 impl Scheduler {
@@ -202,7 +205,7 @@ impl Scheduler {
     }
 
     /// Small sweeps are over before the operator reads the answer.
-    fn sweep_small(&mut self, id: ThreadId, now: Timestamp) {
+    pub(crate) fn sweep_small(&mut self, id: ThreadId, now: Timestamp) {
         let small = self.threads.get(id).is_some_and(|thread| thread.batches.len() <= crate::sweep::SWEEP_MAX);
         if small && self.sweeping.len() == 1 && self.sweeping.front() == Some(&id) {
             self.sweep_turn(now);
@@ -289,7 +292,7 @@ impl Scheduler {
     }
 
     /// The batches of a message and their threads.
-    fn find_batches(&self, message: MessageId) -> Vec<(ThreadId, BatchId)> {
+    pub(crate) fn find_batches(&self, message: MessageId) -> Vec<(ThreadId, BatchId)> {
         let of_thread = |(id, thread): (ThreadId, &crate::thread::Thread)| {
             thread.batches.range(batches_of(message)).map(|(batch, _)| (id, *batch)).collect::<Vec<_>>()
         };

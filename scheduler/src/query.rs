@@ -75,10 +75,26 @@ pub enum Ask {
         /// To what.
         batches: Vec<Chosen>,
     },
+    /// To send mail to another thread.
+    Reroute {
+        /// Which.
+        what: Moving,
+        /// Where it goes.
+        to: ThreadKey,
+    },
     /// To let the agents finish; the loop ends when they have.
     Drain,
     /// To end the loop now.
     Stop,
+}
+
+/// What [`Ask::Reroute`] is about.
+#[derive(Clone, Debug)]
+pub enum Moving {
+    /// All that the scheduler itself can tell.
+    Selected(Selector),
+    /// These batches; at most [`PAGE_MAX`].
+    Chosen(Vec<Chosen>),
 }
 
 /// The answer to an [`Ask`].
@@ -110,7 +126,7 @@ pub enum Answer {
         /// Where to go on, if there are more threads.
         next: Option<ThreadKey>,
     },
-    /// To [`Ask::Operate`] and [`Ask::OperateOn`].
+    /// To [`Ask::Operate`], [`Ask::OperateOn`] and [`Ask::Reroute`].
     Changed(Changed),
     /// To [`Ask::Drain`] and [`Ask::Stop`].
     Done,
@@ -138,6 +154,10 @@ impl Scheduler {
             }
             Ask::Operate { action, selector } => Answer::Changed(self.operate(now, *action, selector)),
             Ask::OperateOn { action, batches } => Answer::Changed(self.operate_on(now, *action, batches)),
+            Ask::Reroute { what: Moving::Selected(selector), to } => Answer::Changed(self.reroute(now, selector, to)),
+            Ask::Reroute { what: Moving::Chosen(batches), to } => {
+                Answer::Changed(self.reroute_chosen(now, batches, to))
+            }
             Ask::Drain => {
                 self.drain(now);
                 Answer::Done

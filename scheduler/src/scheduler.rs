@@ -17,9 +17,11 @@ use crate::beyond::{Beyond, Window};
 use crate::clause::{Clauses, Settings};
 use crate::door::{Gates, Passage};
 use crate::flows::Flows;
+use crate::gain::Gain;
 use crate::holds::Holds;
 use crate::lease::Lease;
 use crate::limit::{Channel, ChannelId, Level, Ring, RingId, RingKey, RingPlace};
+use crate::promises::Promises;
 use crate::recent::Recent;
 use crate::retry::Rng;
 use crate::snapshot::{Load, Tally};
@@ -240,6 +242,7 @@ impl Scheduler {
     fn pump(&mut self, id: ThreadId, now: Timestamp) {
         let Some(thread) = self.threads.get_mut(id) else { return };
         thread.dirty = false;
+        self.keep_promises(id, now);
         self.wake(id, now);
         if self.may_run(id, now) {
             self.feed(id, now);
@@ -305,6 +308,9 @@ impl Scheduler {
         } else {
             wake
         };
+        let promise = thread.next_promise().filter(|at| thread.sweeps.is_empty() || *at > now);
+        let promise = promise.filter(|_| self.paused.is_none());
+        let next = [next, promise].into_iter().flatten().min();
         if thread.timer == next {
             return;
         }
@@ -400,6 +406,7 @@ impl Scheduler {
         let batch_id = queued.id;
         thread.batches.insert(batch_id, Batch::of(queued, reported));
         thread.enqueue(batch_id, now);
+        thread.promise(batch_id);
         true
     }
 
@@ -417,7 +424,7 @@ impl Scheduler {
     }
 
     /// The thread of this name, made if need be.
-    fn thread_named(&mut self, key: &ThreadKey) -> ThreadId {
+    pub(crate) fn thread_named(&mut self, key: &ThreadKey) -> ThreadId {
         if let Some(id) = self.names.get(key) {
             return *id;
         }
@@ -453,7 +460,10 @@ impl Scheduler {
             held_by: self.holds.find(key),
             proven: false,
             fruitless: 0,
+            gain: Gain::default(),
             line: None,
+            deficit: 0,
+            promises: Promises::default(),
             door: None,
             timer: None,
             sweeps: VecDeque::new(),
@@ -484,7 +494,7 @@ impl Scheduler {
     }
 
     /// Counts what came in at this time as queued.
-    fn count_in(&mut self, id: ThreadId, received: Timestamp, load: Load) {
+    pub(crate) fn count_in(&mut self, id: ThreadId, received: Timestamp, load: Load) {
         if let Some(thread) = self.threads.get_mut(id) {
             thread.ages.add(received, load.recipients);
         }

@@ -10,6 +10,7 @@ use zrelay_spool::{BatchId, Diagnostic, Disposition, Outcome};
 use crate::batch::Place;
 use crate::class::classify;
 use crate::door::Place as DoorPlace;
+use crate::gain::{Advice, Moment};
 use crate::lease::{Carried, LeaseState, Mark, Window};
 use crate::limit::{Limit, RingKey, RingPlace};
 use crate::mute;
@@ -147,6 +148,7 @@ impl Scheduler {
         let Some(batch) = thread.batches.get_mut(&batch_id) else { return };
         let remaining = carried.remaining(&batch.recipients);
         let finished = batch.recipients.len() - remaining.len();
+        let done = if finished > 0 { zrelay_agent::weight(batch.size, batch.copies, finished) } else { 0 };
         let gone = remaining.is_empty();
         let received = batch.received;
         let load = Load {
@@ -155,7 +157,9 @@ impl Scheduler {
             bytes: if gone { batch.size } else { 0 },
         };
         if gone {
-            thread.batches.remove(&batch_id);
+            if let Some(batch) = thread.batches.remove(&batch_id) {
+                thread.unpromise(batch_id, &batch);
+            }
         } else {
             batch.recipients = remaining;
             batch.place = Place::Queued;
@@ -167,6 +171,33 @@ impl Scheduler {
             thread.enqueue(batch_id, now);
         }
         self.count_out(id, received, load);
+        self.weigh_agents(id, done, now);
+        self.keep_promise(id, batch_id, now);
+    }
+
+    /// Something came back: whether the thread's agents are worth it.
+    fn weigh_agents(&mut self, id: ThreadId, done: u64, now: Timestamp) {
+        let Some(thread) = self.threads.get_mut(id).filter(|thread| thread.clause.thread_agents > 1) else { return };
+        let leases = || thread.leases.iter().filter_map(|lease| self.leases.get(lease));
+        let working = leases().filter(|lease| lease.works && lease.state == LeaseState::Open).count();
+        let uses = leases().filter_map(|lease| lease.link.as_ref()?.link_use);
+        let moment = Moment {
+            now,
+            working: u32::try_from(working).unwrap_or(u32::MAX),
+            max: thread.clause.thread_agents,
+            backlog: !thread.flows.is_empty(),
+            link_use: uses.reduce(f64::max),
+        };
+        match thread.gain.finished(done, moment) {
+            Advice::Stay => {}
+            Advice::More => self.touch(id),
+            Advice::Fewer => {
+                // The newest has the least under way.
+                if let Some(newest) = thread.leases.last().copied() {
+                    self.close(newest);
+                }
+            }
+        }
     }
 
     pub(crate) fn released(&mut self, now: Timestamp, lease_id: LeaseId, reason: Release) {

@@ -5,7 +5,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use zrelay_clock::Timestamp;
-use zrelay_spool::{BatchId, BatchState, Diagnostic, Disposition, Outcome, Request, Status, Timing};
+use zrelay_spool::{BatchId, BatchState, Diagnostic, Disposition, Outcome, Request, Status, ThreadKey, Timing};
 
 use crate::batch::{Batch, Place};
 use crate::scheduler::Scheduler;
@@ -25,8 +25,8 @@ pub(crate) struct Sweep {
     end: BatchId,
 }
 
-/// What a sweep does to each batch. None touches batches under way, and all but `Drop` and `Expire`
-/// spare those held.
+/// What a sweep does to each batch. None touches batches under way, and all but `Drop`, `Expire` and
+/// `Reroute` spare those held.
 #[derive(Clone, Debug)]
 pub(crate) enum Work {
     /// The host failed: batches past their expiry expire; those that were due are reported as deferred, once in each
@@ -40,6 +40,8 @@ pub(crate) enum Work {
     Drop { diagnostic: Arc<Diagnostic> },
     /// An operator gives it up: it expires now.
     Expire { diagnostic: Arc<Diagnostic> },
+    /// An operator sends it to another thread.
+    Reroute { to: ThreadKey },
 }
 
 impl Sweep {
@@ -116,6 +118,7 @@ impl Scheduler {
             (_, Work::Expire { diagnostic }) => {
                 self.finish_batch(id, batch_id, Disposition::Expired, diagnostic, 0, now)
             }
+            (_, Work::Reroute { to }) => self.reroute_batch(id, batch_id, to, now),
             (Place::Aside, _) => false,
             (Place::Queued | Place::Due, Work::Rejected { diagnostic }) => {
                 self.finish_batch(id, batch_id, Disposition::Failed, diagnostic, 1, now)
@@ -230,7 +233,7 @@ impl Scheduler {
     }
 
     /// All recipients of a batch that is not under way come to the same end.
-    fn finish_batch(
+    pub(crate) fn finish_batch(
         &mut self,
         id: ThreadId,
         batch_id: BatchId,
@@ -242,6 +245,7 @@ impl Scheduler {
         let Some(thread) = self.threads.get_mut(id) else { return false };
         thread.dequeue(batch_id);
         let Some(mut batch) = thread.batches.remove(&batch_id) else { return false };
+        thread.unpromise(batch_id, &batch);
         batch.attempts = batch.attempts.saturating_add(attempts);
         let load = Load::of(&batch.recipients, batch.size);
         self.count_out(id, batch.received, load);
@@ -251,7 +255,8 @@ impl Scheduler {
     }
 }
 
-fn outcome_of(
+/// An outcome of all recipients of a batch.
+pub(crate) fn outcome_of(
     id: BatchId,
     batch: &Batch,
     disposition: Disposition,

@@ -1,11 +1,15 @@
 //! The scheduler as a whole: scenes, and a simulation that checks the invariants behind every event.
 
+mod agents;
 mod fairness;
 mod mute;
 mod pace;
+mod promises;
 mod rates;
+mod reroute;
 mod running;
 mod scenes;
 mod simulation;
+mod slices;
 mod window;
 mod world;

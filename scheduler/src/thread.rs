@@ -13,8 +13,10 @@ use crate::batch::{Batch, Hold, Place};
 use crate::beyond::Beyond;
 use crate::door::DoorKey;
 use crate::flows::Flows;
+use crate::gain::Gain;
 use crate::limit::{ChannelId, Limit, RingId};
 use crate::line::{Rank, Standing};
+use crate::promises::Promises;
 use crate::recent::Recent;
 use crate::snapshot::Load;
 use crate::sweep::Sweep;
@@ -61,7 +63,12 @@ pub(crate) struct Thread {
     pub(crate) proven: bool,
     /// Leases in a row that ended early without a single verdict.
     pub(crate) fruitless: u32,
+    /// Agents that have shown to be worth it.
+    pub(crate) gain: Gain,
     pub(crate) line: Option<(Limit, Standing)>,
+    /// What its last slice had more than its share.
+    pub(crate) deficit: i64,
+    pub(crate) promises: Promises,
     /// The door at which it waits, and its turn there.
     pub(crate) door: Option<(DoorKey, u64)>,
     pub(crate) timer: Option<Timestamp>,
@@ -96,6 +103,11 @@ impl Thread {
     /// Whether the host failed and is to be left alone for now.
     pub(crate) fn backs_off(&self, now: Timestamp) -> bool {
         self.backoff.failures > 0 && self.backoff.due > now
+    }
+
+    /// How urgent it is that it gets an agent.
+    pub(crate) fn urgency(&self) -> i8 {
+        self.flows.urgency().unwrap_or_default().saturating_add(self.clause.priority)
     }
 
     /// How it stands in line.
@@ -182,7 +194,7 @@ impl Thread {
         if due <= now {
             batch.place = Place::Due;
             batch.wake = due;
-            self.flows.insert(batch.flow, due, id);
+            self.flows.insert(batch.priority, batch.flow, due, id);
             return;
         }
         batch.place = Place::Queued;
@@ -197,7 +209,7 @@ impl Thread {
             Place::Queued => {
                 self.queue.remove(&(batch.wake, id));
             }
-            Place::Due => self.flows.remove(batch.flow, batch.wake, id),
+            Place::Due => self.flows.remove(batch.priority, batch.flow, batch.wake, id),
             Place::Aside => {
                 self.aside.remove(&id);
             }

@@ -51,7 +51,7 @@ pub(super) fn ring(row: RingRow) -> Row {
     and_usage([row.channel, row.site, row.clause], row.usage)
 }
 
-pub(super) const THREADS: [Column; 12] = [
+pub(super) const THREADS: [Column; 16] = [
     words("thread"),
     words("state"),
     numbers("batches"),
@@ -60,6 +60,10 @@ pub(super) const THREADS: [Column; 12] = [
     numbers("agents"),
     numbers("rtt"),
     numbers("in flight"),
+    numbers("credit"),
+    numbers("replies"),
+    numbers("delivery rate"),
+    numbers("use"),
     numbers("rcpt/s"),
     words("level"),
     numbers("next"),
@@ -77,6 +81,10 @@ pub(super) fn thread(row: ThreadRow) -> Row {
         format!("{}/{}", row.agents, row.agents_max),
         milliseconds(row.rtt),
         octets(row.bytes_in_flight),
+        row.credit.to_string(),
+        row.replies.to_string(),
+        format!("{}/s", octets(row.delivery_rate)),
+        percent(row.link_use),
         format!("{:.1}", row.recipient_rate),
         row.level,
         row.next_attempt_in.map_or_else(|| "-".to_owned(), |wait| seconds(wait as f64)),
@@ -85,7 +93,7 @@ pub(super) fn thread(row: ThreadRow) -> Row {
     Row { tone, cells }
 }
 
-const AGENTS: [Column; 16] = [
+const AGENTS: [Column; 17] = [
     numbers("lease"),
     words("state"),
     numbers("age"),
@@ -99,6 +107,7 @@ const AGENTS: [Column; 16] = [
     numbers("bytes in flight"),
     numbers("window"),
     numbers("delivery rate"),
+    numbers("use"),
     numbers("rcpt/s"),
     numbers("delivered"),
     numbers("sent"),
@@ -136,6 +145,10 @@ fn milliseconds(rtt: Option<f64>) -> String {
     rtt.map_or_else(|| "-".to_owned(), |rtt| format!("{:.1}ms", rtt * 1_000.0))
 }
 
+fn percent(part: Option<f64>) -> String {
+    part.map_or_else(|| "-".to_owned(), |part| format!("{:.0}%", part * 100.0))
+}
+
 fn agent(lease: LeaseRow) -> Row {
     vec![
         lease.lease.to_string(),
@@ -151,6 +164,7 @@ fn agent(lease: LeaseRow) -> Row {
         octets(lease.bytes_in_flight),
         format!("{} {}", lease.window_messages, octets(lease.window_bytes)),
         format!("{}/s", octets(lease.delivery_rate)),
+        percent(lease.link_use),
         format!("{:.1}", lease.recipient_rate),
         lease.delivered.to_string(),
         octets(lease.bytes),

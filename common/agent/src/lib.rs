@@ -279,6 +279,9 @@ pub struct Link {
     pub window_bytes: u64,
     /// Delivery rate from `TCP_INFO`, octets per second.
     pub delivery_rate: u64,
+    /// Part of the delivery rate that was used of late, 0 to 1; `None` before there is one. Near 1, the path is what
+    /// holds the connection back; else the receiver, or that there is not enough to send.
+    pub link_use: Option<f64>,
     /// Recipients delivered per second of late.
     pub recipient_rate: f64,
     /// Recipients delivered by this lease.

@@ -15,7 +15,7 @@ use toml::Spanned;
 use crate::error::Finding;
 use crate::raw;
 use crate::{
-    Access, BareNewline, CHANNELS, Clause, Config, Dns, Intake, Listen, Loops, Pattern, Pipelining, Principal,
+    Access, BareNewline, CHANNELS, Clause, Config, Dns, FlowKey, Intake, Listen, Loops, Pattern, Pipelining, Principal,
     Protocol, Queue, Rates, Route, ServerTls, TlsPolicy, defaults, host,
 };
 
@@ -148,6 +148,7 @@ impl Check<'_> {
     }
 
     fn intake(&mut self, given: &raw::Intake) -> Intake {
+        let flows = [("sender-domain", FlowKey::SenderDomain), ("list", FlowKey::List)];
         let bare = [("refuse", BareNewline::Refuse), ("normalise", BareNewline::Normalise)];
         Intake {
             message_size: self.size(
@@ -189,6 +190,8 @@ impl Check<'_> {
             data_rate: self.number("data_rate", given.data_rate.as_ref(), defaults::DATA_RATE, 0..=1_000_000_000),
             memory: self.size("memory", given.memory.as_ref(), defaults::MEMORY, (16 << 20)..=1 << 40),
             reserve: self.size("reserve", given.reserve.as_ref(), defaults::RESERVE, 0..=1 << 50),
+            flow: self.choice("flow", given.flow.as_ref(), defaults::FLOW, &flows),
+            flow_header: given.flow_header.as_ref().and_then(|name| self.header_name("flow_header", name)),
         }
     }
 
@@ -306,10 +309,18 @@ impl Check<'_> {
             matches: matches?,
             thread_agents,
             ring_agents: ring_agents.max(thread_agents),
+            weight: self.number("weight", given.weight.as_ref(), defaults.weight, 1..=20),
+            priority: self.priority(given.priority.as_ref(), defaults.priority),
             interval: self.span("interval", given.interval.as_ref(), defaults.interval, long.clone()),
             retries: self.retries(given.retries.as_ref(), defaults.retries),
             jitter: self.jitter(given.jitter.as_ref(), defaults.jitter),
             expiry: self.span("expiry", given.expiry.as_ref(), defaults.expiry, value::ZERO..=value::YEAR),
+            delay_warning: self.span(
+                "delay_warning",
+                given.delay_warning.as_ref(),
+                defaults.delay_warning,
+                value::ZERO..=value::YEAR,
+            ),
             tls: self.choice("tls", given.tls.as_ref(), defaults.tls, &tls),
             implicit_tls: self.implicit_tls(given),
             port: self.port(given.port.as_ref(), Clause::default_port(given)),
@@ -450,10 +461,13 @@ impl Default for Clause {
             matches: Pattern::any(),
             thread_agents: defaults::THREAD_AGENTS,
             ring_agents: defaults::RING_AGENTS,
+            weight: defaults::WEIGHT,
+            priority: defaults::PRIORITY,
             interval: defaults::INTERVAL,
             retries: defaults::RETRIES.to_vec(),
             jitter: defaults::JITTER,
             expiry: defaults::EXPIRY,
+            delay_warning: defaults::DELAY_WARNING,
             tls: defaults::TLS,
             implicit_tls: false,
             port: defaults::PORT,

@@ -4,7 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use crate::{BareNewline, Pipelining, Protocol, TlsPolicy};
+use crate::{BareNewline, FlowKey, Pipelining, Protocol, TlsPolicy};
 
 /// Name of a hub on a machine whose own name is not usable.
 pub const HOSTNAME: &str = "localhost.localdomain";
@@ -60,6 +60,12 @@ pub const RESERVE: u64 = 256 * 1024 * 1024;
 pub const THREAD_AGENTS: u32 = 1;
 /// Agents per ring: what large sites tolerate from one client, as Postfix's destination limit.
 pub const RING_AGENTS: u32 = 20;
+/// What makes a flow.
+pub const FLOW: FlowKey = FlowKey::SenderDomain;
+/// Share of a thread where threads compete.
+pub const WEIGHT: u32 = 1;
+/// Priority of a thread in line, and of mail that a listener takes.
+pub const PRIORITY: i8 = 0;
 /// Unit of the retries.
 pub const INTERVAL: Duration = Duration::from_secs(60);
 /// Waits in units of the interval; the last one repeats.
@@ -68,6 +74,8 @@ pub const RETRIES: [u32; 9] = [1, 1, 2, 3, 5, 8, 13, 21, 34];
 pub const JITTER: f64 = 0.1;
 /// RFC 5321 §4.5.4.1: give up after 4 to 5 days.
 pub const EXPIRY: Duration = Duration::from_secs(5 * 86_400);
+/// Age at which senders are told of a delay: never.
+pub const DELAY_WARNING: Duration = Duration::ZERO;
 /// TLS where offered.
 pub const TLS: TlsPolicy = TlsPolicy::May;
 /// Port of a next hop.

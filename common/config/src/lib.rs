@@ -37,8 +37,8 @@ use std::path::Path;
 pub use access::{Account, Principal, PrincipalError};
 pub use error::{ConfigError, Problem};
 pub use model::{
-    Access, BareNewline, Clause, Config, Dns, Intake, Listen, Loops, Pipelining, Protocol, Queue, Route, ServerTls,
-    TlsPolicy, WarmUp,
+    Access, BareNewline, Clause, Config, Dns, FlowKey, Intake, Listen, Loops, Pipelining, Protocol, Queue, Route,
+    ServerTls, TlsPolicy, WarmUp,
 };
 pub use pattern::{Pattern, PatternError};
 pub use rate::{Rate, RateError, Rates};

@@ -62,6 +62,10 @@ pub struct Listen {
     pub relay_from: Vec<IpNet>,
     /// Whether STARTTLS is offered. Default: when a certificate is configured.
     pub starttls: bool,
+    /// Priority of mail that names none (RFC 6710), -9 to 9. Default 0.
+    pub priority: i8,
+    /// Makes all mail of this listener one flow, which shares a next hop with others as one. Default none.
+    pub tag: Option<String>,
     /// Whether TLS begins with the first octet (RFC 8314 §3); there is no STARTTLS then. Default no.
     pub implicit_tls: bool,
     /// Networks to which PIPECONNECT is announced: their clients may send commands ahead of the greeting when they
@@ -122,6 +126,19 @@ pub struct Intake {
     /// Space on the spool's file system that is kept for delivery: below it new messages get `452 4.3.1` at MAIL, below
     /// half of it also those under way. Default 256 MiB, four segments of the spool.
     pub reserve: u64,
+    /// What makes a flow where listener and header say nothing. Default the sender's domain.
+    pub flow: FlowKey,
+    /// A header field whose value makes the flow, in lower case with its colon. Default none.
+    pub flow_header: Option<Arc<str>>,
+}
+
+/// Whose mail is whose, for fairness: mail of one flow takes turns with that of others.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FlowKey {
+    /// The domain of the envelope sender.
+    SenderDomain,
+    /// The list: its `List-Id` (RFC 2919), else the envelope sender without what VERP adds.
+    List,
 }
 
 /// Limits of the queue.
@@ -167,6 +184,11 @@ pub struct Clause {
     pub thread_agents: u32,
     /// Agents per ring. Default 20.
     pub ring_agents: u32,
+    /// Share of a thread where threads compete for agents: how many quanta of work a thread may send before it gives
+    /// way to others that wait. Default 1; at most 20, so that no slice is longer than 10 min.
+    pub weight: u32,
+    /// Added to the priority of the mail when a thread waits in line for an agent, -9 to 9. Default 0.
+    pub priority: i8,
     /// Unit of [`Clause::retries`]. Default 1 min.
     pub interval: Duration,
     /// Waits between attempts in units of the interval; the last one repeats. Default 1 1 2 3 5 8 13 21 34.
@@ -175,6 +197,8 @@ pub struct Clause {
     pub jitter: f64,
     /// Age at which a recipient that is still deferred is given up. Default 5 d (RFC 5321 §4.5.4.1: 4-5 days).
     pub expiry: Duration,
+    /// Age at which the sender of what is still here is told of the delay, once; 0: never. Default never, as Postfix.
+    pub delay_warning: Duration,
     /// TLS towards the next hop. Default opportunistic.
     pub tls: TlsPolicy,
     /// TLS from the first octet on, without STARTTLS (RFC 8314 §3; Postfix's `smtp_tls_wrappermode`). Default no.

@@ -59,6 +59,8 @@ pub(crate) struct Listen {
     pub(crate) protocol: Key<String>,
     pub(crate) relay_from: Option<Vec<Spanned<String>>>,
     pub(crate) starttls: Key<bool>,
+    pub(crate) priority: Key<i64>,
+    pub(crate) tag: Key<String>,
     pub(crate) implicit_tls: Key<bool>,
     pub(crate) pipeconnect: Option<Vec<Spanned<String>>>,
 }
@@ -92,6 +94,8 @@ pub(crate) struct Intake {
     pub(crate) data_rate: Key<i64>,
     pub(crate) memory: Key<Size>,
     pub(crate) reserve: Key<Size>,
+    pub(crate) flow: Key<String>,
+    pub(crate) flow_header: Key<String>,
 }
 
 #[derive(serde::Deserialize)]
@@ -110,11 +114,14 @@ pub(crate) struct Thread {
     pub(crate) matches: Spanned<String>,
     pub(crate) thread_agents: Key<i64>,
     pub(crate) ring_agents: Key<i64>,
+    pub(crate) weight: Key<i64>,
+    pub(crate) priority: Key<i64>,
     pub(crate) channel_agents: Key<i64>,
     pub(crate) interval: Key<String>,
     pub(crate) retries: Key<Vec<Spanned<i64>>>,
     pub(crate) jitter: Key<f64>,
     pub(crate) expiry: Key<String>,
+    pub(crate) delay_warning: Key<String>,
     pub(crate) tls: Key<String>,
     pub(crate) implicit_tls: Key<bool>,
     pub(crate) port: Key<i64>,

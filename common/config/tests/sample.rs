@@ -53,6 +53,8 @@ fn every_setting_shown_in_the_sample_is_the_default() {
     shown.hostname.clone_from(&embedded.hostname);
     shown.postmaster = None;
     shown.tls = None;
+    shown.intake.flow_header = None;
+    shown.listen.iter_mut().for_each(|listen| listen.tag = None);
     shown.routes.clear();
     shown.clauses.clear();
     shown.sources.clear();

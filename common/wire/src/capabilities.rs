@@ -50,6 +50,10 @@ pub struct Capabilities {
     pub vrfy: bool,
     /// RFC 1985
     pub etrn: bool,
+    /// RFC 6710: the priority assignment policy; empty when none is named.
+    pub mt_priority: Option<String>,
+    /// RFC 2852: the shortest time to deliver by with `R`, seconds; 0 when none is named.
+    pub deliver_by: Option<u64>,
     /// Exim's early pipelining: commands may come before the greeting.
     pub pipeconnect: bool,
     /// Other lines as they came, at most 64.
@@ -86,6 +90,8 @@ impl Capabilities {
             "HELP" => self.help = true,
             "VRFY" => self.vrfy = true,
             "ETRN" => self.etrn = true,
+            "MT-PRIORITY" => self.mt_priority = Some(words.next().unwrap_or_default().to_owned()),
+            "DELIVERBY" => self.deliver_by = Some(words.next().and_then(positive).unwrap_or(0)),
             "PIPECONNECT" => self.pipeconnect = true,
             _ => match keyword.strip_prefix("AUTH=") {
                 // The form of the drafts before RFC 2554: `AUTH=LOGIN PLAIN`.
@@ -125,6 +131,11 @@ impl Capabilities {
         lines.extend(flags.into_iter().filter(|(offered, _)| *offered).map(|(_, keyword)| keyword.to_owned()));
         lines.extend(size);
         lines.extend(self.limits.to_line());
+        lines.extend(self.mt_priority.as_ref().map(|policy| format!("MT-PRIORITY {policy}").trim_end().to_owned()));
+        lines.extend(
+            self.deliver_by
+                .map(|seconds| if seconds == 0 { "DELIVERBY".to_owned() } else { format!("DELIVERBY {seconds}") }),
+        );
         lines.extend((!self.auth.is_empty()).then(|| format!("AUTH {}", self.auth.join(" "))));
         lines.extend(self.other.iter().cloned());
         lines

@@ -38,7 +38,10 @@ pub use command::{Command, CommandError, Last, encode_bdat, encode_mail, encode_
 pub use data::{BareNewline, DotDecoder, Progress, Stuffer, dot_stuff};
 pub use line::{LINE_MAX, Line, LineBuffer};
 pub use newline::{NewlineCheck, Newlines, Normaliser};
-pub use parameters::{AUTH_MAX, Body, ENVID_MAX, MailParameters, Notify, ORCPT_MAX, RcptParameters, Ret, Verp};
+pub use parameters::{
+    AUTH_MAX, BY_SECONDS_MAX, Body, ByMode, DeliverBy, ENVID_MAX, MailParameters, Notify, ORCPT_MAX, RcptParameters,
+    Ret, Verp, mt_priority,
+};
 pub use path::{ForwardPath, ReversePath};
 pub use reply::{Class, REPLY_LINE_MAX, Reply, Status, encode_reply};
 pub use reply_parser::{INPUT_LINE_MAX, INPUT_LINES_MAX, INPUT_REPLY_MAX, ReplyError, ReplyParser};

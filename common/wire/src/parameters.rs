@@ -1,5 +1,9 @@
 //! ESMTP parameters of MAIL and RCPT: SIZE (RFC 1870), BODY (RFC 6152), SMTPUTF8 (RFC 6531), RET, ENVID, NOTIFY and
-//! ORCPT (RFC 3461), AUTH (RFC 4954, accepted and ignored) and XVERP (Postfix).
+//! ORCPT (RFC 3461), MT-PRIORITY (RFC 6710), BY (RFC 2852), AUTH (RFC 4954, accepted and ignored) and XVERP (Postfix).
+
+mod urgency;
+
+pub use urgency::{BY_SECONDS_MAX, ByMode, DeliverBy, mt_priority};
 
 use nom::bytes::complete::{tag, take_while, take_while1};
 use nom::combinator::{all_consuming, opt, recognize, verify};
@@ -89,6 +93,10 @@ pub struct MailParameters {
     pub envid: Option<String>,
     /// `XVERP`
     pub xverp: Option<Verp>,
+    /// `MT-PRIORITY`, -9 to 9.
+    pub mt_priority: Option<i8>,
+    /// `BY`
+    pub by: Option<DeliverBy>,
     /// `AUTH`, as it came; nothing is done with it.
     pub auth: Option<String>,
 }
@@ -126,7 +134,7 @@ fn keyword(input: &str) -> IResult<&str, &str> {
 }
 
 impl MailParameters {
-    const KEYWORDS: [&str; 7] = ["SIZE", "BODY", "SMTPUTF8", "RET", "ENVID", "XVERP", "AUTH"];
+    const KEYWORDS: [&str; 9] = ["SIZE", "BODY", "SMTPUTF8", "RET", "ENVID", "XVERP", "MT-PRIORITY", "BY", "AUTH"];
 
     pub(crate) fn from_list(list: &[Parameter<'_>]) -> Result<Self, CommandError> {
         let mut found = Self::default();
@@ -143,6 +151,8 @@ impl MailParameters {
             "RET" => put(&mut self.ret, keyword, value.and_then(ret)),
             "ENVID" => put(&mut self.envid, keyword, value.and_then(envid)),
             "XVERP" => put(&mut self.xverp, keyword, verp(value)),
+            "MT-PRIORITY" => put(&mut self.mt_priority, keyword, value.and_then(mt_priority)),
+            "BY" => put(&mut self.by, keyword, value.and_then(urgency::deliver_by)),
             "AUTH" => put(&mut self.auth, keyword, value.and_then(auth)),
             _ => {
                 let mut slot = self.smtputf8.then_some(());
@@ -176,6 +186,7 @@ impl MailParameters {
             out.extend_from_slice(b" XVERP=");
             out.extend_from_slice(&[separator, equals]);
         }
+        urgency::encode(out, self.mt_priority, self.by);
         push_parameter(out, b" AUTH=", self.auth.as_deref());
     }
 }

@@ -190,6 +190,7 @@ impl Methods {
             "release" => self.operate(caller, Action::Release, &params(given)?),
             "retry" => self.operate(caller, Action::Retry, &params(given)?),
             "expire" => self.operate(caller, Action::Expire, &params(given)?),
+            "reroute" => self.reroute(caller, &params(given)?),
             "drop" => self.operate(caller, Action::Drop, &params(given)?),
             other => self
                 .store

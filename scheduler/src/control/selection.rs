@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use zrelay_clock::{Span, SpanError, Timestamp};
 use zrelay_config::{Pattern, PatternError};
-use zrelay_spool::{BatchId, MessageId, ThreadKey};
+use zrelay_spool::{BatchId, Flow, MessageId, ThreadKey};
 
 use super::methods::{Addressed, Methods, unexpected};
 use super::rpc::RpcError;
@@ -61,6 +61,8 @@ impl Terms {
 pub(super) struct Selection {
     threads: Option<Selector>,
     message: Option<MessageId>,
+    /// As it was given, and what it stands for.
+    flow: Option<(String, Flow)>,
     sender: Option<Pattern>,
     recipient: Option<Pattern>,
     age: Option<Range<Duration>>,
@@ -123,6 +125,8 @@ impl Selection {
         match key {
             Some(("sender", pattern)) => once(&mut self.sender, Pattern::new(pattern)?),
             Some(("recipient", pattern)) => once(&mut self.recipient, Pattern::new(pattern)?),
+            Some(("flow", "")) => Err(TermError::Text),
+            Some(("flow", name)) => once(&mut self.flow, (name.to_owned(), flow(name))),
             Some(("age", range)) => once(&mut self.age, age(range)?),
             Some(("attempts", range)) => once(&mut self.attempts, attempts(range)?),
             Some(("state", name)) if ["due", "waiting", "carried", "held"].contains(&name) => {
@@ -162,6 +166,7 @@ impl Selection {
         let text = |wanted: &String| view.last_reply().is_some_and(|reply| reply.to_lowercase().contains(wanted));
         thread
             && self.message.is_none_or(|message| view.id.message == message)
+            && self.flow.as_ref().is_none_or(|(_, flow)| view.flow == *flow)
             && self.age.is_none_or(|age| age.holds(now.since(view.received)))
             && self.attempts.is_none_or(|attempts| attempts.holds(view.attempts))
             && self.state.as_ref().is_none_or(|state| view.place.name() == state)
@@ -182,6 +187,12 @@ fn range<T, E>(text: &str, bare: fn(T) -> Range<T>, read: impl Fn(&str) -> Resul
     }
 }
 
+/// A flow by its name, or by the number that the tools print.
+fn flow(name: &str) -> Flow {
+    let number = (name.len() == 8).then(|| u32::from_str_radix(name, 16).ok()).flatten();
+    number.map_or_else(|| Flow::named(name), Flow)
+}
+
 fn age(text: &str) -> Result<Range<Duration>, TermError> {
     Ok(range(text, Range::AtLeast, |limit| limit.parse().map(|span: Span| span.0))?)
 }
@@ -198,6 +209,7 @@ impl fmt::Display for Selection {
         let mut terms: Vec<String> = Vec::new();
         terms.extend(self.threads.as_ref().map(ToString::to_string));
         terms.extend(self.message.map(|id| id.to_string()));
+        terms.extend(self.flow.as_ref().map(|(name, _)| format!("flow:{name}")));
         terms.extend(self.sender.as_ref().map(|pattern| format!("sender:{pattern}")));
         terms.extend(self.recipient.as_ref().map(|pattern| format!("recipient:{pattern}")));
         terms.extend(self.age.map(|age| format!("age:{}", shown(age, span))));
@@ -298,6 +310,7 @@ mod tests {
             &["smtp/[IPv6:2001:db8::1]:2525"],
             &["smtp/*", "sender:<>", "age:>1h30m"],
             &["640A1B2C3D4E5"],
+            &["flow:lists.example.net", "attempts:>1"],
             &["recipient:*@b.example", "attempts:<3", "state:held", "reply:too many connections"],
         ] {
             assert_eq!(parse(terms).unwrap().to_string(), terms.join(" "));

@@ -92,6 +92,9 @@ pub struct ThreadRow {
     pub bytes_in_flight: u64,
     /// Its delivery rate as the kernel measures it, octets per second.
     pub delivery_rate: u64,
+    /// Part of that rate which was used of late, 0 to 1; near 1, the path is what holds the thread back.
+    #[serde(default)]
+    pub link_use: Option<f64>,
     /// Recipients that it delivered per second of late.
     pub recipient_rate: f64,
     /// Conversation level of that connection: `lockstep`, `transaction`, `pipelined`, `stream`; empty when there is none.
@@ -208,6 +211,9 @@ pub struct LeaseRow {
     pub window_bytes: u64,
     /// Delivery rate as the kernel measures it, octets per second.
     pub delivery_rate: u64,
+    /// Part of that rate which was used of late, 0 to 1; near 1, the path is what holds the connection back.
+    #[serde(default)]
+    pub link_use: Option<f64>,
     /// Recipients delivered per second of late.
     pub recipient_rate: f64,
     /// Recipients delivered.
@@ -283,6 +289,7 @@ impl ThreadView {
             replies: link.map_or(0, |link| link.replies),
             bytes_in_flight: link.map_or(0, |link| link.bytes_in_flight),
             delivery_rate: link.map_or(0, |link| link.delivery_rate),
+            link_use: link.and_then(|link| link.link_use),
             recipient_rate: link.map_or(0.0, |link| link.recipient_rate),
             level: link.map(|link| link.level.to_owned()).unwrap_or_default(),
             peer: link.map(|link| link.peer.clone()).unwrap_or_default(),
@@ -395,6 +402,7 @@ impl LeaseView {
             window_messages: link.window_messages,
             window_bytes: link.window_bytes,
             delivery_rate: link.delivery_rate,
+            link_use: link.link_use,
             recipient_rate: link.recipient_rate,
             delivered: link.delivered,
             bytes: link.bytes,

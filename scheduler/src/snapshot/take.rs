@@ -271,6 +271,7 @@ fn batch_view(thread: &Thread, id: BatchId, batch: &Batch, now: Timestamp) -> Ba
         received: batch.received,
         size: batch.size,
         attempts: batch.attempts,
+        flow: batch.flow,
         place,
         last: batch.last.clone(),
     }

@@ -253,6 +253,8 @@ pub struct BatchView {
     pub size: u64,
     /// Attempts so far.
     pub attempts: u32,
+    /// Whose mail it is.
+    pub flow: Flow,
     /// Where it is.
     pub place: BatchPlace,
     /// The last diagnostic.

@@ -155,23 +155,6 @@ fn a_busy_thread_gives_way_when_its_slice_is_over_and_others_wait() {
 }
 
 #[test]
-fn a_second_agent_comes_only_when_the_first_is_full() {
-    let mut world = World::new(settings(clause(|clause| clause.thread_agents = 2), 100), 1);
-    for _ in 0..4 {
-        world.arrive("smtp/a", 1, 100);
-    }
-    let first = world.agent("smtp/a");
-    world.hungry(first, 2, 10_000);
-    assert_eq!(world.agents.len(), 2);
-    let second = *world.agents.keys().last().unwrap();
-    world.hungry(second, 1, 1000);
-    world.arrive("smtp/a", 1, 100);
-    assert_eq!(world.agents.len(), 2);
-    world.release(second, Release::Failed(reply(421, "too many connections")));
-    assert_eq!(world.agents.len(), 1, "the host does not want a second one, or the thread does not know it yet");
-}
-
-#[test]
 fn deferred_recipients_wait_by_the_list_and_the_others_are_done() {
     let mut world = world();
     let batch = world.arrive("smtp/a", 3, 100);

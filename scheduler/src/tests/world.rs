@@ -15,6 +15,7 @@ use zrelay_spool::{
 use crate::Settings;
 use crate::beyond::{RunId, SpillOrder, Spilled};
 use crate::operator::GIVEN_UP;
+use crate::promises::TOO_LATE;
 use crate::scheduler::Scheduler;
 
 pub(super) const START: Timestamp = Timestamp::from_secs(1_000_000);
@@ -122,18 +123,29 @@ impl World {
 
     /// A message of a flow for a thread.
     pub(super) fn arrive_from(&mut self, flow: Flow, thread: &str, recipients: u32, size: u64) -> BatchId {
+        self.arrive_as(thread, recipients, size, |batch| batch.flow = flow)
+    }
+
+    /// A message that is more than others.
+    pub(super) fn arrive_as(
+        &mut self,
+        thread: &str,
+        recipients: u32,
+        size: u64,
+        change: impl FnOnce(&mut QueuedBatch),
+    ) -> BatchId {
         self.next_message += 1;
         let id = BatchId { message: MessageId(self.now.as_micros() + self.next_message), number: 0 };
         self.open.extend((0..recipients).map(|recipient| (id, recipient)));
         self.received.insert(id, self.now);
-        let batch = QueuedBatch {
+        let mut batch = QueuedBatch {
             id,
             thread: thread.parse().unwrap(),
             recipients: (0..recipients).collect(),
             received: self.now,
             size,
             copies: 1,
-            flow,
+            flow: Flow::default(),
             priority: 0,
             deliver_by: None,
             warned: false,
@@ -142,6 +154,7 @@ impl World {
             held: false,
             last: None,
         };
+        change(&mut batch);
         self.scheduler.handle_queue(self.now, Queue::Batch(batch));
         self.settle_down();
         id
@@ -249,6 +262,7 @@ impl World {
                     self.records.push(state);
                 }
                 Request::Batch(_) => {}
+                Request::Reroute { id, .. } => drop(self.batch_due.remove(&id)),
                 other => panic!("the scheduler has no business with {other:?}"),
             }
         }
@@ -290,7 +304,7 @@ impl World {
                 }
                 self.batch_due.insert(outcome.batch, outcome.due);
             }
-            Disposition::Expired if outcome.diagnostic.text == GIVEN_UP => {}
+            Disposition::Expired if [GIVEN_UP, TOO_LATE].contains(&outcome.diagnostic.text.as_str()) => {}
             Disposition::Expired => assert!(expired, "expired before its time: {outcome:?}"),
             _ => {}
         }

@@ -13,7 +13,7 @@ use zrelay_agent::{Judgement, Rest, Ticket, Verdict};
 use zrelay_clock::Timestamp;
 use zrelay_config::Pipelining;
 use zrelay_smtp::{Addressee, Conversation, Event, Letter, Offered, Protocol, Security, Settings};
-use zrelay_spool::{BatchId, Content, MessageId, Notify, Ret};
+use zrelay_spool::{BatchId, ByMode, Content, DeliverBy, Handling, MessageId, Notify, Ret};
 use zrelay_wire::Capabilities;
 
 const START: Timestamp = Timestamp::from_secs(1_800_000_000);
@@ -24,7 +24,7 @@ const BATCHES_MAX: u64 = 40;
 const WORDS: [&str; 24] = [
     "220 far ESMTP\r\n",
     "250-far\r\n250-PIPELINING\r\n250-CHUNKING\r\n250-8BITMIME\r\n250-DSN\r\n250 SIZE\r\n",
-    "250-far\r\n250-PIPELINING\r\n250 SMTPUTF8\r\n",
+    "250-far\r\n250-PIPELINING\r\n250-MT-PRIORITY MIXER\r\n250-DELIVERBY 60\r\n250 SMTPUTF8\r\n",
     "250-far\r\n250-PIPELINING\r\n250-CHUNKING\r\n250-LIMITS RCPTMAX=2 MAILMAX=3\r\n250 SIZE 200\r\n",
     "250-far\r\n250-PIPELINING\r\n250-CHUNKING\r\n250-8BITMIME\r\n250-PIPECONNECT\r\n250 STARTTLS\r\n",
     "250 2.0.0 ok\r\n",
@@ -98,6 +98,15 @@ impl Letter for Parcel {
 
     fn ret(&self) -> Option<Ret> {
         None
+    }
+
+    fn handling(&self) -> Handling {
+        let deliver_by = self.number.is_multiple_of(7).then_some(DeliverBy {
+            deadline: START,
+            mode: if self.number.is_multiple_of(2) { ByMode::Return } else { ByMode::Notify },
+            trace: true,
+        });
+        Handling { flow: None, priority: (self.number % 4) as i8, deliver_by }
     }
 
     fn recipient(&self, index: u32) -> Option<Addressee<'_>> {

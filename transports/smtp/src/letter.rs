@@ -1,6 +1,6 @@
 //! What the engine needs to know of a message.
 
-use zrelay_spool::{Content, Notify, Ret};
+use zrelay_spool::{Content, Handling, Notify, Ret};
 
 /// A message as the engine sends it: envelope and octets. The spool's stored messages are letters; tests use plain
 /// vectors. Reading must be cheap and must not fail: a letter is opened before it is carried.
@@ -20,6 +20,9 @@ pub trait Letter {
 
     /// RFC 3461 `RET`.
     fn ret(&self) -> Option<Ret>;
+
+    /// What else was asked for it.
+    fn handling(&self) -> Handling;
 
     /// The recipient of this index; `None` if there is none.
     fn recipient(&self, index: u32) -> Option<Addressee<'_>>;
@@ -87,6 +90,10 @@ impl Letter for zrelay_spool::Stored {
 
     fn ret(&self) -> Option<Ret> {
         Self::ret(self)
+    }
+
+    fn handling(&self) -> Handling {
+        Self::handling(self)
     }
 
     fn recipient(&self, index: u32) -> Option<Addressee<'_>> {

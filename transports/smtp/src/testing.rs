@@ -1,6 +1,6 @@
 //! Letters of plain octets for the tests.
 
-use zrelay_spool::{Content, Notify, Ret};
+use zrelay_spool::{Content, Handling, Notify, Ret};
 
 use crate::letter::{Addressee, Letter};
 
@@ -12,6 +12,7 @@ pub(crate) struct Parcel {
     pub(crate) content: Content,
     pub(crate) envid: Option<String>,
     pub(crate) ret: Option<Ret>,
+    pub(crate) handling: Handling,
     /// Address, sender, ORCPT, NOTIFY.
     pub(crate) recipients: Vec<(String, String, Option<String>, Notify)>,
 }
@@ -24,6 +25,7 @@ impl Parcel {
             content: Content::default(),
             envid: None,
             ret: None,
+            handling: Handling::default(),
             recipients: Vec::new(),
         }
     }
@@ -59,6 +61,10 @@ impl Letter for Parcel {
 
     fn ret(&self) -> Option<Ret> {
         self.ret
+    }
+
+    fn handling(&self) -> Handling {
+        self.handling
     }
 
     fn recipient(&self, index: u32) -> Option<Addressee<'_>> {

@@ -37,6 +37,10 @@ impl Letter for Post {
         None
     }
 
+    fn handling(&self) -> zrelay_spool::Handling {
+        zrelay_spool::Handling::default()
+    }
+
     fn recipient(&self, index: u32) -> Option<Addressee<'_>> {
         (index < self.recipients).then_some(Addressee {
             address: "someone@far.example",

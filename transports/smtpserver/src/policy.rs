@@ -33,6 +33,10 @@ pub struct SessionPolicy {
     pub protocol: Protocol,
     /// Whether STARTTLS is offered.
     pub starttls: StartTls,
+    /// The priority of mail that names none.
+    pub priority: i8,
+    /// Whose mail all of it is.
+    pub tag: Option<String>,
     /// Sizes, counts and times.
     pub limits: Intake,
 }
@@ -46,6 +50,13 @@ impl SessionPolicy {
             () if listen.starttls => StartTls::Offered,
             () => StartTls::Absent,
         };
-        Self { hostname: config.hostname.clone(), protocol: listen.protocol, starttls, limits: config.intake.clone() }
+        Self {
+            hostname: config.hostname.clone(),
+            protocol: listen.protocol,
+            starttls,
+            priority: listen.priority,
+            tag: listen.tag.clone(),
+            limits: config.intake.clone(),
+        }
     }
 }

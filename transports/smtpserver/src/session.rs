@@ -18,6 +18,7 @@ mod content;
 mod counters;
 #[cfg(test)]
 pub(crate) mod fixture;
+mod handling;
 mod header;
 mod replies;
 mod state;

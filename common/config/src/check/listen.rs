@@ -14,6 +14,8 @@ impl Check<'_> {
                 relay_from: networks,
                 starttls: certificate,
                 implicit_tls: false,
+                priority: defaults::PRIORITY,
+                tag: None,
             }];
         }
         let mut seen = HashMap::new();
@@ -40,6 +42,8 @@ impl Check<'_> {
                 relay_from,
                 starttls: listen.starttls.map_or(certificate && !implicit_tls, Spanned::into_inner),
                 implicit_tls,
+                priority: self.priority(listen.priority.as_ref(), defaults::PRIORITY),
+                tag: listen.tag.as_ref().and_then(|tag| self.tag(tag)),
             });
         }
         listeners

@@ -4,6 +4,7 @@ use std::fmt::Display;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -77,6 +78,39 @@ impl Check<'_> {
             }
             Err(error) => {
                 self.find(Finding::new(given.span(), format!("{name} is not a duration")).help(error.to_string()));
+                default
+            }
+        }
+    }
+
+    pub(super) fn tag(&mut self, given: &Spanned<String>) -> Option<String> {
+        let tag = given.get_ref();
+        if tag.is_empty() || tag.len() > 100 || tag.chars().any(char::is_control) {
+            self.find(Finding::new(given.span(), "unusable tag").help("expected a name of 1 to 100 octets"));
+            return None;
+        }
+        Some(tag.clone())
+    }
+
+    /// The name of a header field (RFC 5322 §2.2), in lower case with its colon.
+    pub(super) fn header_name(&mut self, name: &str, given: &Spanned<String>) -> Option<Arc<str>> {
+        let field = given.get_ref();
+        if field.is_empty() || field.len() > 76 || !field.bytes().all(|octet| octet.is_ascii_graphic() && octet != b':')
+        {
+            let help = "expected a name without its colon, such as \"X-Campaign\"";
+            self.find(Finding::new(given.span(), format!("{name} is not the name of a header field")).help(help));
+            return None;
+        }
+        Some(format!("{}:", field.to_ascii_lowercase()).into())
+    }
+
+    /// RFC 6710 §4.
+    pub(super) fn priority(&mut self, given: Option<&Spanned<i64>>, default: i8) -> i8 {
+        let Some(given) = given else { return default };
+        match i8::try_from(*given.get_ref()) {
+            Ok(priority) if (-9..=9).contains(&priority) => priority,
+            _ => {
+                self.out_of_range("priority", given.span(), -9, 9);
                 default
             }
         }

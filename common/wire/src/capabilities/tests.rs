@@ -28,7 +28,8 @@ fn the_offers_of_real_servers_are_read() {
     assert!(exim.pipeconnect && exim.help && !exim.pipelining);
 
     let sendmail = read("250-h Hello\r\n250-SIZE\r\n250-VERB\r\n250 DELIVERBY 60\r\n");
-    assert_eq!((sendmail.size, sendmail.other), (Some(None), vec!["VERB".to_owned(), "DELIVERBY 60".to_owned()]));
+    assert_eq!((sendmail.size, sendmail.other), (Some(None), vec!["VERB".to_owned()]));
+    assert_eq!((sendmail.deliver_by, sendmail.mt_priority), (Some(60), None));
 
     let sink = read("250-sink\r\n250-PIPELINING\r\n250-XVERP\r\n250 \r\n");
     assert!(sink.pipelining && sink.xverp && sink.other.is_empty());
@@ -72,8 +73,9 @@ fn capabilities() -> impl Strategy<Value = Capabilities> {
     });
     let auth = prop::collection::hash_set("[A-Z0-9-]{1,10}", 0..4).prop_map(|names| names.into_iter().collect());
     let other = prop::collection::vec("X[A-Z]{1,8}( [!-~]{1,10})?", 0..4);
-    ("[a-z.]{1,20}", any::<[bool; 12]>(), prop::option::of(number()), limits, auth, other).prop_map(
-        |(name, flags, size, limits, auth, other)| {
+    let urgency = (prop::option::of("[A-Z0-9]{0,8}"), prop::option::of(0_u64..));
+    ("[a-z.]{1,20}", any::<[bool; 12]>(), prop::option::of(number()), limits, auth, other, urgency).prop_map(
+        |(name, flags, size, limits, auth, other, (mt_priority, deliver_by))| {
             let [pipelining, chunking, eight_bit_mime, smtputf8, dsn, enhanced_status_codes, ..] = flags;
             let [.., starttls, xverp, help, vrfy, etrn, pipeconnect] = flags;
             let other = other.into_iter().filter(|line| !line.starts_with("XVERP")).collect();
@@ -93,6 +95,8 @@ fn capabilities() -> impl Strategy<Value = Capabilities> {
                 help,
                 vrfy,
                 etrn,
+                mt_priority,
+                deliver_by,
                 pipeconnect,
                 other,
             }

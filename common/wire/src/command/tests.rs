@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::parameters::{Body, Ret, Verp};
+use crate::parameters::{BY_SECONDS_MAX, Body, ByMode, DeliverBy, Ret, Verp};
 use crate::testing::{ascii_address, forward_path, reverse_path, utf8_address};
 
 fn parse(line: &str) -> Result<Command, CommandError> {
@@ -59,8 +59,10 @@ fn text_behind_noop_and_help_is_dropped() {
 
 #[test]
 fn every_parameter_of_mail_is_read() {
-    let (from, parameters) =
-        mail("MAIL FROM:<l@b.example> RET=HDRS ENVID=QQ+2B1 SIZE=00012 BODY=8BITMIME SMTPUTF8 AUTH=<> XVERP=-=");
+    let (from, parameters) = mail(
+        "MAIL FROM:<l@b.example> RET=HDRS ENVID=QQ+2B1 SIZE=00012 BODY=8BITMIME SMTPUTF8 AUTH=<> XVERP=-= \
+              MT-PRIORITY=-3 BY=60;rt",
+    );
     let expected = MailParameters {
         size: Some(12),
         body: Some(Body::EightBitMime),
@@ -68,6 +70,8 @@ fn every_parameter_of_mail_is_read() {
         ret: Some(Ret::Headers),
         envid: Some("QQ+2B1".to_owned()),
         xverp: Some(Verp { separator: b'-', equals: b'=' }),
+        mt_priority: Some(-3),
+        by: Some(DeliverBy { seconds: 60, mode: ByMode::Return, trace: true }),
         auth: Some("<>".to_owned()),
     };
     assert_eq!((from.as_str(), parameters), ("l@b.example", expected));
@@ -237,14 +241,22 @@ fn mail_parameters(smtputf8: bool) -> impl Strategy<Value = MailParameters> {
         option(xtext().boxed()),
         prop::option::of(verp),
         option("[!-~]{1,40}".boxed()),
+        prop::option::of(-9i8..=9),
+        prop::option::of((1i32..=BY_SECONDS_MAX, any::<(bool, bool)>())),
     )
-        .prop_map(move |(size, body, ret, envid, xverp, auth)| MailParameters {
+        .prop_map(move |(size, body, ret, envid, xverp, auth, mt_priority, by)| MailParameters {
             size,
             body,
             smtputf8,
             ret,
             envid,
             xverp,
+            mt_priority,
+            by: by.map(|(seconds, (returns, trace))| DeliverBy {
+                seconds,
+                mode: if returns { ByMode::Return } else { ByMode::Notify },
+                trace,
+            }),
             auth,
         })
 }

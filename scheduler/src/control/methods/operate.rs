@@ -1,10 +1,12 @@
-//! `hold`, `release`, `retry`, `expire`, `drop`: what operators do.
+//! `hold`, `release`, `retry`, `expire`, `drop`, `reroute`: what operators do.
 
 use std::ops::ControlFlow;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use zrelay_config::CHANNELS;
+use zrelay_spool::ThreadKey;
 
 use super::mail::row;
 use super::{Methods, rendered, unexpected};
@@ -12,7 +14,7 @@ use crate::control::access::Caller;
 use crate::control::rpc::RpcError;
 use crate::control::selection::{Match, Selection, Terms};
 use crate::operator::{Action, Changed, Chosen};
-use crate::query::{Answer, Ask};
+use crate::query::{Answer, Ask, Moving};
 use crate::snapshot::{BatchPlace, MessageRow};
 
 /// Rows that a dry run shows.
@@ -22,6 +24,15 @@ pub const SAMPLE_MAX: usize = 10;
 #[serde(deny_unknown_fields)]
 pub(super) struct SelectorParams {
     selector: Terms,
+    #[serde(default)]
+    dry_run: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RerouteParams {
+    selector: Terms,
+    to: String,
     #[serde(default)]
     dry_run: bool,
 }
@@ -40,7 +51,8 @@ impl Methods {
     pub(super) fn operate(&self, caller: &Caller, action: Action, params: &SelectorParams) -> Result<Value, RpcError> {
         let selection = params.selector.parse()?;
         if params.dry_run {
-            return rendered(&self.preview(action, &selection)?);
+            let ends = if action.is_final() { Ends::Recipients } else { Ends::Nothing };
+            return rendered(&self.preview(ends, &selection)?);
         }
         let changed = match selection.plain() {
             Some(selector) => match self.scheduler.ask(Ask::Operate { action, selector })? {
@@ -60,7 +72,47 @@ impl Methods {
         rendered(&changed)
     }
 
+    /// Sends what is selected to another thread.
+    pub(super) fn reroute(&self, caller: &Caller, params: &RerouteParams) -> Result<Value, RpcError> {
+        let selection = params.selector.parse()?;
+        let to = destination(&params.to)?;
+        if params.dry_run {
+            return rendered(&self.preview(Ends::Whole, &selection)?);
+        }
+        let ask = |what| match self.scheduler.ask(Ask::Reroute { what, to: to.clone() })? {
+            Answer::Changed(changed) => Ok(changed),
+            _ => unexpected(),
+        };
+        let changed = match selection.plain() {
+            Some(selector) => ask(Moving::Selected(selector))?,
+            None => self.each_chosen(&selection, |batches| ask(Moving::Chosen(batches)))?,
+        };
+        if changed == Changed::default() {
+            return Err(RpcError::nothing(format!(
+                "nothing in the queue matches {selection} and is not in {to} already"
+            )));
+        }
+        let Changed { threads, batches, recipients, under_way, divided, .. } = changed;
+        log::info!(
+            "{caller}: Reroute {selection} to {to}: {recipients} recipients, {batches} batches, {threads} threads, \
+             {under_way} recipients under way, {divided} batches left since others are in them"
+        );
+        rendered(&changed)
+    }
+
     fn operate_on_all(&self, action: Action, selection: &Selection) -> Result<Changed, RpcError> {
+        self.each_chosen(selection, |batches| match self.scheduler.ask(Ask::OperateOn { action, batches })? {
+            Answer::Changed(changed) => Ok(changed),
+            _ => unexpected(),
+        })
+    }
+
+    /// Does something to all batches of a selection, a page at a time.
+    fn each_chosen(
+        &self,
+        selection: &Selection,
+        act: impl Fn(Vec<Chosen>) -> Result<Changed, RpcError>,
+    ) -> Result<Changed, RpcError> {
         let mut all = Changed::default();
         let mut last = None;
         self.each_page(selection, self.clock.now(), |page| {
@@ -69,39 +121,42 @@ impl Methods {
             let batches: Vec<Chosen> = page.into_iter().map(chosen).collect();
             let (first, end) =
                 (batches.first().map(|one| one.thread.clone()), batches.last().map(|one| one.thread.clone()));
-            let Answer::Changed(changed) = self.scheduler.ask(Ask::OperateOn { action, batches })? else {
-                return unexpected();
-            };
+            let changed = act(batches)?;
             // A thread at the border of two pages is one.
             let twice = changed.threads > 0 && first.is_some() && first == last;
-            all.threads += changed.threads - u64::from(twice);
+            all.threads += changed.threads.saturating_sub(u64::from(twice));
             all.batches += changed.batches;
             all.recipients += changed.recipients;
             all.under_way += changed.under_way;
+            all.divided += changed.divided;
             last = end.or_else(|| last.take());
             Ok(ControlFlow::Continue(()))
         })?;
         Ok(all)
     }
 
-    fn preview(&self, action: Action, selection: &Selection) -> Result<Preview, RpcError> {
+    fn preview(&self, ends: Ends, selection: &Selection) -> Result<Preview, RpcError> {
         let mut preview = Preview { counts: Changed::default(), sample: Vec::new() };
         let counts = &mut preview.counts;
         let now = self.clock.now();
         let mut last = None;
         self.each_page(selection, now, |page| {
             for found in page {
+                if ends == Ends::Whole && found.recipients.is_some() {
+                    counts.divided += 1;
+                    continue;
+                }
                 let meant = found
                     .recipients
                     .as_ref()
-                    .filter(|_| action.is_final())
+                    .filter(|_| ends == Ends::Recipients)
                     .map_or(found.view.recipients.len(), Vec::len);
                 let meant = u64::try_from(meant).unwrap_or(u64::MAX);
                 let carried = found.view.place == BatchPlace::Carried;
                 if carried {
                     counts.under_way += meant;
                 }
-                if !carried || !action.is_final() {
+                if !carried || ends == Ends::Nothing {
                     counts.batches += 1;
                     counts.recipients += meant;
                 }
@@ -117,4 +172,31 @@ impl Methods {
         })?;
         Ok(preview)
     }
+}
+
+/// What an action does to a batch of which it concerns only some recipients, or that is under way.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ends {
+    /// It is done to the batch, now or when it comes back.
+    Nothing,
+    /// Those recipients end; what is under way is left alone.
+    Recipients,
+    /// Such batches are left alone.
+    Whole,
+}
+
+/// A thread that mail can be sent to.
+fn destination(text: &str) -> Result<ThreadKey, RpcError> {
+    let help = "expected channel/host, such as smtp/[192.0.2.1]:2525";
+    let key: ThreadKey = text.parse().map_err(|_| RpcError::params(format!("\"{text}\" is no thread; {help}")))?;
+    if !CHANNELS.contains(&&*key.channel) {
+        let known = CHANNELS.join(", ");
+        return Err(RpcError::params(format!("there is no channel \"{}\"; expected one of {known}", key.channel)));
+    }
+    if !matches!(&*key.channel, "smtp" | "lmtp") {
+        return Ok(key);
+    }
+    let host = zrelay_config::host::next_hop(&key.host)
+        .map_err(|error| RpcError::params(format!("\"{}\" is no host: {error}; {help}", key.host)))?;
+    Ok(ThreadKey::new(&key.channel, &host))
 }

@@ -18,6 +18,8 @@ pub(crate) mod status {
     pub(crate) const BAD_CONNECTION: Status = Status(4, 4, 2);
     /// The far side did not keep to the protocol.
     pub(crate) const PROTOCOL: Status = Status(4, 5, 0);
+    /// What the message needs is not offered.
+    pub(crate) const NOT_CAPABLE: Status = Status(5, 3, 3);
     /// 8-bit content and no 8BITMIME.
     pub(crate) const NO_CONVERSION: Status = Status(5, 6, 3);
     /// Internationalised, and the far side is not (RFC 6531).

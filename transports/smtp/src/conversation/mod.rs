@@ -23,6 +23,7 @@ mod opening;
 mod presumed;
 mod replies;
 mod transaction;
+mod urgency;
 mod writing;
 
 #[cfg(test)]

@@ -28,6 +28,7 @@ use super::diagnostic::status;
 use super::presumed::Basis;
 use super::replies::What;
 use super::transaction::{Form, Go, LocalVerdict, Plan, Transaction, Unfit};
+use super::urgency;
 use super::{Approach, Batch, BatchKey, Conversation, Protocol, State, Stop};
 use crate::letter::{Letter, has_eight_bit_header, has_eight_bit_octets};
 
@@ -258,7 +259,7 @@ impl<L: Letter> Conversation<L> {
         let Some(letter) = self.batches.get(key).map(|batch| Arc::clone(&batch.letter)) else {
             return false;
         };
-        let offered = &self.capabilities;
+        let (offered, handling) = (&self.capabilities, letter.handling());
         let parameters = wire::MailParameters {
             size: offered.size.map(|_| letter.size()),
             body: (offered.eight_bit_mime && letter.content().eight_bit).then_some(wire::Body::EightBitMime),
@@ -268,6 +269,8 @@ impl<L: Letter> Conversation<L> {
                 Ret::Headers => wire::Ret::Headers,
             }),
             envid: letter.envid().filter(|_| offered.dsn).map(str::to_owned),
+            mt_priority: urgency::priority(handling, offered),
+            by: urgency::deliver_by(handling, offered, now),
             ..wire::MailParameters::default()
         };
         let sender = letter.recipient(first).map_or("", |recipient| recipient.sender);
@@ -406,6 +409,11 @@ impl<L: Letter> Conversation<L> {
         if let Some(Some(limit)) = offered.size.filter(|limit| limit.is_some_and(|limit| limit > 0 && size > limit)) {
             let text = format!("message size {size} exceeds size limit {limit} of server {peer}");
             return Some(self.reason(status::TOO_LARGE, &text));
+        }
+        if urgency::is_unkept(letter.handling(), offered) {
+            let text =
+                format!("the message is to be returned when it is late, and DELIVERBY was not offered by host {peer}");
+            return Some(self.reason(status::NOT_CAPABLE, &text));
         }
         if content.smtputf8 && !offered.smtputf8 && has_eight_bit_header(letter) {
             let text = format!("SMTPUTF8 is required, but was not offered by host {peer}");

@@ -34,7 +34,7 @@ use super::timers::Armed;
 use super::window::Window;
 use crate::conversation::{Approach, End, Event};
 use crate::letter::Letter;
-use telling::level_name;
+use telling::{Told, level_name};
 
 /// What all agents of a loop use.
 pub(crate) struct Shared<S> {
@@ -96,8 +96,8 @@ pub(crate) struct Agent<L> {
     begun: Timestamp,
     idle_since: Option<Timestamp>,
     link_due: Timestamp,
-    /// When the tools were told a rate, of how many recipients delivered until then, and which.
-    told: (Timestamp, u64, f64),
+    /// What the tools were told of rates.
+    told: Told,
     statistics: Statistics,
     /// The version of the watches that its conversation knows.
     watches: u64,
@@ -125,7 +125,7 @@ impl<L: Letter> Agent<L> {
             begun: now,
             idle_since: None,
             link_due: now,
-            told: (now, 0, 0.0),
+            told: Told::new(now),
             statistics: Statistics::default(),
             watches: 0,
             armed: Armed::default(),
@@ -234,7 +234,7 @@ impl<L: Letter> Agent<L> {
         self.begun = now;
         self.idle_since = None;
         self.statistics = Statistics::default();
-        self.told = (now, 0, 0.0);
+        self.told = Told::new(now);
         self.tap(shared);
         if let Stage::Talking(link) = &mut self.stage {
             let _ = link.conversation.take_statistics();

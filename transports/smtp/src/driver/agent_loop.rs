@@ -3,6 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use mio::{Events, Poll, Token, Waker};
@@ -99,6 +100,7 @@ pub struct AgentLoop<S: Letters> {
     letters: S,
     dns: DnsClient,
     options: Options,
+    turns: Arc<AtomicU64>,
 }
 
 impl<S: Letters> AgentLoop<S> {
@@ -111,7 +113,13 @@ impl<S: Letters> AgentLoop<S> {
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
         let (sender, orders) = mailbox_waking(ORDERS_MAX, waker);
         let dns = DnsClient::new(poll.registry(), DNS_TOKENS, options.dns.clone())?;
-        Ok((Self { poll, orders, letters, dns, options }, sender))
+        Ok((Self { poll, orders, letters, dns, options, turns: Arc::default() }, sender))
+    }
+
+    /// How often something has happened to an agent of this loop: what the loop does beside that does not grow with their
+    /// number.
+    pub fn turns(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.turns)
     }
 
     /// Runs until all senders of orders are gone and all agents have finished.
@@ -138,6 +146,7 @@ impl<S: Letters> AgentLoop<S> {
             timers: Timers::new(),
             runnable: VecDeque::new(),
             source: Source::Open,
+            turns: self.turns,
         };
         running.run(self.poll, &self.orders, &self.options.clock)
     }
@@ -158,6 +167,7 @@ struct Running<S: Letters> {
     /// Agents that want a turn.
     runnable: VecDeque<AgentKey>,
     source: Source,
+    turns: Arc<AtomicU64>,
 }
 
 impl<S: Letters> Running<S> {
@@ -320,6 +330,7 @@ impl<S: Letters> Running<S> {
         let Some(agent) = self.agents.get_mut(key) else {
             return;
         };
+        self.turns.fetch_add(1, Ordering::Relaxed);
         match act(agent, &mut self.shared) {
             Fate::Gone => {
                 let lease = agent.lease;

@@ -1,6 +1,7 @@
 //! The loop over loopback sockets, against small blocking servers.
 
 mod harness;
+mod many;
 mod server;
 
 use std::net::{SocketAddr, TcpListener};

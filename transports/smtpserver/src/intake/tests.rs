@@ -147,6 +147,8 @@ fn config() -> Config {
         protocol: Protocol::Smtp,
         relay_from: vec!["127.0.0.0/8".parse().unwrap()],
         starttls: true,
+        priority: 0,
+        tag: None,
         implicit_tls: false,
         pipeconnect: Vec::new(),
     }];

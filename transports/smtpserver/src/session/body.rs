@@ -3,7 +3,7 @@
 use zrelay_clock::Timestamp;
 use zrelay_config::BareNewline;
 use zrelay_maillog::{lines, target};
-use zrelay_spool::{Content as ContentKind, Envelope, Handling};
+use zrelay_spool::{Content as ContentKind, Envelope};
 use zrelay_wire::{Last, Progress, Utf8};
 
 use super::content::{Content, Fault, Pace, WINDOW_BYTES};
@@ -184,6 +184,7 @@ impl Session {
         let _ = transaction.hold(held.min(whole.tail.capacity()));
         log::info!(target: target::CLEANUP, "{}", lines::message_id(id, &header.message_id()));
         let trace = self.trace(&transaction, id, started);
+        let handling = self.handling(&transaction, &header);
         let Transaction { from, eight_bit, utf8, envid, ret, recipients, senders, memory, .. } = transaction;
         let filed = Filed { id, replies, memory };
         let serial = self.replies.push_gap(filed);
@@ -194,7 +195,7 @@ impl Session {
             content: ContentKind { eight_bit: eight_bit || seen_eight_bit, smtputf8: utf8 == Utf8::Allowed },
             envid,
             ret,
-            handling: Handling::default(),
+            handling,
             senders: Transaction::into_senders(senders, &from),
             recipients,
             origin: None,

@@ -6,8 +6,8 @@ use zrelay_config::{BareNewline, Protocol};
 use zrelay_maillog::{lines, target};
 use zrelay_spool::MessageId;
 use zrelay_wire::{
-    Capabilities, Command, CommandError, DotDecoder, ForwardPath, Last, Limits, Line, MailParameters, NewlineCheck,
-    Normaliser, RcptParameters, Reply, ReversePath, Utf8,
+    ByMode, Capabilities, Command, CommandError, DeliverBy, DotDecoder, ForwardPath, Last, Limits, Line,
+    MailParameters, NewlineCheck, Normaliser, RcptParameters, Reply, ReversePath, Utf8,
 };
 
 use super::content::{Content, WINDOW_BYTES};
@@ -21,6 +21,11 @@ use crate::shared::{Door, Relay, Reservation};
 
 /// First words that no SMTP client says: a browser that was tricked, or a body whose DATA was refused.
 const FOREIGN: [&[u8]; 8] = [b"GET", b"POST", b"PUT", b"HEAD", b"CONNECT", b"OPTIONS", b"DELETE", b"PATCH"];
+
+/// The levels that other systems of the policy tell apart (RFC 6710 §6.1); here all nineteen are.
+const PRIORITY_POLICY: &str = "MIXER";
+/// Shortest time to deliver by with `R`, seconds: one attempt, and as much again for its answer.
+const BY_SECONDS_MIN: u64 = 60;
 
 const NO_RECIPIENTS: &str = "554 5.5.1 Error: no valid recipients\r\n";
 const NEED_MAIL: &str = "503 5.5.1 Error: need MAIL command\r\n";
@@ -176,6 +181,8 @@ impl Session {
             xverp: self.client.relay == Relay::Allowed,
             pipeconnect: self.policy.protocol == Protocol::Smtp && self.client.pipeconnect == PipeConnect::Announced,
             help: true,
+            mt_priority: Some(PRIORITY_POLICY.to_owned()),
+            deliver_by: Some(BY_SECONDS_MIN),
             ..Capabilities::default()
         }
     }
@@ -200,6 +207,14 @@ impl Session {
         if parameters.xverp.is_some() && from.address().is_none() {
             return self.refuse(now, verb, "501 5.5.4 Error: XVERP needs a sender\r\n");
         }
+        let hasty = |by: DeliverBy| by.mode == ByMode::Return && i64::from(by.seconds) < BY_SECONDS_MIN.cast_signed();
+        if parameters.by.is_some_and(hasty) {
+            return self.refuse(
+                now,
+                verb,
+                "555 5.5.4 Error: the time to deliver by is shorter than DELIVERBY says\r\n",
+            );
+        }
         if parameters.size.is_some_and(|size| size > self.policy.limits.message_size) {
             return self.refuse(now, verb, "552 5.3.4 Message size exceeds fixed limit\r\n");
         }
@@ -215,7 +230,7 @@ impl Session {
         let Some(memory) = memory else {
             return self.decline(verb, "452 4.3.1 Insufficient system storage\r\n");
         };
-        self.state = State::Envelope(Box::new(Transaction::new(from, parameters, memory)));
+        self.state = State::Envelope(Box::new(Transaction::new(from, parameters, memory, now)));
         self.accept(verb, "250 2.1.0 Ok\r\n");
     }
 
@@ -277,7 +292,8 @@ impl Session {
     fn new_content(&mut self, now: Timestamp, ids: &mut dyn FnMut() -> MessageId) -> Content {
         let id = ids();
         log::info!(target: target::SMTPD, "{}", lines::client(id, &self.client.to_string()));
-        Content::new(id, now, self.policy.limits.message_size, self.policy.limits.hops)
+        let limits = &self.policy.limits;
+        Content::new(id, now, (limits.message_size, limits.hops), limits.flow_header.clone())
     }
 
     fn bdat(&mut self, now: Timestamp, chunk: Chunk, ids: &mut dyn FnMut() -> MessageId) {

@@ -1,6 +1,7 @@
 //! The content of one message while it comes in: judged, counted, hashed, and passed on in pieces.
 
 use std::fmt;
+use std::sync::Arc;
 
 use aws_lc_rs::digest::{Context, SHA256};
 use zrelay_clock::Timestamp;
@@ -96,7 +97,12 @@ pub(super) struct Whole {
 }
 
 impl Content {
-    pub(super) fn new(id: MessageId, started: Timestamp, size_max: u64, hops_max: u32) -> Self {
+    pub(super) fn new(
+        id: MessageId,
+        started: Timestamp,
+        (size_max, hops_max): (u64, u32),
+        flow_header: Option<Arc<str>>,
+    ) -> Self {
         Self {
             id,
             started,
@@ -108,7 +114,7 @@ impl Content {
             seen: 0,
             passed_on: PassedOn::Nothing,
             digest: Digest(Context::new(&SHA256)),
-            header: HeaderScan::default(),
+            header: HeaderScan::new(flow_header),
             eight_bit: false,
             fault: None,
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use zrelay_clock::Timestamp;
-use zrelay_config::{BareNewline, Intake, Protocol};
+use zrelay_config::{BareNewline, FlowKey, Intake, Protocol};
 use zrelay_spool::{Envelope, MessageId, Refused};
 
 use super::{ClientInfo, Effect, Session};
@@ -28,6 +28,8 @@ pub(crate) fn limits() -> Intake {
         data_rate: 500,
         memory: 64 << 20,
         reserve: 0,
+        flow: FlowKey::SenderDomain,
+        flow_header: None,
     }
 }
 
@@ -36,6 +38,8 @@ pub(crate) fn policy() -> SessionPolicy {
         hostname: "hub.example".to_owned(),
         protocol: Protocol::Smtp,
         starttls: StartTls::Absent,
+        priority: 0,
+        tag: None,
         limits: limits(),
     }
 }

@@ -1,6 +1,7 @@
 //! The session from outside: dialogues, properties, and what must stay bounded.
 
 mod dialogue;
+mod handling;
 
 use std::time::Duration;
 

@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::collections::hash_map::{DefaultHasher, Entry};
 use std::hash::{Hash, Hasher};
 
-use zrelay_spool::{Notify, Recipient, Ret};
+use zrelay_clock::Timestamp;
+use zrelay_spool::{ByMode, DeliverBy, Notify, Recipient, Ret};
 use zrelay_wire::{ForwardPath, MailParameters, RcptParameters, ReversePath, Utf8, Verp};
 
 use super::verp::verp_sender;
@@ -26,6 +27,9 @@ pub(super) struct Transaction {
     pub(super) utf8: Utf8,
     pub(super) envid: Option<String>,
     pub(super) ret: Option<Ret>,
+    /// As MAIL said; `None`: it said nothing.
+    pub(super) priority: Option<i8>,
+    pub(super) deliver_by: Option<DeliverBy>,
     pub(super) recipients: Vec<Recipient>,
     pub(super) senders: Senders,
     /// What the transaction holds of the memory's budget.
@@ -44,7 +48,7 @@ pub(super) enum Senders {
 }
 
 impl Transaction {
-    pub(super) fn new(from: ReversePath, parameters: MailParameters, memory: Reservation) -> Self {
+    pub(super) fn new(from: ReversePath, parameters: MailParameters, memory: Reservation, now: Timestamp) -> Self {
         let senders = match parameters.xverp {
             Some(delimiters) => Senders::Verp { delimiters, table: Vec::new(), known: HashMap::new() },
             None => Senders::One,
@@ -59,6 +63,8 @@ impl Transaction {
             utf8: if parameters.smtputf8 { Utf8::Allowed } else { Utf8::Refused },
             envid: parameters.envid,
             ret,
+            priority: parameters.mt_priority,
+            deliver_by: parameters.by.map(|by| deliver_by(now, by)),
             recipients: Vec::new(),
             senders,
             memory,
@@ -116,6 +122,19 @@ impl Transaction {
             Senders::One => vec![from.as_str().to_owned()],
             Senders::Verp { table, .. } => table,
         }
+    }
+}
+
+/// The time that is meant by seconds from now.
+fn deliver_by(now: Timestamp, by: zrelay_wire::DeliverBy) -> DeliverBy {
+    let micros = i64::from(by.seconds).saturating_mul(1_000_000);
+    DeliverBy {
+        deadline: Timestamp::from_micros(now.as_micros().saturating_add_signed(micros)),
+        mode: match by.mode {
+            zrelay_wire::ByMode::Return => ByMode::Return,
+            zrelay_wire::ByMode::Notify => ByMode::Notify,
+        },
+        trace: by.trace,
     }
 }
 

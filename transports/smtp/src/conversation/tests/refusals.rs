@@ -402,6 +402,35 @@ fn parameters_are_sent_as_offered_and_given() {
 }
 
 #[test]
+fn urgency_is_told_to_hosts_that_ask_and_a_promise_that_they_do_not_make_is_not_hoped_for() {
+    use zrelay_spool::{ByMode, DeliverBy, Handling};
+    let urgent = |mode| {
+        let deadline = zrelay_clock::Timestamp::ZERO + Duration::from_secs(3600);
+        let deliver_by = Some(DeliverBy { deadline, mode, trace: false });
+        Handling { flow: None, priority: 7, deliver_by }
+    };
+    let offers = Offers::everything().with(&["MT-PRIORITY MIXER", "DELIVERBY 60"]);
+    let mut run = Run::new(settings(), Far::new(offers, |_: &str| None), 3).in_one_piece();
+    let mut parcel = letter(0, &["a@dst"]);
+    parcel.handling = urgent(ByMode::Return);
+    run.carry(parcel);
+    run.finish();
+    assert_eq!(run.verdict(0, 0).0, DELIVERED);
+    let mail = &run.far.commands[1];
+    assert!(mail.contains(" MT-PRIORITY=7 BY=3600;R") || mail.contains(" MT-PRIORITY=7 BY=3599;R"), "{mail}");
+
+    let mut run = Run::new(settings(), Far::new(Offers::everything(), |_: &str| None), 3).in_one_piece();
+    for (number, mode) in [ByMode::Return, ByMode::Notify].into_iter().enumerate() {
+        let mut parcel = letter(number, &["a@dst"]);
+        parcel.handling = urgent(mode);
+        run.carry(parcel);
+    }
+    run.finish();
+    assert_eq!((run.verdict(0, 0).0, run.verdict(1, 0).0), (Failed, DELIVERED));
+    assert!(run.far.commands.iter().all(|command| !command.contains("BY=") && !command.contains("PRIORITY")));
+}
+
+#[test]
 fn a_host_that_hangs_up_at_dead_addresses_keeps_the_others_waiting_for_nothing() {
     // chasquid: the third refusal of a session is its last word.
     let mut run = Run::new(

@@ -105,21 +105,11 @@ impl<L: Letter> Agent<L> {
             }
         }
         report.delivered = self.statistics.delivered;
-        report.recipient_rate = self.recipient_rate(now);
+        self.told.tell(now, self.statistics, report.delivery_rate);
+        report.recipient_rate = self.told.recipient_rate;
+        report.link_use = self.told.link_use;
         report.bytes = self.statistics.bytes;
         self.say(shared, |lease| Report::Link { lease, link: Box::new(report) });
-    }
-
-    /// Recipients delivered per second since this was last told; between two reports at one moment, as then.
-    fn recipient_rate(&mut self, now: Timestamp) -> f64 {
-        let (before, delivered, rate) = self.told;
-        let elapsed = now.since(before).as_secs_f64();
-        if elapsed < RATE_TIME.as_secs_f64() {
-            return rate;
-        }
-        let rate = self.statistics.delivered.saturating_sub(delivered) as f64 / elapsed;
-        self.told = (now, self.statistics.delivered, rate);
-        rate
     }
 
     pub(super) fn count(&mut self, more: Statistics) {
@@ -148,6 +138,35 @@ impl<L: Letter> Agent<L> {
     }
 }
 
+/// The rates that the tools were told last, and from what they are counted on.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Told {
+    at: Timestamp,
+    until: Statistics,
+    recipient_rate: f64,
+    link_use: Option<f64>,
+}
+
+impl Told {
+    pub(super) fn new(now: Timestamp) -> Self {
+        Self { at: now, until: Statistics::default(), recipient_rate: 0.0, link_use: None }
+    }
+
+    /// Counts from the last time until now; between two reports at one moment everything stays as it was.
+    fn tell(&mut self, now: Timestamp, statistics: Statistics, delivery_rate: u64) {
+        let elapsed = now.since(self.at).as_secs_f64();
+        if elapsed < RATE_TIME.as_secs_f64() {
+            return;
+        }
+        let per_second = |now: u64, before: u64| now.saturating_sub(before) as f64 / elapsed;
+        self.recipient_rate = per_second(statistics.delivered, self.until.delivered);
+        let written = per_second(statistics.bytes, self.until.bytes);
+        // What is written in one moment is sent in the next: more than all of it cannot be used.
+        self.link_use = (delivery_rate > 0).then(|| (written / delivery_rate as f64).min(1.0));
+        (self.at, self.until) = (now, statistics);
+    }
+}
+
 /// As the tools and the logs call it.
 pub(super) fn level_name(level: Pipelining) -> &'static str {
     match level {
@@ -155,5 +174,26 @@ pub(super) fn level_name(level: Pipelining) -> &'static str {
         Pipelining::Transaction => "transaction",
         Pipelining::Pipelined => "pipelined",
         Pipelining::Stream => "stream",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_are_those_since_they_were_last_told_and_the_link_is_used_to_the_full_at_most() {
+        let start = Timestamp::from_secs(1000);
+        let mut told = Told::new(start);
+        let statistics = Statistics { delivered: 50, bytes: 250_000, ..Statistics::default() };
+        told.tell(start + Duration::from_millis(10), statistics, 1_000_000);
+        assert_eq!((told.recipient_rate, told.link_use), (0.0, None), "too soon to be told");
+        told.tell(start + Duration::from_secs(1), statistics, 1_000_000);
+        assert_eq!((told.recipient_rate, told.link_use), (50.0, Some(0.25)));
+        let statistics = Statistics { delivered: 150, bytes: 5_000_000, ..Statistics::default() };
+        told.tell(start + Duration::from_secs(3), statistics, 1_000_000);
+        assert_eq!((told.recipient_rate, told.link_use), (50.0, Some(1.0)));
+        told.tell(start + Duration::from_secs(4), statistics, 0);
+        assert_eq!((told.recipient_rate, told.link_use), (0.0, None));
     }
 }

@@ -1,7 +1,9 @@
 //! The scheduler's side of the agent protocol, for tests.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -45,7 +47,13 @@ pub(super) struct Hub {
     thread: Option<JoinHandle<()>>,
     sizes: Vec<(u32, u64)>,
     leases: u64,
+    turns: Arc<AtomicU64>,
 }
+
+/// Reports that wait for the scheduler: few, so that the loop meets a full mailbox.
+const REPORTS_FEW: usize = 16;
+/// Reports that wait for it where thousands come at once.
+const REPORTS_MANY: usize = 4096;
 
 impl Hub {
     pub(super) fn start(letters: Vec<Parcel>) -> Self {
@@ -53,15 +61,20 @@ impl Hub {
         Self::start_with(letters, "127.0.0.1:9".parse().unwrap())
     }
 
+    /// One that takes many reports at a time.
+    pub(super) fn start_roomy(letters: Vec<Parcel>) -> Self {
+        Self::run(letters, "127.0.0.1:9".parse().unwrap(), Sites::new(), REPORTS_MANY)
+    }
+
     pub(super) fn start_with(letters: Vec<Parcel>, name_server: SocketAddr) -> Self {
-        Self::run(letters, name_server, Sites::new())
+        Self::run(letters, name_server, Sites::new(), REPORTS_FEW)
     }
 
     pub(super) fn knowing(letters: Vec<Parcel>, sites: Sites) -> Self {
-        Self::run(letters, "127.0.0.1:9".parse().unwrap(), sites)
+        Self::run(letters, "127.0.0.1:9".parse().unwrap(), sites, REPORTS_FEW)
     }
 
-    fn run(letters: Vec<Parcel>, name_server: SocketAddr, sites: Sites) -> Self {
+    fn run(letters: Vec<Parcel>, name_server: SocketAddr, sites: Sites, reports: usize) -> Self {
         let sizes = letters.iter().map(|letter| (letter.recipients.len() as u32, letter.body.len() as u64)).collect();
         let options = Options {
             hostname: "hub.example".into(),
@@ -73,9 +86,10 @@ impl Hub {
             seed: 7,
         };
         let (agents, orders) = AgentLoop::new(Pile(letters), options).unwrap();
-        let (sender, reports) = mailbox(16);
+        let (sender, reports) = mailbox(reports);
+        let turns = agents.turns();
         let thread = std::thread::spawn(move || agents.run(sender).unwrap());
-        Self { orders: Some(orders), reports, thread: Some(thread), sizes, leases: 0 }
+        Self { orders: Some(orders), reports, thread: Some(thread), sizes, leases: 0, turns }
     }
 
     pub(super) fn send(&self, order: Order) {
@@ -145,6 +159,23 @@ impl Hub {
         });
         let Report::Hungry { credit, .. } = report else { unreachable!() };
         credit
+    }
+
+    /// Until each of these has asked for work.
+    pub(super) fn until_all_hungry(&mut self, of: &[LeaseId]) {
+        let mut left: BTreeSet<LeaseId> = of.iter().copied().collect();
+        while !left.is_empty() {
+            let report = self.until(|report| matches!(report, Report::Hungry { .. } | Report::Released { .. }));
+            match report {
+                Report::Hungry { lease, .. } => left.remove(&lease),
+                other => panic!("released instead: {other:?}"),
+            };
+        }
+    }
+
+    /// How often something has happened to an agent.
+    pub(super) fn turns(&self) -> u64 {
+        self.turns.load(Ordering::Relaxed)
     }
 
     /// The verdicts until so many batches are done.
