@@ -141,6 +141,8 @@ pub(crate) enum Command {
     /// What was learned of hosts, and how long it holds
     #[command(args_conflicts_with_subcommands = true, after_help = SITES)]
     Sites(SitesArgs),
+    /// The JSON schema of what --json and the control socket give
+    Schema,
     /// Look into the spool on disk, get mail out of it and into it
     #[command(subcommand)]
     Spool(SpoolCommand),

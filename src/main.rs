@@ -11,6 +11,7 @@ mod cli;
 mod message;
 mod print;
 mod route;
+mod schema;
 mod serve;
 mod sites;
 mod spool;
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
         Command::Route(args) => route::route(&hub, &args),
         Command::Spool(command) => spool::run(&hub, command),
         Command::Message(args) if args.content => spool::content(&hub, &args.id),
+        Command::Schema => schema::schema(),
         Command::Top(args) => tools::control_path(&hub).and_then(|control| top::top(&control, &args)),
         command => tools::run(&hub, command),
     };

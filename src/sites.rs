@@ -5,6 +5,7 @@
 //! | `sites` | `pattern?` over the subject, `topic?`, `limit?` (default 100,000) | `{sites: [`[`SiteRow`]`], matched}` |
 //! | `sites.forget` | `pattern`, `topic?` | `{facts}`: how many were forgotten; -32001 when there was none |
 
+use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -19,7 +20,7 @@ use crate::print::{Column, Row, numbers, seconds, words};
 const ROWS_MAX: usize = 100_000;
 
 /// One fact.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct SiteRow {
     /// Of what: an address with its port, or a site's name.
     pub(crate) subject: String,

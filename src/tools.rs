@@ -52,7 +52,7 @@ pub(crate) fn run(hub: &HubOptions, command: Command) -> Result<Done, Failure> {
                 hub.list("sites", params, &args.listing, &sites::COLUMNS, sites::cells)
             }
         },
-        Command::Serve | Command::Check | Command::Route(_) | Command::Spool(_) | Command::Top(_) => {
+        Command::Serve | Command::Check | Command::Route(_) | Command::Spool(_) | Command::Top(_) | Command::Schema => {
             Err(Failure::new("this command does not ask a hub"))
         }
     }

@@ -1,14 +1,15 @@
 //! The control socket as others use it: roles, subscriptions, traces.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
-use zrelay_tests::{Answer, Hub, SOON, Sink, Step, wait_until};
+use zrelay_tests::{Answer, Hub, SOON, Sink, Step, skip, wait_until};
 
 const ZRELAY: &str = env!("CARGO_BIN_EXE_zrelay");
 
@@ -137,4 +138,140 @@ fn a_trace_shows_a_conversation_in_both_directions_and_no_content() {
         .collect();
     assert_eq!(lines.len(), 3, "{lines:?}");
     assert!(lines.iter().all(|line| line["thread"] == name.as_str()), "{lines:?}");
+}
+
+/// A method as `scheduler/CONTROL.md` documents it.
+struct Documented {
+    method: String,
+    role: String,
+    /// The request, the response, and a notification behind it where there is one.
+    blocks: Vec<String>,
+}
+
+/// What stands in the page for an id that differs from run to run.
+const EXAMPLE_ID: &str = "640A1B2C3D4E5";
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn documented(page: &str) -> Vec<Documented> {
+    let section = |text: &str| {
+        let (method, rest) = text.split_once("`\n").expect("the method's name is code");
+        let role = rest.trim_start().strip_prefix("Role: ").and_then(|rest| rest.split('.').next());
+        let blocks = rest.split("```json\n").skip(1).filter_map(|block| block.split("\n```").next());
+        Documented {
+            method: method.to_owned(),
+            role: role.unwrap_or_default().to_owned(),
+            blocks: blocks.map(str::to_owned).collect(),
+        }
+    };
+    page.split("\n## `").skip(1).map(section).collect()
+}
+
+/// Where the shapes of two values differ: keys, kinds of values; of arrays the first elements. Null goes with anything.
+fn difference(place: &str, documented: &Value, real: &Value) -> Option<String> {
+    match (documented, real) {
+        (Value::Null, _) | (_, Value::Null) => None,
+        (Value::Object(one), Value::Object(other)) => {
+            let names = |fields: &serde_json::Map<String, Value>| fields.keys().cloned().collect::<Vec<_>>();
+            if names(one) != names(other) {
+                return Some(format!("{place}: {:?} on the page, {:?} in fact", names(one), names(other)));
+            }
+            one.iter().find_map(|(name, value)| difference(&format!("{place}.{name}"), value, &other[name]))
+        }
+        (Value::Array(one), Value::Array(other)) => match (one.first(), other.first()) {
+            (Some(one), Some(other)) => difference(&format!("{place}[0]"), one, other),
+            _ => None,
+        },
+        (one, other) if std::mem::discriminant(one) == std::mem::discriminant(other) => None,
+        (one, other) => Some(format!("{place}: {one} on the page, {other} in fact")),
+    }
+}
+
+#[test]
+fn every_method_is_on_the_page_with_an_example_that_is_true_and_in_the_schema() {
+    let path = root().join("scheduler/CONTROL.md");
+    let mut page = fs::read_to_string(&path).expect("the page is there");
+    let sections = documented(&page);
+    let sink = Sink::start();
+    let hub = Hub::build(ZRELAY)
+        .route("quarantine.test", "hold", "quarantine")
+        .route("*", "smtp", &sink.host())
+        .clause("smtp/*", "interval = \"1h\"")
+        .start();
+    let recipients = ["one@quarantine.test", "two@quarantine.test", "three@quarantine.test"];
+    assert_eq!(hub.client().mail("list-bounces@lists.test", &recipients, b"Subject: x\r\n\r\nx\r\n").code, 250);
+    assert_eq!(hub.client().mail("list-bounces@lists.test", &["r@b.test"], b"Subject: x\r\n\r\nx\r\n").code, 250);
+    assert!(sink.wait(1, SOON) && wait_until(SOON, || hub.thread("hold/quarantine")["recipients"] == 3));
+    let id = hub.json(&["messages"])[0]["message"].as_str().expect("it is queued").to_owned();
+    let stream = UnixStream::connect(hub.path().join("control.sock")).expect("the hub listens");
+    stream.set_read_timeout(Some(SOON)).expect("a socket has one");
+    let mut reader = BufReader::new(&stream);
+    let mut line = || {
+        let mut line = String::new();
+        reader.read_line(&mut line).expect("an answer");
+        serde_json::from_str::<Value>(&line).expect("JSON")
+    };
+    let bless = std::env::var_os("ZRELAY_BLESS").is_some();
+    let (mut wrong, mut results) = (Vec::new(), String::new());
+    let mut listed = Value::Null;
+    for section in &sections {
+        let Documented { method, blocks, .. } = section;
+        let request = blocks[0].replace(EXAMPLE_ID, &id);
+        let asked: Value = serde_json::from_str(&request).expect("the example is JSON");
+        assert_eq!(asked["method"], method.as_str(), "the example of {method}");
+        writeln!(&stream, "{request}").expect("the hub reads");
+        let answers: Vec<Value> = blocks.iter().skip(1).map(|_| line()).collect();
+        if *method == "methods" {
+            listed = answers[0]["result"]["methods"].clone();
+        }
+        for (example, answer) in blocks.iter().skip(1).zip(&answers) {
+            let told = serde_json::from_str(example).expect("the example is JSON");
+            wrong.extend(difference(method, &told, answer));
+            let real = serde_json::to_string_pretty(answer).expect("it is JSON").replace(&id, EXAMPLE_ID);
+            if bless {
+                let real = real.replace(&hub.path().display().to_string(), "/var/spool/zrelay");
+                let begin = page.find(&format!("## `{method}`\n")).expect("it has a section");
+                let at = begin + page[begin..].find(&format!("```json\n{example}\n```")).expect("it is there");
+                page.replace_range(at..at + "```json\n\n```".len() + example.len(), &format!("```json\n{real}\n```"));
+            }
+            if let Some(result) = answer.get("result") {
+                results += &format!("{}\n", serde_json::json!({ method.as_str(): result }));
+            }
+            if let Some(notification) = answer["method"].as_str() {
+                results += &format!("{}\n", serde_json::json!({ notification: answer["params"] }));
+            }
+        }
+    }
+    if bless {
+        return fs::write(&path, page).expect("the page can be written");
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    // Nothing is left out, and roles are right.
+    for method in listed.as_array().expect("methods are listed") {
+        let found = sections.iter().find(|section| section.method == method["method"].as_str().unwrap_or_default());
+        assert_eq!(found.map(|section| section.role.as_str()), method["role"].as_str(), "{method} on the page");
+    }
+    assert_eq!(listed.as_array().map(Vec::len), Some(sections.len()), "the page has a method that is none");
+    check_against_schema(&results);
+}
+
+/// The committed schema is that of the types, and real answers hold against it.
+fn check_against_schema(results: &str) {
+    let path = root().join("etc/control.schema.json");
+    let printed = Command::new(ZRELAY).arg("schema").output().expect("zrelay can be run").stdout;
+    let printed = String::from_utf8_lossy(&printed).into_owned();
+    let committed = fs::read_to_string(&path).unwrap_or_default();
+    assert!(printed == committed, "etc/control.schema.json is not what \"zrelay schema\" prints");
+    let mut check = Command::new(root().join("tests/schema-check"));
+    let check = check.arg(&path).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+    let Ok(mut check) = check else { return skip("python3 is not installed") };
+    check.stdin.take().expect("piped").write_all(results.as_bytes()).expect("it reads");
+    let output = check.wait_with_output().expect("it ends");
+    match output.status.code() {
+        Some(0) => {}
+        Some(3) => skip("python3-jsonschema is not installed"),
+        _ => panic!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr)),
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use crate::storage::{CheckpointFile, SegmentFile, Storage, View};
@@ -117,48 +118,64 @@ struct SimulatedFile {
     published: u32,
 }
 
-/// What is published, in the pieces in which it was.
+/// Enough levels for any number of pieces.
+const LEVELS: usize = 32;
+
+/// What is published, in the pieces in which it was: level by level, each twice as long as the one before, so that no
+/// piece ever moves and the one that holds an octet is found by halving.
 #[derive(Default)]
 struct Chunks {
-    first: OnceLock<Box<Chunk>>,
+    levels: [OnceLock<Box<[OnceLock<Chunk>]>>; LEVELS],
+    count: AtomicUsize,
 }
 
 struct Chunk {
     start: u32,
     octets: Vec<u8>,
-    next: OnceLock<Box<Self>>,
+}
+
+impl Chunk {
+    fn end(&self) -> u32 {
+        self.start + self.octets.len() as u32
+    }
 }
 
 impl Chunks {
-    fn last(&self) -> (&OnceLock<Box<Chunk>>, u32) {
-        let (mut slot, mut end) = (&self.first, 0);
-        while let Some(chunk) = slot.get() {
-            (slot, end) = (&chunk.next, chunk.start + chunk.octets.len() as u32);
-        }
-        (slot, end)
+    fn chunk(&self, index: usize) -> Option<&Chunk> {
+        let level = (index + 1).ilog2();
+        self.levels[level as usize].get()?[index + 1 - (1 << level)].get()
     }
 
     fn push(&self, octets: Vec<u8>) {
-        let (slot, start) = self.last();
-        assert!(slot.set(Box::new(Chunk { start, octets, next: OnceLock::new() })).is_ok());
+        let index = self.count.load(Ordering::Acquire);
+        let chunk = Chunk { start: self.len(), octets };
+        let level = (index + 1).ilog2();
+        let slots = self.levels[level as usize].get_or_init(|| (0..1 << level).map(|_| OnceLock::new()).collect());
+        assert!(slots[index + 1 - (1 << level)].set(chunk).is_ok());
+        self.count.store(index + 1, Ordering::Release);
     }
 }
 
 impl View for Chunks {
     fn get(&self, offset: u32, length: u32) -> Option<&[u8]> {
-        let mut slot = &self.first;
-        while let Some(chunk) = slot.get() {
-            let from = offset.checked_sub(chunk.start)? as usize;
-            if from <= chunk.octets.len() && length == 0 || from < chunk.octets.len() {
-                return chunk.octets.get(from..from + length as usize);
+        let (mut low, mut high) = (0, self.count.load(Ordering::Acquire));
+        while low < high {
+            let middle = low + (high - low) / 2;
+            let chunk = self.chunk(middle)?;
+            if chunk.end() < offset || (chunk.end() == offset && length > 0) {
+                low = middle + 1;
+            } else {
+                high = middle;
             }
-            slot = &chunk.next;
         }
-        None
+        let chunk = self.chunk(low)?;
+        let from = offset.checked_sub(chunk.start)? as usize;
+        chunk.octets.get(from..from + length as usize)
     }
 
     fn len(&self) -> u32 {
-        self.last().1
+        let last = self.count.load(Ordering::Acquire).checked_sub(1);
+        last.and_then(|last| self.chunk(last)).map_or(0, Chunk::end)
     }
 }
 

@@ -7,6 +7,7 @@ mod operate;
 use std::sync::Arc;
 
 use mio::Waker;
+use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -29,7 +30,8 @@ pub use operate::{Preview, SAMPLE_MAX};
 const ROWS_MAX: usize = 1_000_000;
 
 /// The methods and the role that each takes. What is not in the table, the rest of the hub knows ([`Store::call`]), and takes [`Role::Admin`].
-pub(super) const METHODS: [(&str, Role); 19] = [
+const METHODS: [(&str, Role); 19] = [
+    ("methods", Role::ReadOnly),
     ("status", Role::ReadOnly),
     ("channels", Role::ReadOnly),
     ("rings", Role::ReadOnly),
@@ -46,7 +48,6 @@ pub(super) const METHODS: [(&str, Role); 19] = [
     ("release", Role::Operator),
     ("retry", Role::Operator),
     ("expire", Role::Operator),
-    ("reroute", Role::Operator),
     ("sites.forget", Role::Operator),
     ("drop", Role::Admin),
 ];
@@ -91,6 +92,15 @@ pub struct Addressed {
     pub address: String,
     /// Its envelope sender, empty for the null sender.
     pub sender: String,
+}
+
+/// A row of `methods`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct Method {
+    /// Its name.
+    pub method: String,
+    /// The least role that it takes.
+    pub role: Role,
 }
 
 /// Everything that methods work with.
@@ -146,6 +156,13 @@ fn role_for(method: &str) -> Role {
     METHODS.iter().find(|(name, _)| *name == method).map_or(Role::Admin, |(_, role)| *role)
 }
 
+/// All methods.
+fn listed() -> Result<Value, RpcError> {
+    let method = |(name, role): &(&str, Role)| Method { method: (*name).to_owned(), role: *role };
+    let methods: Vec<Method> = METHODS.iter().map(method).collect();
+    Ok(Value::Object(listing("methods", &methods)?))
+}
+
 /// Whether a caller has the role that something takes.
 pub(super) fn admit(caller: &Caller, what: &str, needed: Role) -> Result<(), RpcError> {
     if caller.role >= needed {
@@ -167,6 +184,7 @@ impl Methods {
             "qshape" => self.qshape(&params(given)?),
             "messages" => self.messages(&params(given)?),
             "message" => self.message(&params(given)?),
+            "methods" => params::<None_>(given).and_then(|_| listed()),
             "whoami" => params::<None_>(given).and_then(|_| rendered(caller)),
             "hold" => self.operate(caller, Action::Hold, &params(given)?),
             "release" => self.operate(caller, Action::Release, &params(given)?),

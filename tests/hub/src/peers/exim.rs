@@ -145,6 +145,7 @@ fn configuration(path: &Path, port: u16, settings: &str, delivery: &str) -> Stri
         ("dsn_advertise_hosts", "*"),
         ("acl_smtp_rcpt", "accept"),
         ("recipients_max", "0"),
+        ("local_interfaces", "127.0.0.1"),
         ("message_size_limit", "100M"),
     ];
     let defaults = defaults.iter().filter(|(key, _)| !settings.contains(key));
@@ -155,7 +156,6 @@ exim_path = {path}/exim4
 spool_directory = {path}/spool
 log_file_path = {path}/log/%slog
 keep_environment = LD_LIBRARY_PATH : LD_PRELOAD : NSS_WRAPPER_PASSWD : NSS_WRAPPER_GROUP
-local_interfaces = 127.0.0.1
 daemon_smtp_ports = {port}
 acl_smtp_data = accept
 host_lookup =

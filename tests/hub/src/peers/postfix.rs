@@ -63,7 +63,7 @@ impl Postfix {
         make_queue(&path.join("queue"));
         let users = Users::write(peers, path);
         fs::write(path.join("etc/main.cf"), main_cf(peers, path, settings)).expect("our own directory");
-        let master = format!("127.0.0.1:{} inet n - n - - smtpd{MASTER}", port.number());
+        let master = format!("{} inet n - n - - smtpd{MASTER}", port.number());
         fs::write(path.join("etc/master.cf"), master).expect("our own directory");
         // The machine's resolver settings may be slow to answer or absent; nothing here needs them.
         let program = peers.path("usr/lib/postfix/sbin/master");

@@ -85,6 +85,19 @@ impl Dialogue<'_> {
                     self.transaction = Transaction::None;
                     self.answer(Verb::Reset, &line, "250 2.0.0 reset")?;
                 }
+                "STARTTLS" => {
+                    self.must_be_last("STARTTLS");
+                    let Some(certificate) = self.shared.options.certificate.as_ref().filter(|_| self.may_encrypt())
+                    else {
+                        self.violation("STARTTLS, which was not offered".to_owned());
+                        self.wire.say("502 5.5.1 not offered");
+                        continue;
+                    };
+                    self.wire.say("220 2.0.0 go ahead");
+                    self.wire.encrypt(certificate)?;
+                    self.greeted = false;
+                    self.transaction = Transaction::None;
+                }
                 "NOOP" => {
                     self.must_be_last("NOOP");
                     self.wire.say("250 2.0.0 nothing done");
@@ -131,6 +144,9 @@ impl Dialogue<'_> {
                     format!("250-LIMITS{}{}\r\n", limit("RCPTMAX", rcptmax), limit("MAILMAX", mailmax))
                 }
             });
+        }
+        if self.may_encrypt() {
+            text.push_str("250-STARTTLS\r\n");
         }
         text.push_str("250 ENHANCEDSTATUSCODES");
         self.answer(Verb::Hello, line, &text)?;
@@ -370,6 +386,10 @@ impl Dialogue<'_> {
 
     fn offers(&self, offer: Offer) -> bool {
         self.shared.options.offers.contains(&offer)
+    }
+
+    fn may_encrypt(&self) -> bool {
+        self.shared.options.certificate.is_some() && !self.wire.is_encrypted()
     }
 
     fn size_limit(&self) -> u64 {

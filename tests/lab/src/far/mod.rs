@@ -14,6 +14,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use zrelay_tests::Certificate;
+
 pub use books::{Books, Curve, Delivery, Final, Gap, Session};
 
 /// An extension that EHLO offers. ENHANCEDSTATUSCODES is always offered.
@@ -105,6 +107,7 @@ type Script = dyn Fn(&Moment<'_>) -> Action + Send + Sync;
 #[derive(Clone)]
 pub struct FarSideBuilder {
     offers: Vec<Offer>,
+    certificate: Option<Arc<Certificate>>,
     script: Arc<Script>,
     gap: Duration,
 }
@@ -114,7 +117,7 @@ const GAP: Duration = Duration::from_millis(10);
 
 impl Default for FarSideBuilder {
     fn default() -> Self {
-        Self { offers: OFFERS.to_vec(), script: Arc::new(|_| Action::Usual), gap: GAP }
+        Self { offers: OFFERS.to_vec(), certificate: None, script: Arc::new(|_| Action::Usual), gap: GAP }
     }
 }
 
@@ -130,6 +133,13 @@ impl FarSideBuilder {
     #[must_use]
     pub fn without(mut self, offer: Offer) -> Self {
         self.offers.retain(|it| *it != offer);
+        self
+    }
+
+    /// Offers STARTTLS with this certificate.
+    #[must_use]
+    pub fn certificate(mut self, certificate: Certificate) -> Self {
+        self.certificate = Some(Arc::new(certificate));
         self
     }
 

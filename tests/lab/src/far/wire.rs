@@ -4,6 +4,9 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Instant;
 
+use rustls::{ServerConnection, StreamOwned};
+use zrelay_tests::Certificate;
+
 use super::Shared;
 
 /// Octets read at a time.
@@ -33,8 +36,34 @@ impl Place {
     }
 }
 
+/// The connection, in the clear or under TLS.
+enum Stream {
+    Clear(TcpStream),
+    Tls(Box<StreamOwned<ServerConnection, TcpStream>>),
+    /// Between the two, or a handshake that failed.
+    Gone,
+}
+
+impl Stream {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        match self {
+            Self::Clear(stream) => stream.read(buffer),
+            Self::Tls(stream) => stream.read(buffer),
+            Self::Gone => Ok(0),
+        }
+    }
+
+    fn write(&mut self, octets: &[u8]) -> std::io::Result<()> {
+        match self {
+            Self::Clear(stream) => stream.write_all(octets),
+            Self::Tls(stream) => stream.write_all(octets).and_then(|()| stream.flush()),
+            Self::Gone => Err(std::io::ErrorKind::NotConnected.into()),
+        }
+    }
+}
+
 pub(super) struct Wire<'a> {
-    stream: TcpStream,
+    stream: Stream,
     shared: &'a Shared,
     number: usize,
     buffer: Vec<u8>,
@@ -51,7 +80,7 @@ pub(super) struct Wire<'a> {
 impl<'a> Wire<'a> {
     pub(super) fn new(stream: TcpStream, number: usize, shared: &'a Shared) -> Self {
         Self {
-            stream,
+            stream: Stream::Clear(stream),
             shared,
             number,
             buffer: vec![0; READ_OCTETS],
@@ -67,6 +96,21 @@ impl<'a> Wire<'a> {
     /// Whether something has come that is not used up.
     pub(super) fn has_more(&self) -> bool {
         self.begin < self.end
+    }
+
+    /// Whether the connection is encrypted.
+    pub(super) fn is_encrypted(&self) -> bool {
+        matches!(self.stream, Stream::Tls(_))
+    }
+
+    /// Goes on under TLS; the handshake comes with the next octets. What came in the clear behind STARTTLS is dropped.
+    pub(super) fn encrypt(&mut self, certificate: &Certificate) -> Result<(), Ended> {
+        self.flush()?;
+        let Stream::Clear(stream) = std::mem::replace(&mut self.stream, Stream::Gone) else { return Err(Ended) };
+        let connection = ServerConnection::new(certificate.server()).map_err(|_| Ended)?;
+        self.stream = Stream::Tls(Box::new(StreamOwned::new(connection, stream)));
+        (self.begin, self.end) = (0, 0);
+        Ok(())
     }
 
     /// Queues a reply line.
@@ -90,7 +134,7 @@ impl<'a> Wire<'a> {
         if self.output.is_empty() {
             return Ok(());
         }
-        let written = self.stream.write_all(&self.output);
+        let written = self.stream.write(&self.output);
         let now = Instant::now();
         {
             let mut books = self.shared.books();

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use zrelay_lab::{FarSide, Lab, LabError, Offer, plain};
 use zrelay_tests::peers::{Peers, Postfix};
-use zrelay_tests::{Hub, Mail, Usage};
+use zrelay_tests::{Certificate, Hub, Mail, Usage};
 
 use crate::inject;
 use crate::options::Options;
@@ -111,6 +111,9 @@ pub(crate) fn run(
     if !work.chunking {
         builder = builder.without(Offer::Chunking);
     }
+    if work.tls {
+        builder = builder.certificate(Certificate::new(&["far.test"]));
+    }
     let far = lab.far().run(|| builder.start((Ipv4Addr::UNSPECIFIED, PORT)))??;
     let next_hop = format!("[{}]:{PORT}", lab.far_address());
     let usage = lab.near().run(|| match (contender, peers) {
@@ -136,7 +139,7 @@ fn zrelay(
     // All of it is there when the connection is made: what is measured is the way out, not the way in.
     let thread = format!("smtp/{next_hop}");
     command(&hub, "hold", &thread)?;
-    inject::all(hub.smtp(), mails)?;
+    inject::all(hub.smtp(), mails, inject::CONNECTIONS)?;
     let before = hub.usage();
     command(&hub, "release", &thread)?;
     let mut watched = Instant::now();
@@ -199,8 +202,9 @@ smtp_connection_reuse_time_limit = 3600s
     let address: SocketAddr = server.address();
     let refused = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        let injected =
-            scope.spawn(|| inject::all(address, mails).inspect_err(|_| refused.store(true, Ordering::Relaxed)));
+        let injected = scope.spawn(|| {
+            inject::all(address, mails, inject::CONNECTIONS).inspect_err(|_| refused.store(true, Ordering::Relaxed))
+        });
         let waited = wait(mails, far, stop, || match refused.load(Ordering::Relaxed) {
             true => Err(Failure::Interrupted),
             false => Ok(()),

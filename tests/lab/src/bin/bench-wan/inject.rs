@@ -9,19 +9,19 @@ use zrelay_tests::Mail;
 
 use crate::contenders::Failure;
 
-/// Connections at a time.
-const CONNECTIONS: usize = 10;
+/// Connections at a time into a relay.
+pub(crate) const CONNECTIONS: usize = 10;
 
 /// RCPTs in one write.
 const GROUP: usize = 500;
 
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Hands all messages over.
+/// Hands all messages over, on as many connections at a time, waiting for each reply (to a group of RCPTs).
 ///
 /// # Errors
 /// One was not accepted.
-pub(crate) fn all(address: SocketAddr, mails: &[Mail]) -> Result<(), Failure> {
+pub(crate) fn all(address: SocketAddr, mails: &[Mail], connections: usize) -> Result<(), Failure> {
     let next = AtomicUsize::new(0);
     let work = || -> Result<(), Failure> {
         let mut session = Session::open(address)?;
@@ -31,7 +31,7 @@ pub(crate) fn all(address: SocketAddr, mails: &[Mail]) -> Result<(), Failure> {
         session.command("QUIT\r\n", &[221])
     };
     std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..CONNECTIONS.min(mails.len())).map(|_| scope.spawn(work)).collect();
+        let workers: Vec<_> = (0..connections.min(mails.len())).map(|_| scope.spawn(work)).collect();
         let ended = workers
             .into_iter()
             .map(|worker| worker.join().unwrap_or_else(|_| Err(Failure::Other("an injector panicked".to_owned()))));

@@ -4,6 +4,7 @@ mod contenders;
 mod inject;
 mod options;
 mod plot;
+mod real;
 mod report;
 mod works;
 
@@ -42,7 +43,7 @@ fn main() -> ExitCode {
         }
     }
     match measure(&options, &stop) {
-        Ok(outcomes) => finish(&options, &outcomes),
+        Ok((outcomes, rows)) => finish(&options, &outcomes, &rows),
         Err(failure) => {
             eprintln!("bench-wan: {failure}");
             ExitCode::FAILURE
@@ -50,7 +51,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn measure(options: &Options, stop: &AtomicBool) -> Result<Vec<Outcome>, Failure> {
+fn measure(options: &Options, stop: &AtomicBool) -> Result<(Vec<Outcome>, Vec<real::Row>), Failure> {
     let peers = if options.postfix {
         Some(Peers::find_as_root().ok_or_else(|| Failure::Other(format!("Postfix: {}", peers::MISSING)))?)
     } else {
@@ -58,7 +59,7 @@ fn measure(options: &Options, stop: &AtomicBool) -> Result<Vec<Outcome>, Failure
     };
     let mut outcomes: Vec<Outcome> = Vec::new();
     for work in works::all(options) {
-        let contenders = Contender::ALL.into_iter().filter(|it| !it.is_postfix() || options.postfix);
+        let contenders = Contender::ALL.into_iter().filter(|it| !it.is_postfix() || (options.postfix && !work.tls));
         let mut octets = 0;
         for contender in contenders {
             eprintln!("{}: {} ...", work.title(contender), contender.name());
@@ -72,14 +73,18 @@ fn measure(options: &Options, stop: &AtomicBool) -> Result<Vec<Outcome>, Failure
             }
         }
     }
-    Ok(outcomes)
+    let rows = match &peers {
+        Some(peers) => real::all(options, peers, stop)?,
+        None => Vec::new(),
+    };
+    Ok((outcomes, rows))
 }
 
-fn finish(options: &Options, outcomes: &[Outcome]) -> ExitCode {
-    print!("{}", report::table(options, outcomes));
+fn finish(options: &Options, outcomes: &[Outcome], rows: &[real::Row]) -> ExitCode {
+    print!("{}{}", report::table(options, outcomes), real::table(rows));
     let mut files = Vec::new();
     if let Some(path) = &options.json {
-        files.push((path, format!("{:#}\n", report::json(options, outcomes))));
+        files.push((path, format!("{:#}\n", report::json(options, outcomes, rows))));
     }
     if let Some(path) = &options.svg {
         files.push((path, plot::svg(outcomes)));
@@ -90,7 +95,7 @@ fn finish(options: &Options, outcomes: &[Outcome]) -> ExitCode {
             return ExitCode::FAILURE;
         }
     }
-    if outcomes.iter().any(|outcome| !outcome.is_exact()) {
+    if outcomes.iter().any(|outcome| !outcome.is_exact()) || rows.iter().any(|row| !row.is_exact()) {
         eprintln!("bench-wan: the books do not balance, see the table");
         return ExitCode::FAILURE;
     }

@@ -271,7 +271,7 @@ fn number(value: f64) -> String {
     if value >= 100.0 { format!("{value:.0}") } else { format!("{value:.2}") }
 }
 
-pub(crate) fn json(options: &Options, outcomes: &[Outcome]) -> Value {
+pub(crate) fn json(options: &Options, outcomes: &[Outcome], real: &[crate::real::Row]) -> Value {
     let rows = outcomes.iter().map(|outcome| {
         let same = outcomes.iter().filter(|it| it.work.name == outcome.work.name);
         let rates = Rates(same.collect());
@@ -328,5 +328,6 @@ pub(crate) fn json(options: &Options, outcomes: &[Outcome]) -> Value {
         "congestion": options.congestion,
         "clause": options.clause,
         "outcomes": rows.collect::<Vec<_>>(),
+        "into_real_servers": crate::real::json(real),
     })
 }

@@ -8,7 +8,7 @@ use zrelay_tests::{Body, Mail};
 use crate::contenders::Contender;
 use crate::options::Options;
 
-pub(crate) const NAMES: [&str; 7] = ["A", "B", "C", "D", "E", "FB", "FC"];
+pub(crate) const NAMES: [&str; 9] = ["A", "B", "BT", "C", "CT", "D", "E", "FB", "FC"];
 
 /// Octets of a message.
 const MESSAGE_OCTETS: usize = 4096;
@@ -51,6 +51,8 @@ pub(crate) struct Work {
     what: &'static str,
     pub(crate) line: LinkSettings,
     pub(crate) chunking: bool,
+    /// Whether the far side offers STARTTLS. Postfix and the plain transfer stay in the clear.
+    pub(crate) tls: bool,
     shape: Shape,
     messages: usize,
     recipients: usize,
@@ -116,6 +118,7 @@ pub(crate) fn all(options: &Options) -> Vec<Work> {
         what: "one message",
         line: long,
         chunking: true,
+        tls: false,
         shape: Shape::Posts,
         messages: 1,
         recipients: 10_000,
@@ -145,7 +148,15 @@ pub(crate) fn all(options: &Options) -> Vec<Work> {
     let works = [
         post.clone(),
         second.clone(),
+        Work { name: "BT", what: "a second message under TLS", tls: true, ..second.clone() },
         personal.clone(),
+        Work {
+            name: "CT",
+            what: "messages to one recipient each under TLS",
+            tls: true,
+            goals: &[Goal::OfPlain(0.8)],
+            ..personal.clone()
+        },
         Work {
             name: "D",
             what: "messages to one recipient each, no CHUNKING",

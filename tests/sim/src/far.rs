@@ -1,0 +1,283 @@
+//! One connection as the far side sees it: a strict server that puts into the books what it takes.
+
+use std::time::Duration;
+
+use zrelay_clock::Timestamp;
+
+use crate::books::Books;
+use crate::chance::Dice;
+use crate::mail::{self, Address};
+use crate::site::{Offers, Site, Temper};
+
+/// What an ordinary command costs a server.
+const COMMAND_TIME: Duration = Duration::from_micros(50);
+
+/// What a session works with.
+pub(crate) struct Surroundings<'a> {
+    pub(crate) now: Timestamp,
+    pub(crate) site: &'a mut Site,
+    pub(crate) books: &'a mut Books,
+    pub(crate) dice: &'a mut Dice,
+    /// Whether the hub that connected still runs and waits for the replies.
+    pub(crate) awaited: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Mode {
+    Commands,
+    Data,
+    Chunk(usize),
+}
+
+#[derive(Debug)]
+struct Transaction {
+    sender: Option<u32>,
+    recipients: Vec<Address>,
+}
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub(crate) struct Session {
+    mode: Mode,
+    input: Vec<u8>,
+    /// What of the input is done with.
+    done: usize,
+    transaction: Option<Transaction>,
+    /// Replies that have not left yet.
+    pub(crate) output: Vec<u8>,
+    /// How long they take.
+    pub(crate) cost: Duration,
+    pub(crate) closed: bool,
+    /// Whether its output is to arrive in one piece: of a reply too many that comes later nobody can tell what it answers.
+    pub(crate) whole: bool,
+    silent: bool,
+    encrypted: bool,
+}
+
+impl Session {
+    pub(crate) fn new() -> Self {
+        Self {
+            mode: Mode::Commands,
+            input: Vec::new(),
+            done: 0,
+            transaction: None,
+            output: Vec::new(),
+            cost: Duration::ZERO,
+            closed: false,
+            whole: false,
+            silent: false,
+            encrypted: false,
+        }
+    }
+
+    pub(crate) fn greet(&mut self, with: &mut Surroundings<'_>) {
+        if with.site.connections > with.site.connections_max {
+            self.say("421 4.7.0 too many connections from you");
+            self.closed = true;
+            return;
+        }
+        self.say("220 far.example ESMTP");
+    }
+
+    /// The handshake is over.
+    pub(crate) fn secured(&mut self) {
+        self.encrypted = true;
+    }
+
+    pub(crate) fn hear(&mut self, octets: &[u8], with: &mut Surroundings<'_>) {
+        self.input.extend_from_slice(octets);
+        while !self.closed && !self.silent && self.step(with) {}
+        self.input.drain(..self.done);
+        self.done = 0;
+    }
+
+    fn step(&mut self, with: &mut Surroundings<'_>) -> bool {
+        let rest = &self.input[self.done..];
+        match self.mode {
+            Mode::Chunk(octets) => {
+                if rest.len() < octets {
+                    return false;
+                }
+                let content = rest[..octets].to_vec();
+                self.done += octets;
+                self.mode = Mode::Commands;
+                self.content(&content, with);
+            }
+            Mode::Data => {
+                let end = if rest.starts_with(b".\r\n") {
+                    0
+                } else {
+                    let Some(at) = rest.windows(5).position(|five| five == b"\r\n.\r\n") else { return false };
+                    at + 2
+                };
+                let mut content = Vec::with_capacity(end);
+                for line in rest[..end].split_inclusive(|octet| *octet == b'\n') {
+                    content.extend_from_slice(line.strip_prefix(b".").unwrap_or(line));
+                }
+                self.done += end + 3;
+                self.mode = Mode::Commands;
+                self.content(&content, with);
+            }
+            Mode::Commands => {
+                let Some(end) = rest.iter().position(|octet| *octet == b'\n') else { return false };
+                let line = String::from_utf8(rest[..end].to_vec()).expect("the hub sends no such addresses");
+                self.done += end + 1;
+                self.cost += COMMAND_TIME;
+                self.command(line.trim_end(), with);
+            }
+        }
+        true
+    }
+
+    fn command(&mut self, line: &str, with: &mut Surroundings<'_>) {
+        let (verb, rest) = line.split_once([' ', ':']).unwrap_or((line, ""));
+        match verb {
+            "EHLO" => self.hello(with),
+            "HELO" => self.say("250 far.example"),
+            "STARTTLS" => self.say("220 2.0.0 go ahead"),
+            "RSET" => {
+                self.transaction = None;
+                self.say("250 2.0.0 reset");
+            }
+            "MAIL" => self.mail(rest, with),
+            "RCPT" => self.rcpt(rest, with),
+            "DATA" => match &self.transaction {
+                Some(transaction) if !transaction.recipients.is_empty() => {
+                    self.mode = Mode::Data;
+                    self.say("354 go ahead");
+                }
+                _ => self.say("554 5.5.1 no valid recipients"),
+            },
+            "BDAT" => {
+                assert!(with.site.offers == Offers::Everything, "BDAT was not offered");
+                let size = rest.split(' ').next().and_then(|size| size.parse().ok());
+                self.mode = Mode::Chunk(size.expect("a size behind BDAT"));
+                assert!(rest.ends_with("LAST"), "the messages of a simulation fit one chunk");
+            }
+            "QUIT" => {
+                self.say("221 2.0.0 bye");
+                self.closed = true;
+            }
+            _ => panic!("{line:?} is no command"),
+        }
+    }
+
+    fn hello(&mut self, with: &mut Surroundings<'_>) {
+        if with.site.temper == Temper::Odd && with.dice.in_thousand(300) {
+            match with.dice.below(3) {
+                0 => {
+                    self.whole = true;
+                    return self.say("250 far.example\r\n250 and once more");
+                }
+                1 => return self.say("well, hello"),
+                _ => {
+                    self.silent = true;
+                    return;
+                }
+            }
+        }
+        let mut lines = vec!["far.example", "SIZE 100000000", "8BITMIME"];
+        if with.site.offers != Offers::Nothing {
+            lines.push("PIPELINING");
+        }
+        if with.site.offers == Offers::Everything {
+            lines.push("CHUNKING");
+        }
+        if with.site.encrypts && !self.encrypted {
+            lines.push("STARTTLS");
+        }
+        let last = lines.len() - 1;
+        for (at, line) in lines.into_iter().enumerate() {
+            self.say(&format!("250{}{line}", if at == last { ' ' } else { '-' }));
+        }
+    }
+
+    fn mail(&mut self, rest: &str, with: &mut Surroundings<'_>) {
+        assert!(self.transaction.is_none(), "MAIL within a transaction");
+        if let Temper::RateLimiting(most) = with.site.temper {
+            let count = with.site.count(with.now);
+            if count > 2 * most {
+                self.say("421 4.7.0 far too much from you");
+                self.closed = true;
+                return;
+            }
+            if count > most {
+                return self.say("450 4.7.1 too much from you, come back later");
+            }
+        }
+        let address = path(rest);
+        let sender = match Address::parse(address) {
+            Some(Address::Bounces(message)) => Some(message),
+            None if address.is_empty() => None,
+            _ => panic!("{address} sends nothing"),
+        };
+        self.transaction = Some(Transaction { sender, recipients: Vec::new() });
+        self.say("250 2.1.0 sender ok");
+    }
+
+    fn rcpt(&mut self, rest: &str, with: &mut Surroundings<'_>) {
+        let Some(transaction) = &mut self.transaction else {
+            // What pipelining looks like behind a refused MAIL.
+            return self.say("503 5.5.1 no sender");
+        };
+        let address = path(rest);
+        let to = Address::parse(address).unwrap_or_else(|| panic!("{address} is nobody"));
+        if let Temper::Slow(time) = with.site.temper {
+            self.cost += time;
+        }
+        if transaction.recipients.len() >= with.site.recipients_max as usize {
+            return self.say("452 4.5.3 too many recipients");
+        }
+        if let Address::Recipient(number) = to {
+            // Some mailboxes are gone, some are full for ever.
+            match number % 101 {
+                7 => return self.say(&format!("550 5.1.1 {address} is unknown here")),
+                8 => return self.say(&format!("452 4.2.2 {address} is full")),
+                _ => {}
+            }
+            if with.site.temper == Temper::Greylisting && !with.site.has_seen(number) {
+                return self.say(&format!("450 4.2.0 {address} is greylisted"));
+            }
+        }
+        transaction.recipients.push(to);
+        self.say(&format!("250 2.1.5 {address} ok"));
+    }
+
+    /// All octets of a message are here.
+    fn content(&mut self, content: &[u8], with: &mut Surroundings<'_>) {
+        let Some(transaction) = self.transaction.take().filter(|transaction| !transaction.recipients.is_empty()) else {
+            return self.say("503 5.5.1 no valid recipients");
+        };
+        if with.site.temper == Temper::Breaking && with.dice.in_thousand(30) {
+            self.closed = true;
+            // It may have been taken.
+            if with.dice.below(2) == 0 {
+                return;
+            }
+        }
+        if with.dice.in_thousand(2) {
+            return self.say("451 4.3.0 cannot store that now");
+        }
+        let number = mail::number(content);
+        assert_eq!(number, transaction.sender, "a message in a foreign envelope");
+        let reference = with.books.taken(number, content, &transaction.recipients, with.awaited);
+        if !self.closed {
+            self.say(&format!("250 2.0.0 queued as T{reference}"));
+        }
+        if with.site.temper == Temper::Odd && with.dice.in_thousand(20) {
+            self.silent = true;
+        }
+    }
+
+    fn say(&mut self, line: &str) {
+        self.output.extend_from_slice(line.as_bytes());
+        self.output.extend_from_slice(b"\r\n");
+    }
+}
+
+/// What stands between the angle brackets.
+fn path(text: &str) -> &str {
+    let begin = text.find('<').map_or(0, |at| at + 1);
+    let end = text.find('>').unwrap_or(text.len());
+    text.get(begin..end).unwrap_or_default()
+}

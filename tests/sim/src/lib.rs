@@ -1,0 +1,90 @@
+//! The whole hub under virtual time, from a seed.
+//!
+//! ```text
+//!   seed ──▶ plan: mail, limits, hosts with tempers, faults
+//!              │
+//!              ▼
+//!            world: agenda of events ──▶ spool, router, scheduler, engine, notary (the real ones) ──▶ far sides
+//!              │                                                                                       │
+//!              └──────────────▶ books: what has become of every recipient ◀───────────────────────────┘
+//! ```
+//!
+//! Disk, network, resolver, clients and far sides are simulated, and time is a number: a day passes in seconds, and the
+//! same seed gives the same history. Hosts are slow, dead, flapping, rate limiting, greylisting, full, or answer what
+//! nobody asked; connections break in the middle; agents die; the hub is killed and loses its power at any moment, and
+//! the disk fills up and fails.
+//!
+//! What is looked at behind every event:
+//!
+//! - a recipient whose message was answered 250 comes to exactly one end; it is delivered only if a far side took it, and
+//!   a failure is reported to its sender exactly once ([`Figures`]; across crashes);
+//! - no thread has more agents than its clause allows, nor the hub;
+//! - no thread waits that could run, and no agent with credit is left without work;
+//! - what waits in memory is bounded: an agent keeps no batch that it does not answer for, a connection no more than its
+//!   window, and in the end the scheduler and the spool are empty;
+//! - every reply is matched to its command: what the engine says of a recipient is what the far side said of that
+//!   recipient, every message arrives octet by octet in its own envelope, and a connection with a reply too many ends;
+//! - a recipient gets its message twice only where a connection, an agent or the hub died in between.
+//!
+//! What is not simulated: TLS handshakes (they work, at once), the intake's own sessions, and threads: the rooms are
+//! driven in turn, and a mailbox is never full.
+#![forbid(unsafe_code)]
+// A simulation fails loudly, and its numbers are small.
+#![allow(clippy::cast_possible_truncation)]
+
+mod agent;
+mod books;
+mod chance;
+mod far;
+mod mail;
+mod plan;
+mod site;
+mod world;
+
+pub use books::{End, Figures};
+
+/// How a simulation went.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Ended {
+    /// Events that happened.
+    pub events: u64,
+    /// Times that the hub died.
+    pub crashes: u64,
+    /// Virtual time that passed.
+    pub time: std::time::Duration,
+    /// What became of the mail.
+    pub figures: Figures,
+}
+
+/// Whether every step is printed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum History {
+    /// To standard output.
+    Printed,
+    /// Not at all.
+    Silent,
+}
+
+/// A world of a few hosts and a few dozen messages, in which everything breaks.
+///
+/// # Panics
+/// When anything is not as it must be.
+pub fn small(seed: u64, history: History) -> Ended {
+    run(plan::small(seed), history)
+}
+
+/// A day of a busy hub with this many recipients in this many domains.
+///
+/// # Panics
+/// When anything is not as it must be.
+pub fn day(seed: u64, recipients: u32, domains: u32, history: History) -> Ended {
+    run(plan::day(seed, recipients, domains), history)
+}
+
+fn run(mut world: world::World, history: History) -> Ended {
+    world.tells = history == History::Printed;
+    let begin = world.now;
+    world.run();
+    let time = world.now.since(begin);
+    Ended { events: world.events, crashes: world.crashes, time, figures: world.books.figures.clone() }
+}

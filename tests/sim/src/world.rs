@@ -1,0 +1,358 @@
+//! The hub and the world around it: who tells whom what, and when.
+//!
+//! ```text
+//!   clients ──Request──▶ spool ──Arrived──▶ router ──Request──▶ spool ──Queue──▶ scheduler ──Order──▶ agents ◀──▶ far sides
+//!                          ▲ └──Fact──▶ notary ──Request──▶ spool                    ▲ └─Request─▶ spool │
+//!                          │                                                         └──────Report───────┘
+//! ```
+//!
+//! The rooms are the real ones, driven as their threads drive them, but at moments that the [`Agenda`] says. A request to
+//! the spool waits until the disk has finished what it does, as in a group commit. Between two events nothing is left to
+//! do, and all that must hold is looked at.
+
+mod agents;
+mod faults;
+mod mail;
+mod network;
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use slotmap::SlotMap;
+use zrelay_agent::{LeaseId, Report};
+use zrelay_clock::Timestamp;
+use zrelay_config::Config;
+use zrelay_error::Desk;
+use zrelay_local::Agents as Local;
+use zrelay_mailbox::{Received, Receiver, Sender, mailbox};
+use zrelay_router::Router;
+use zrelay_scheduler::{Scheduler, Settings};
+use zrelay_spool::testing::{Idle, Simulated, Stepped};
+use zrelay_spool::{Committed, Reader, Request, ThreadKey};
+
+use crate::agent::{Agent, AgentKey, ConnectionKey};
+use crate::books::Books;
+use crate::chance::{Agenda, Dice};
+use crate::far::Session;
+use crate::plan::Plan;
+use crate::site::Site;
+
+/// Requests of the notary in one turn; more than it makes.
+const NOTARY_MAX: usize = 4096;
+/// Answers to clients in one group; more than there are.
+const ANSWERS_MAX: usize = 65_536;
+/// Octets that a connection takes before the far side has read them.
+const SEND_BUFFER: usize = 256 * 1024;
+/// Octets of one write.
+const WRITE_MAX: usize = 64 * 1024;
+/// How long a spool without work waits before it makes durable what nobody is in a hurry for.
+const SETTLE_AFTER: Duration = Duration::from_millis(100);
+/// How often a disk in trouble is tried again.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// How long a client waits that was told to come again.
+const CLIENT_RETRY: Duration = Duration::from_secs(60);
+/// How long a hub that has crashed is down.
+const DOWN: Duration = Duration::from_secs(2);
+
+/// What is going to happen.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// A client has a message for the hub.
+    Post(u32),
+    /// The disk has done what it did, and takes what has gathered meanwhile.
+    Disk(u32),
+    /// The spool has been idle.
+    Settle(u32),
+    /// The disk is tried again.
+    Retry(u32),
+    /// The resolver's answer.
+    Resolved(AgentKey),
+    /// The connection stands, or does not.
+    Connected(AgentKey),
+    /// Octets reach the far side.
+    ToFar(ConnectionKey, Vec<u8>),
+    /// Octets reach the hub; behind them the far side may have closed.
+    FromFar(ConnectionKey, Vec<u8>, bool),
+    /// The far side hears that the hub has closed.
+    Gone(ConnectionKey),
+    /// An agent's deadline may have come.
+    Timer(AgentKey),
+    /// The local agents' leases may have been idle for long enough.
+    Local,
+    /// Something breaks.
+    Fault(Fault),
+}
+
+/// What breaks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Fault {
+    /// The process dies.
+    Kill,
+    /// The machine dies, and with it what was not on the disk.
+    PowerCut,
+    /// The disk fails after so many operations.
+    Disk(u32, std::io::ErrorKind),
+    /// It works again.
+    Heal,
+    /// One of the agents dies.
+    Agent,
+}
+
+/// A connection: the far side's end of it, and what is on the way.
+struct Connection {
+    site: usize,
+    session: Session,
+    /// Whose it is; none when the hub's end is closed.
+    agent: Option<AgentKey>,
+    rtt: Duration,
+    /// Octets that the far side has not read.
+    unread: usize,
+    /// When the last octets of each direction arrive.
+    up: Timestamp,
+    down: Timestamp,
+}
+
+/// See the module's documentation.
+pub(crate) struct World {
+    pub(crate) now: Timestamp,
+    pub(crate) dice: Dice,
+    pub(crate) agenda: Agenda<Event>,
+    pub(crate) books: Books,
+    plan: Plan,
+    config: Config,
+    router: Router,
+    sites: Vec<Site>,
+    connections: SlotMap<ConnectionKey, Connection>,
+
+    disk: Simulated,
+    /// Counts the crashes: what was set for a hub that is dead concerns nobody.
+    life: u32,
+    spool: Stepped,
+    reader: Reader,
+    scheduler: Scheduler,
+    desk: Desk<Reader>,
+    notary_requests: Receiver<Request>,
+    answers: (Sender<Committed>, Receiver<Committed>),
+    local: Local,
+    agents: SlotMap<AgentKey, Agent>,
+    leases: HashMap<LeaseId, AgentKey>,
+    agents_of: HashMap<ThreadKey, u32>,
+
+    /// What waits for the disk.
+    inbox: Vec<Request>,
+    disk_busy: bool,
+    settle_set: bool,
+    retry_set: bool,
+    reports: Vec<Report>,
+    /// Threads that something has happened to.
+    touched: Vec<ThreadKey>,
+    /// Which posting a message of the books is a try of.
+    tries: Vec<u32>,
+    pub(crate) events: u64,
+    pub(crate) crashes: u64,
+    pub(crate) tells: bool,
+    start: Timestamp,
+}
+
+/// Prints a line of the history, if it is wanted.
+macro_rules! tell {
+    ($world:expr, $($what:tt)*) => {
+        if $world.tells {
+            $world.tell(format_args!($($what)*));
+        }
+    };
+}
+use tell;
+
+impl World {
+    pub(crate) fn new(plan: Plan, config: Config, sites: Vec<Site>, mut dice: Dice, start: Timestamp) -> Self {
+        let disk = Simulated::default();
+        let (spool, news) = Stepped::open(&disk, plan.segment_bytes, start).expect("an empty disk can be read");
+        assert!(news.is_empty(), "an empty disk holds something");
+        let scheduler = Scheduler::new(Settings::from(&config), dice.seed());
+        let (desk, notary_requests) = desk(&spool, &config);
+        Self {
+            now: start,
+            agenda: Agenda::new(),
+            books: Books::default(),
+            router: Router::new(&config),
+            sites,
+            connections: SlotMap::with_key(),
+            disk,
+            life: 0,
+            reader: spool.reader(),
+            spool,
+            scheduler,
+            desk,
+            notary_requests,
+            answers: mailbox(ANSWERS_MAX),
+            local: Local::new(),
+            agents: SlotMap::with_key(),
+            leases: HashMap::new(),
+            agents_of: HashMap::new(),
+            inbox: Vec::new(),
+            disk_busy: false,
+            settle_set: false,
+            retry_set: false,
+            reports: Vec::new(),
+            touched: Vec::new(),
+            tries: Vec::new(),
+            events: 0,
+            crashes: 0,
+            tells: false,
+            plan,
+            config,
+            dice,
+            start,
+        }
+    }
+
+    /// Runs until nothing is left to happen and the queue is empty.
+    pub(crate) fn run(&mut self) {
+        while self.step() {
+            self.rooms();
+            self.look();
+        }
+        assert_eq!(self.scheduler.audit(self.now), 0, "the scheduler keeps recipients that nobody waits for");
+        assert!(self.agents.is_empty() && self.inbox.is_empty());
+        self.books.close();
+    }
+
+    /// To the next moment at which something happens; false when nothing will.
+    fn step(&mut self) -> bool {
+        self.events += 1;
+        let open = self.spool.statistics().open_messages;
+        assert!(self.events < self.plan.events_max, "it never ends: {open} messages are open");
+        let rooms = [self.scheduler.poll_timeout(), self.desk.poll_timeout()];
+        let room = rooms.into_iter().flatten().min().map(|at| at.max(self.now));
+        match (room, self.agenda.next_at()) {
+            // All that is left is what the scheduler remembers of empty threads.
+            (_, None) if open == 0 => return false,
+            (None, None) => panic!("{open} messages are stuck"),
+            (Some(room), None) => self.now = room,
+            (Some(room), Some(next)) if room < next => self.now = room,
+            _ => {
+                if let Some((at, event)) = self.agenda.pop() {
+                    self.now = self.now.max(at);
+                    self.happens(event);
+                }
+            }
+        }
+        true
+    }
+
+    fn happens(&mut self, event: Event) {
+        match event {
+            Event::Post(message) => self.post(message),
+            Event::Disk(life) if life == self.life => self.disk_turn(),
+            Event::Settle(life) if life == self.life => {
+                self.settle_set = false;
+                self.spool.grant(1 << 20);
+                self.spool.turn(self.now, Idle::Yes);
+                self.news();
+            }
+            Event::Retry(life) if life == self.life => {
+                self.retry_set = false;
+                self.spool.retry(self.now);
+                self.news();
+            }
+            Event::Disk(_) | Event::Settle(_) | Event::Retry(_) => {}
+            Event::Resolved(key) => self.resolved(key),
+            Event::Connected(key) => self.connected(key),
+            Event::ToFar(key, octets) => self.reaches_far_side(key, &octets),
+            Event::FromFar(key, octets, closed) => self.reaches_hub(key, &octets, closed),
+            Event::Gone(key) => {
+                if let Some(connection) = self.connections.remove(key) {
+                    self.sites[connection.site].connections -= 1;
+                }
+            }
+            Event::Timer(key) => self.timer(key),
+            Event::Local => self.local.handle_timeout(self.now),
+            Event::Fault(fault) => self.fault(fault),
+        }
+    }
+
+    /// Lets the rooms do all that there is to do.
+    fn rooms(&mut self) {
+        self.desk.work(self.now);
+        for turn in 0.. {
+            assert!(turn < 100_000, "the rooms do not come to rest");
+            let mut rest = true;
+            while self.scheduler.poll_timeout().is_some_and(|at| at <= self.now) {
+                self.scheduler.handle_timeout(self.now);
+                rest = false;
+            }
+            while let Some(request) = self.scheduler.poll_record() {
+                if let Request::Outcomes(outcomes) = &request {
+                    outcomes.iter().for_each(|outcome| self.books.staged(outcome));
+                }
+                self.inbox.push(request);
+                rest = false;
+            }
+            while let Some(order) = self.scheduler.poll_order() {
+                self.order(order);
+                rest = false;
+            }
+            while let Some(report) = self.local.poll_report() {
+                self.reports.push(report);
+            }
+            for report in std::mem::take(&mut self.reports) {
+                self.hear(report);
+                rest = false;
+            }
+            while let Received::Item(request) = self.notary_requests.try_recv() {
+                if let Request::Commit { message, envelope, .. } = &request {
+                    tell!(self, "notary  {message}: a report on {:?}", envelope.origin);
+                    self.books.report_staged(*message, envelope);
+                }
+                self.inbox.push(request);
+                rest = false;
+            }
+            if rest {
+                break;
+            }
+        }
+        self.arm_disk();
+    }
+
+    fn arm_disk(&mut self) {
+        if !self.inbox.is_empty() && !self.disk_busy {
+            self.disk_busy = true;
+            let time = self.dice.between(Duration::from_millis(1), self.plan.sync_time);
+            self.agenda.set(self.now + time, Event::Disk(self.life));
+        }
+        if !self.spool.is_settled() && !self.settle_set {
+            self.settle_set = true;
+            self.agenda.set(self.now + SETTLE_AFTER, Event::Settle(self.life));
+        }
+        if self.spool.is_in_trouble() && !self.retry_set {
+            self.retry_set = true;
+            self.agenda.set(self.now + RETRY_AFTER, Event::Retry(self.life));
+        }
+    }
+
+    /// Looks at what must always hold.
+    fn look(&mut self) {
+        for key in std::mem::take(&mut self.touched) {
+            self.scheduler.audit_thread(self.now, &key);
+        }
+        if self.events.is_multiple_of(self.plan.audit_every) {
+            let recipients = self.scheduler.audit(self.now);
+            let known = self.books.open() + self.books.figures.reports as usize;
+            assert!(recipients <= known, "the scheduler has {recipients} recipients, where {known} are known");
+        }
+    }
+
+    fn tell(&self, what: std::fmt::Arguments<'_>) {
+        let time = self.now.since(self.start);
+        println!("{:>6}.{:06}  {what}", time.as_secs(), time.subsec_micros());
+    }
+}
+
+/// A notary for this spool, and where its requests come out.
+fn desk(spool: &Stepped, config: &Config) -> (Desk<Reader>, Receiver<Request>) {
+    let (sender, receiver) = mailbox(NOTARY_MAX);
+    let options =
+        zrelay_error::Options { hostname: "hub.example".into(), postmaster: None, gather: config.bounce_gather };
+    (Desk::new(spool.reader(), sender, Box::new(spool.next_id()), options), receiver)
+}
