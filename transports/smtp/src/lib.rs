@@ -31,6 +31,12 @@
 //! RFC 7413), which saves the round trip of TCP. Sessions of TLS are resumed; with TLS 1.3 that saves computing and no
 //! round trip, with TLS 1.2 one round trip. Octets of a message never go ahead of the reply to EHLO, which a bolder client
 //! would do to save one more: a host that has stopped to offer CHUNKING would run them as commands.
+//!
+//! # Many connections
+//!
+//! An outgoing connection in the clear that waits for work took 5,669 octets of resident memory where the test
+//! `driver::tests::many` was measured, with 10,000 of them in one loop; the test fails above 16 KiB. It takes no turn of
+//! its agent: messages on one connection cost the same beside 10,000 idle ones, and the test counts that.
 #![forbid(unsafe_code)]
 
 mod conversation;
