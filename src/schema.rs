@@ -34,6 +34,7 @@ struct Results {
     retry: Acted,
     expire: Acted,
     drop: Acted,
+    reroute: Acted,
     subscribe: Subscribed,
     unsubscribe: Subscribed,
     overview: Overview,

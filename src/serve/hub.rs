@@ -35,8 +35,9 @@ use super::store::HubStore;
 use super::threads::{Notices, Thread};
 use crate::Failure;
 
-/// Messages that wait for a router worker; the rest waits with the spool.
-const ROUTING_MAX: usize = 1024;
+/// Messages that wait for a router worker; the rest waits with the spool, where it costs nothing. Few, since what is routed
+/// may be large: a batch for each host of a post, 200 KiB at a thousand hosts.
+const ROUTING_MAX: usize = 64;
 /// Facts that wait for the notary; the rest waits with the spool.
 const FACTS_MAX: usize = 4096;
 /// Orders that wait for the local agents; the rest waits with the scheduler.

@@ -191,8 +191,13 @@ impl<T> Outbox<T> {
 
     /// Sends `item`, or keeps it behind those that already wait.
     pub fn push(&mut self, item: T) {
-        self.waiting.push_back(item);
+        self.keep(item);
         self.flush();
+    }
+
+    /// Keeps `item` behind those that already wait, until [`flush`](Self::flush).
+    pub fn keep(&mut self, item: T) {
+        self.waiting.push_back(item);
     }
 
     /// Moves what fits. Returns whether nothing is left waiting.

@@ -235,7 +235,7 @@ impl Driver {
         while let Some(output) = self.appender.poll_output() {
             match output {
                 Output::Answer(to, committed) => self.answers.push_back((to, committed)),
-                Output::Arrived(arrived) => self.routing.push(arrived),
+                Output::Arrived(arrived) => self.routing.keep(arrived),
                 Output::Queue(queue) => self.scheduler.push(queue),
                 Output::Fact(fact) => self.facts.push(fact),
                 Output::Checkpoint(job) => self.begin_checkpoint(job),
@@ -248,9 +248,12 @@ impl Driver {
                 self.answers.push_back((to, committed));
             }
         }
-        // What had no room before may have it now.
-        self.routing.flush();
+        // What had no room before may have it now. A message is small until it is routed: while the scheduler does not take
+        // the batches there are, or the disk not their records, no more are made.
         self.scheduler.flush();
+        if self.scheduler.len() < OUTBOX_MAX && self.takes_requests() {
+            self.routing.flush();
+        }
         self.facts.flush();
         feed(&mut self.recovered.queue, &mut self.scheduler);
         feed(&mut self.recovered.facts, &mut self.facts);
@@ -283,7 +286,7 @@ impl Driver {
             left.facts.into_iter().for_each(|fact| self.facts.push(fact));
             left.batches.into_iter().for_each(|batch| self.scheduler.push(Queue::Batch(batch)));
             if left.is_unrouted {
-                self.routing.push(Arrived(left.message));
+                self.routing.keep(Arrived(left.message));
             }
         }
     }

@@ -30,7 +30,7 @@ pub use operate::{Preview, SAMPLE_MAX};
 const ROWS_MAX: usize = 1_000_000;
 
 /// The methods and the role that each takes. What is not in the table, the rest of the hub knows ([`Store::call`]), and takes [`Role::Admin`].
-const METHODS: [(&str, Role); 19] = [
+const METHODS: [(&str, Role); 20] = [
     ("methods", Role::ReadOnly),
     ("status", Role::ReadOnly),
     ("channels", Role::ReadOnly),
@@ -48,6 +48,7 @@ const METHODS: [(&str, Role); 19] = [
     ("release", Role::Operator),
     ("retry", Role::Operator),
     ("expire", Role::Operator),
+    ("reroute", Role::Operator),
     ("sites.forget", Role::Operator),
     ("drop", Role::Admin),
 ];
