@@ -55,7 +55,7 @@ fn work(world: &mut World, time: Duration, share: impl Fn(usize) -> usize) -> us
 }
 
 #[test]
-fn a_receiver_that_takes_its_time_over_each_message_gets_all_agents_that_are_allowed() {
+fn rule_15_a_receiver_that_takes_its_time_over_each_message_gets_all_agents_that_are_allowed() {
     let mut world = busy(20_000);
     work(&mut world, Duration::from_secs(2), |_| 5);
     assert_eq!(world.agents.len(), 1, "it is measured first");

@@ -1,5 +1,6 @@
 //! The rules that real receivers have taught (measured with Postfix, Exim, OpenSMTPD, sendmail, chasquid, Haraka, Dovecot and
-//! aiosmtpd), one test each. A relay that breaks one of them loses mail, or delivers it in a wrong envelope.
+//! aiosmtpd), one test each; the fifteenth, when a further connection pays, stands with the scheduler (`tests/agents.rs`). A
+//! relay that breaks one of them loses mail, or delivers it in a wrong envelope.
 
 use std::time::Duration;
 
