@@ -11,7 +11,7 @@ use zrelay_clock::{Clock, Timestamp};
 use zrelay_mailbox::{Outbox, Receiver, Sender, mailbox_waking};
 use zrelay_spool::{Queue, Request, Spill};
 
-use crate::beyond::{SpillOrder, Spilled};
+use crate::beyond::{RUN_MAX, SpillOrder, Spilled};
 use crate::query::{Ask, Query, SchedulerHandle};
 use crate::scheduler::Scheduler;
 
@@ -26,8 +26,8 @@ const ROUND_MAX: usize = 512;
 /// Requests that wait for the spool before the scheduler takes nothing more that makes further ones. The spool is
 /// then the slowest part of the hub, and the agents' reports wait with the agents.
 const RECORDS_WAITING_MAX: usize = 64;
-/// Runs of batches written or read in one round: each takes about a millisecond.
-const SPILL_ROUND_MAX: usize = 8;
+/// Batches that are written or read in one round: about ten milliseconds.
+const SPILL_ROUND_BATCHES: usize = 8 * RUN_MAX;
 /// How soon to look again whether a full mailbox of another loop has room.
 const FLUSH_PAUSE: Duration = Duration::from_millis(2);
 /// How long a stop waits for the other loops to take what is ready for them.
@@ -134,10 +134,14 @@ impl SchedulerLoop {
             if scheduler.poll_timeout().is_some_and(|due| due <= now) {
                 scheduler.handle_timeout(now);
             }
-            for item in self.queue.drain(ROUND_MAX) {
-                scheduler.handle_queue(now, item);
-            }
             self.spill(scheduler, now);
+            // What is on its way to the disk is in memory: no more comes in before it is there.
+            if !scheduler.has_spill_orders() {
+                for item in self.queue.drain(ROUND_MAX) {
+                    scheduler.handle_queue(now, item);
+                }
+                self.spill(scheduler, now);
+            }
         }
         while let Some(order) = scheduler.poll_order() {
             switch.order(order);
@@ -151,18 +155,24 @@ impl SchedulerLoop {
 
     /// Writes and reads what is beyond the window. The file is not synced, so that this mostly takes a copy in memory.
     fn spill(&mut self, scheduler: &mut Scheduler, now: Timestamp) {
-        for _ in 0..SPILL_ROUND_MAX {
+        let mut moved = 0;
+        while moved < SPILL_ROUND_BATCHES {
             let Some(order) = scheduler.poll_spill() else { return };
             let spilled = match order {
                 SpillOrder::Write { run, batches } => {
+                    moved += batches.len();
                     let written = self.spill.as_mut().map(|spill| spill.write(run.0, &batches));
                     let Some(Err(error)) = written else { continue };
                     log::error!("{} batches cannot wait on disk and stay in memory: {error}", batches.len());
                     Spilled::NotWritten { run, batches }
                 }
                 SpillOrder::Read { run, thread } => match self.spill.as_ref().map(|spill| spill.read(run.0, &thread)) {
-                    Some(Ok(batches)) => Spilled::Read { run, batches },
+                    Some(Ok(batches)) => {
+                        moved += batches.len();
+                        Spilled::Read { run, batches }
+                    }
                     Some(Err(error)) => {
+                        moved += RUN_MAX;
                         log::error!("batches of {thread} that wait on disk cannot be read: {error}; trying again");
                         Spilled::NotRead { run }
                     }
