@@ -85,14 +85,14 @@ pub struct Measured {
     pub portion: u32,
 }
 
-/// Recipients that a transaction should have: so many as take [`PORTION_TIME`] or a round trip, and four times as long as
+/// Recipients that a transaction should have: so many as take [`PORTION_TIME`] or two round trips, and four times as long as
 /// the message itself; at least [`PORTION_MIN`].
 pub fn portion(message: Duration, recipient: Duration, round_trip: Duration) -> u32 {
     let recipient = recipient.as_secs_f64();
     if recipient < NO_TIME {
         return u32::MAX;
     }
-    let time = PORTION_TIME.max(round_trip).as_secs_f64().max(message.as_secs_f64() * RECIPIENTS_PER_MESSAGE);
+    let time = PORTION_TIME.max(round_trip * 2).as_secs_f64().max(message.as_secs_f64() * RECIPIENTS_PER_MESSAGE);
     // A cast from a float saturates.
     ((time / recipient) as u32).max(PORTION_MIN)
 }
