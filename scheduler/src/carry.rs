@@ -15,6 +15,10 @@ use crate::lease::{Carried, Lease, LeaseState, Round};
 use crate::scheduler::Scheduler;
 use crate::thread::{Thread, ThreadId};
 
+/// What the time of a next hop counts among flows, where it is slower than octets: as much as a line of 8 Mbit/s carries in
+/// it. A post must not count as little as its octets where it keeps a slow host busy for long.
+const OCTETS_PER_MICROSECOND: u64 = 1;
+
 impl Scheduler {
     /// An agent has found out how long its host takes.
     pub(crate) fn paced(&mut self, lease_id: LeaseId, pace: Pace) {
@@ -52,7 +56,8 @@ impl Scheduler {
         let weight = zrelay_agent::weight(batch.size, batch.copies, count);
         let (messages, bytes) = outgoing(&thread.clause, batch, count);
         let work = lease.work(batch.copies, count);
-        thread.flows.serve(weight);
+        let time = lease.pace.map_or(0, |pace| u64::try_from(pace.time(work).as_micros()).unwrap_or(u64::MAX));
+        thread.flows.serve(weight.max(time.saturating_mul(OCTETS_PER_MICROSECOND)));
         batch.place = Place::Carried;
         thread.in_flight += 1;
         lease.window.take(weight);

@@ -70,7 +70,14 @@ impl Host {
             let put_off = |one: &u32| first && self.defers.is_some_and(|defers| one % defers == 0);
             let (put_off, taken): (Vec<u32>, Vec<u32>) = now.iter().partition(|one| put_off(one));
             if !put_off.is_empty() {
-                self.world.verdict(self.lease, ticket.id, put_off, Judgement::Deferred, &reply(450, "later"), Rest::More);
+                self.world.verdict(
+                    self.lease,
+                    ticket.id,
+                    put_off,
+                    Judgement::Deferred,
+                    &reply(450, "later"),
+                    Rest::More,
+                );
             }
             self.world.verdict(self.lease, ticket.id, taken, DELIVERED, &reply(250, "ok"), rest);
         }

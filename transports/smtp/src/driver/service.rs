@@ -30,8 +30,9 @@ const MEMORY_SURPRISED: f64 = 0.1;
 /// Seconds.
 const SURPRISE: f64 = 0.05;
 
-/// How much what was known before counts beside the observations, relative to them.
-const INERTIA: f64 = 0.02;
+/// How much what was known before counts beside the observations, relative to them. The message's time is the stiffer one:
+/// where it is open what took so long, it is presumed to be the recipients, since to be wrong about that costs less.
+const INERTIA: Times = Times { message: 0.05, recipient: 0.005 };
 
 /// Replies to recipients behind which the pace is known.
 const RECIPIENTS_KNOWN: u64 = 16;
@@ -53,7 +54,7 @@ const PRESUMED_MESSAGES: RangeInclusive<f64> = 16.0..=64.0;
 /// What is presumed of the times before the first burst.
 const PRESUMED: Times = Times { message: 0.010, recipient: 0.001 };
 
-/// Seconds that the far side takes.
+/// What belongs to a message and to a recipient; seconds that the far side takes, mostly.
 #[derive(Clone, Copy, PartialEq, Debug)]
 struct Times {
     message: f64,
@@ -208,7 +209,8 @@ impl Sums {
 
     /// The times that fit best, neither below none, and near those known before where the observations leave it open.
     fn solve(&self, before: Times) -> Times {
-        let (by_message, by_recipient) = (self.messages_squared * INERTIA, self.recipients_squared * INERTIA);
+        let (by_message, by_recipient) =
+            (self.messages_squared * INERTIA.message, self.recipients_squared * INERTIA.recipient);
         let (a, d) = (self.messages_squared + by_message, self.recipients_squared + by_recipient);
         let for_messages = self.messages_time + by_message * before.message;
         let for_recipients = self.recipients_time + by_recipient * before.recipient;
