@@ -120,6 +120,7 @@
 mod ages;
 mod batch;
 mod beyond;
+mod carry;
 mod class;
 mod clause;
 pub mod control;

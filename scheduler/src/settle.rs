@@ -7,7 +7,6 @@ use zrelay_clock::Timestamp;
 use zrelay_config::ReplyClass;
 use zrelay_spool::{BatchId, Diagnostic, Disposition, Outcome};
 
-use crate::batch::Place;
 use crate::class::classify;
 use crate::door::Place as DoorPlace;
 use crate::gain::{Advice, Moment};
@@ -60,11 +59,12 @@ impl Scheduler {
     ) {
         let Some(lease) = self.leases.get_mut(&lease_id) else { return };
         let thread = lease.thread;
-        let Some(mut carried) = lease.carried.remove(&batch_id) else {
+        let Some(mut carried) = lease.let_go(batch_id) else {
             log::debug!("lease {lease_id} reports on batch {batch_id}, which it does not carry");
             return;
         };
         lease.fruitful |= !verdicts.is_empty();
+        carried.answered(&verdicts);
         if let Some(thread) = self.threads.get_mut(thread).filter(|_| !verdicts.is_empty()) {
             thread.fruitless = 0;
         }
@@ -77,6 +77,7 @@ impl Scheduler {
             self.finish_carry(thread, batch_id, &carried, now);
             self.close_window_if(lease_id, unanswered);
         } else if let Some(lease) = self.leases.get_mut(&lease_id) {
+            lease.in_hand.add(carried.in_hand);
             lease.carried.insert(batch_id, carried);
         }
         self.touch(thread);
@@ -92,7 +93,7 @@ impl Scheduler {
 
     pub(crate) fn returned(&mut self, now: Timestamp, lease_id: LeaseId, batch_id: BatchId) {
         let Some(lease) = self.leases.get_mut(&lease_id) else { return };
-        let Some(carried) = lease.carried.remove(&batch_id) else { return };
+        let Some(carried) = lease.let_go(batch_id) else { return };
         let thread = lease.thread;
         self.finish_carry(thread, batch_id, &carried, now);
         self.close_window_if(lease_id, true);
@@ -117,9 +118,11 @@ impl Scheduler {
         let heard = recipients.len();
         let mut due = batch.due;
         if disposition == Disposition::Deferred {
+            let mut draw = || now + retry::wait(&thread.clause, attempts, &mut self.rng);
             due = match carried.due {
                 Some((drawn, due)) if drawn == now => due,
-                _ => now + retry::wait(&thread.clause, attempts, &mut self.rng),
+                Some((_, before)) => draw().max(before),
+                None => draw(),
             };
             carried.due = Some((now, due));
             carried.last = Some(verdict.diagnostic.clone());
@@ -161,13 +164,7 @@ impl Scheduler {
                 thread.unpromise(batch_id, &batch);
             }
         } else {
-            batch.recipients = remaining;
-            batch.place = Place::Queued;
-            if let Some((_, due)) = carried.due {
-                batch.due = due;
-                batch.attempts = batch.attempts.saturating_add(1);
-                batch.last.clone_from(&carried.last);
-            }
+            thread.take_back(batch_id, carried, remaining);
             thread.enqueue(batch_id, now);
         }
         self.count_out(id, received, load);
