@@ -78,6 +78,8 @@ pub struct Scheduler {
     records: VecDeque<Request>,
     outcomes: Vec<Outcome>,
     pub(crate) tally: Tally,
+    /// Messages that agents sent and that were never answered.
+    pub(crate) at_risk: u64,
     pub(crate) window: Window,
 }
 
@@ -120,6 +122,7 @@ impl Scheduler {
             records: VecDeque::new(),
             outcomes: Vec::new(),
             tally: Tally::default(),
+            at_risk: 0,
             window: Window::default(),
         }
     }
@@ -160,7 +163,10 @@ impl Scheduler {
                 }
                 return;
             }
-            Report::Released { lease, reason, .. } => self.released(now, lease, reason),
+            Report::Released { lease, reason, statistics } => {
+                self.count_at_risk(lease, statistics.at_risk);
+                self.released(now, lease, reason);
+            }
         }
         self.turn(now);
     }
@@ -460,6 +466,7 @@ impl Scheduler {
             held_by: self.holds.find(key),
             proven: false,
             fruitless: 0,
+            at_risk: 0,
             gain: Gain::default(),
             line: None,
             deficit: 0,

@@ -44,6 +44,7 @@ impl Scheduler {
             paused: self.paused.clone(),
             draining: self.phase == Phase::Draining,
             tally: self.tally,
+            at_risk: self.at_risk,
             holds: self.holds.list(),
         }
     }
@@ -139,6 +140,7 @@ impl Scheduler {
             in_flight: thread.in_flight,
             next_attempt: next.map(|wake| if thread.backs_off(now) { wake.max(thread.backoff.due) } else { wake }),
             failures: thread.backoff.failures,
+            at_risk: thread.at_risk,
             last: suspension
                 .or_else(|| thread.backoff.last.clone())
                 .or_else(|| first.and_then(|batch| batch.last.clone())),

@@ -136,6 +136,8 @@ pub struct ThreadView {
     pub next_attempt: Option<Timestamp>,
     /// Failures of the host in a row.
     pub failures: u32,
+    /// Messages sent whose final reply never came.
+    pub at_risk: u64,
     /// The last diagnostic of the host, or of the first batch.
     pub last: Option<Arc<Diagnostic>>,
     /// The connection of its first agent.
@@ -305,6 +307,8 @@ pub struct TotalsView {
     pub draining: bool,
     /// Outcomes since the start.
     pub tally: Tally,
+    /// Messages sent whose final reply never came.
+    pub at_risk: u64,
     /// The patterns by which operators hold threads, in the order in which they came.
     pub holds: Vec<String>,
 }
