@@ -51,7 +51,7 @@ pub struct Scheduler {
     pub(crate) threads: SlotMap<ThreadId, Thread>,
     pub(crate) names: BTreeMap<ThreadKey, ThreadId>,
     pub(crate) rings: SlotMap<RingId, Ring>,
-    pub(crate) ring_names: HashMap<RingKey, RingId>,
+    pub(crate) ring_names: BTreeMap<RingKey, RingId>,
     pub(crate) gates: Gates,
     /// What is remembered of sites and sources beyond their threads.
     pub(crate) sites: Sites,
@@ -101,7 +101,7 @@ impl Scheduler {
             threads: SlotMap::with_key(),
             names: BTreeMap::new(),
             rings: SlotMap::with_key(),
-            ring_names: HashMap::new(),
+            ring_names: BTreeMap::new(),
             sites: Sites::new(),
             sources: settings.sources,
             channels: Vec::new(),

@@ -7,13 +7,13 @@ use zrelay_clock::Timestamp;
 use zrelay_spool::{BatchId, Flow, MessageId, ThreadKey};
 
 use super::view::{
-    AgeView, BatchPlace, BatchView, ChannelView, FLOWS_MAX, FlowView, LeaseView, RingView, State, ThreadView,
+    AgeView, BatchPlace, BatchView, ChannelView, FLOWS_MAX, FlowView, LeaseView, RingMark, RingView, State, ThreadView,
     ThreadZoom, TotalsView, Used,
 };
 use crate::batch::{Batch, Place};
 use crate::door::{Passage, Shut, Why};
 use crate::lease::{Lease, LeaseState};
-use crate::limit::{Level, Limit, Ring};
+use crate::limit::{Level, Limit, Ring, RingKey};
 use crate::scheduler::{Phase, Scheduler};
 use crate::thread::{Thread, ThreadId};
 
@@ -63,9 +63,18 @@ impl Scheduler {
         self.channels.iter().map(view).collect()
     }
 
-    /// All rings.
-    pub fn rings(&self) -> Vec<RingView> {
-        self.rings.values().map(|ring| self.ring_view(ring)).collect()
+    /// The next rings behind `after`, and where to go on, if there are more.
+    pub fn rings(&self, after: Option<&RingMark>, limit: usize) -> (Vec<RingView>, Option<RingMark>) {
+        let from = after.map_or(Bound::Unbounded, |RingMark(key)| Bound::Excluded(key));
+        let mut last = None;
+        let rings = self.ring_names.range::<RingKey, _>((from, Bound::Unbounded)).take(limit);
+        let views: Vec<RingView> = rings
+            .inspect(|(key, _)| last = Some(*key))
+            .filter_map(|(_, id)| self.rings.get(*id))
+            .map(|ring| self.ring_view(ring))
+            .collect();
+        let next = last.filter(|_| views.len() == limit).map(|key| RingMark(key.clone()));
+        (views, next)
     }
 
     fn ring_view(&self, ring: &Ring) -> RingView {

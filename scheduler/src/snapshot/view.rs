@@ -10,7 +10,7 @@ use zrelay_spool::{BatchId, Diagnostic, Flow, ThreadKey};
 
 use super::{Load, Tally};
 use crate::ages::AgeTable;
-use crate::limit::Limit;
+use crate::limit::{Limit, RingKey};
 use crate::limiter::{Allowance, Unit};
 use crate::recent::Heard;
 
@@ -199,6 +199,10 @@ pub struct LeaseView {
     /// Its connection.
     pub link: Option<Box<Link>>,
 }
+
+/// A place in the order of rings, to go on behind it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RingMark(pub(crate) RingKey);
 
 /// A ring.
 #[derive(Clone, Debug)]
