@@ -197,6 +197,15 @@ impl Scheduler {
         }
     }
 
+    /// What an agent has sent and never heard of again.
+    pub(crate) fn count_at_risk(&mut self, lease_id: LeaseId, messages: u64) {
+        let Some(lease) = self.leases.get(&lease_id) else { return };
+        self.at_risk += messages;
+        if let Some(thread) = self.threads.get_mut(lease.thread) {
+            thread.at_risk += messages;
+        }
+    }
+
     pub(crate) fn released(&mut self, now: Timestamp, lease_id: LeaseId, reason: Release) {
         let Some(mut lease) = self.end_lease(lease_id) else { return };
         let id = lease.thread;

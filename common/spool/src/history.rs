@@ -35,7 +35,7 @@ use crate::record::{
 };
 use crate::{Diagnostic, Disposition, Outcome, ThreadKey};
 
-pub use read::{Known, Past};
+pub use read::{Known, Past, Tried};
 
 /// Attempts of a batch that are kept, the latest: beyond them a host says what it has said before.
 const ATTEMPTS_MAX: u32 = 8;

@@ -112,7 +112,7 @@ pub use envelope::{Content, Envelope, Notify, Origin, Recipient, Ret};
 pub use flow::Flow;
 pub use handle::{Health, SpoolHandle, Statistics};
 pub use handling::{ByMode, DeliverBy, Handling};
-pub use history::{Attempt, Known, Past};
+pub use history::{Attempt, Known, Past, Tried};
 pub use id::{BatchId, MessageId, ThreadKey, ThreadKeyError};
 pub use import::{BatchProgress, Importer, Progress, Report};
 pub use offline::{Check, Fate, Figures, Offline};

@@ -1,5 +1,6 @@
 //! Answering what became of a message, from the checkpoint and the log behind it, in the thread of whoever asks.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use memchr::memmem;
@@ -37,21 +38,37 @@ pub struct Past {
     pub known: Known,
 }
 
+/// How often the batch of a recipient has been tried.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Tried {
+    /// The number of the batch.
+    pub batch: u32,
+    /// Attempts so far.
+    pub attempts: u32,
+}
+
 impl Past {
-    /// Whether this recipient was tried before the first attempt that is told of; `tried` is the batch in which it is now,
-    /// if it is in one, and how often that has been tried. All that is gone is in the delivery log.
-    pub fn lacks_earlier(&self, recipient: u32, tried: Option<(u32, u32)>) -> bool {
-        let Some(own) = self.attempts.iter().find(|attempt| attempt.recipients.binary_search(&recipient).is_ok())
-        else {
-            return match tried {
-                Some((batch, attempts)) => attempts > 0 && self.attempts.iter().all(|other| other.batch != batch),
-                None => self.known == Known::Latest,
-            };
-        };
+    /// The recipients, of so many, that were tried before the first attempt that is told of; `tried` is what is known of a
+    /// recipient's batch, while it is in one. All that is gone is in the delivery log.
+    pub fn lacking_earlier(&self, recipients: u32, tried: impl Fn(u32) -> Option<Tried>) -> HashSet<u32> {
+        let mut own: HashMap<u32, &Attempt> = HashMap::new();
         // Not every attempt at a batch has an answer for each of its recipients.
-        let batch = self.attempts.iter().filter(|other| (other.batch, &other.thread) == (own.batch, &own.thread));
-        let first = if self.known == Known::All { batch.map(|other| other.attempts).min() } else { None };
-        first.unwrap_or(own.attempts) > 1
+        let mut first: HashMap<(u32, &Option<ThreadKey>), u32> = HashMap::new();
+        for attempt in &self.attempts {
+            for recipient in &attempt.recipients {
+                own.entry(*recipient).or_insert(attempt);
+            }
+            let first = first.entry((attempt.batch, &attempt.thread)).or_insert(attempt.attempts);
+            *first = attempt.attempts.min(*first);
+        }
+        let batches: HashSet<u32> = self.attempts.iter().map(|attempt| attempt.batch).collect();
+        let lacks = |recipient: &u32| match (own.get(recipient), tried(*recipient)) {
+            (Some(own), _) if self.known == Known::Latest => own.attempts > 1,
+            (Some(own), _) => first.get(&(own.batch, &own.thread)).is_some_and(|first| *first > 1),
+            (None, Some(Tried { batch, attempts })) => attempts > 0 && !batches.contains(&batch),
+            (None, None) => self.known == Known::Latest,
+        };
+        (0..recipients).filter(lacks).collect()
     }
 }
 
