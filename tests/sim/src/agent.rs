@@ -89,10 +89,15 @@ impl Agent {
         }
     }
 
+    /// Whether its thread's host takes mail by LMTP.
+    pub(crate) fn speaks_lmtp(&self) -> bool {
+        &*self.thread.channel == "lmtp"
+    }
+
     /// The connection stands.
     pub(crate) fn talk(&mut self, now: Timestamp, connection: ConnectionKey, peer: &str, encrypts: bool) {
         let settings = Settings {
-            protocol: Protocol::Smtp,
+            protocol: if self.speaks_lmtp() { Protocol::Lmtp } else { Protocol::Smtp },
             hostname: "hub.example".into(),
             peer: peer.into(),
             security: if encrypts { Security::Opportunistic } else { Security::Clear },

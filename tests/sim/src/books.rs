@@ -111,6 +111,14 @@ impl Books {
         assert!(self.names.insert(id, Name::Message(message)).is_none(), "queue id {id} is used twice");
     }
 
+    /// The number of a client's message, by its queue id.
+    pub(crate) fn message_of(&self, id: MessageId) -> Option<u32> {
+        match self.names.get(&id)? {
+            Name::Message(message) => Some(*message),
+            Name::Report(_) => None,
+        }
+    }
+
     fn range(&self, message: u32) -> std::ops::Range<usize> {
         let message = &self.messages[message as usize];
         message.first as usize..(message.first + message.recipients) as usize
@@ -148,6 +156,8 @@ impl Books {
             let entry = &mut self.entries[recipient as usize];
             assert_eq!(entry.message, number, "recipient {recipient} got a foreign message");
             assert!(entry.state == State::Open || !awaited, "recipient {recipient} is sent to as {:?}", entry.state);
+            let gone = entry.staged.filter(|end| *end != End::Delivered);
+            assert!(gone.is_none() || !awaited, "recipient {recipient} is sent to, and has {gone:?}");
             if entry.copies > 0 {
                 self.figures.duplicates += 1;
                 self.again.push((recipient, transaction));
@@ -169,7 +179,8 @@ impl Books {
             if let Judgement::Delivered { .. } = verdict.judgement {
                 let transaction = text.rsplit_once('T').and_then(|(_, number)| number.parse().ok());
                 assert_eq!(Some(entry.transaction), transaction, "recipient {number}: {text} is not its reply");
-            } else if verdict.diagnostic.command == "RCPT TO" && text.contains('@') {
+            }
+            if text.contains('@') {
                 let address = text.split(' ').next().and_then(Address::parse);
                 assert_eq!(address, Some(Address::Recipient(number)), "{text} is not its reply: {id} {verdict:?}");
             }

@@ -1,8 +1,10 @@
-//! One connection as the far side sees it: a strict server that puts into the books what it takes.
+//! One connection as the far side sees it: a strict server of SMTP (RFC 5321) or LMTP (RFC 2033) that puts into the books
+//! what it takes.
 
 use std::time::Duration;
 
 use zrelay_clock::Timestamp;
+use zrelay_smtp::Protocol;
 
 use crate::books::Books;
 use crate::chance::Dice;
@@ -52,11 +54,13 @@ pub(crate) struct Session {
     pub(crate) whole: bool,
     silent: bool,
     encrypted: bool,
+    speaks: Protocol,
 }
 
 impl Session {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(speaks: Protocol) -> Self {
         Self {
+            speaks,
             mode: Mode::Commands,
             input: Vec::new(),
             done: 0,
@@ -132,8 +136,9 @@ impl Session {
     fn command(&mut self, line: &str, with: &mut Surroundings<'_>) {
         let (verb, rest) = line.split_once([' ', ':']).unwrap_or((line, ""));
         match verb {
-            "EHLO" => self.hello(with),
-            "HELO" => self.say("250 far.example"),
+            "EHLO" if self.speaks == Protocol::Smtp => self.hello(with),
+            "LHLO" if self.speaks == Protocol::Lmtp => self.hello(with),
+            "HELO" if self.speaks == Protocol::Smtp => self.say("250 far.example"),
             "STARTTLS" => self.say("220 2.0.0 go ahead"),
             "RSET" => {
                 self.transaction = None;
@@ -260,6 +265,9 @@ impl Session {
         }
         let number = mail::number(content);
         assert_eq!(number, transaction.sender, "a message in a foreign envelope");
+        if self.speaks == Protocol::Lmtp {
+            return self.deliver(number, content, transaction.recipients, with);
+        }
         let reference = with.books.taken(number, content, &transaction.recipients, with.awaited);
         if !self.closed {
             self.say(&format!("250 2.0.0 queued as T{reference}"));
@@ -267,6 +275,26 @@ impl Session {
         if with.site.temper == Temper::Odd && with.dice.in_thousand(20) {
             self.silent = true;
         }
+    }
+
+    /// LMTP: each mailbox takes it or does not, and says so.
+    fn deliver(&mut self, number: Option<u32>, content: &[u8], to: Vec<Address>, with: &mut Surroundings<'_>) {
+        let breaks = self.closed || (with.site.temper == Temper::Breaking && with.dice.in_thousand(100));
+        let heard = if breaks { with.dice.below(to.len() as u64) as usize } else { usize::MAX };
+        for (at, recipient) in to.into_iter().enumerate() {
+            let reply = match with.dice.below(100) {
+                0 => format!("452 4.2.2 {recipient} is full now"),
+                1 => format!("552 5.2.2 {recipient} takes no such mail"),
+                _ => {
+                    let reference = with.books.taken(number, content, &[recipient], with.awaited);
+                    format!("250 2.0.0 {recipient} has it as T{reference}")
+                }
+            };
+            if at < heard {
+                self.say(&reply);
+            }
+        }
+        self.closed |= breaks;
     }
 
     fn say(&mut self, line: &str) {

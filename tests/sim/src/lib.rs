@@ -38,6 +38,7 @@ mod chance;
 mod far;
 mod mail;
 mod plan;
+mod queue;
 mod site;
 mod world;
 
@@ -50,6 +51,8 @@ pub struct Ended {
     pub events: u64,
     /// Times that the hub died.
     pub crashes: u64,
+    /// Times that an operator did something.
+    pub operations: u64,
     /// Virtual time that passed.
     pub time: std::time::Duration,
     /// What became of the mail.
@@ -86,5 +89,11 @@ fn run(mut world: world::World, history: History) -> Ended {
     let begin = world.now;
     world.run();
     let time = world.now.since(begin);
-    Ended { events: world.events, crashes: world.crashes, time, figures: world.books.figures.clone() }
+    Ended {
+        events: world.events,
+        crashes: world.crashes,
+        operations: world.operations,
+        time,
+        figures: world.books.figures.clone(),
+    }
 }

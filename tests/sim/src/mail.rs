@@ -3,6 +3,7 @@
 //! A recipient is `r7@d3.example`, number 7 in domain 3. A message is `bounce-5@lists2.example`'s, and its content tells
 //! its number: a far side knows of every octet and address that reaches it whether it belongs there.
 
+use std::fmt;
 use std::sync::LazyLock;
 
 use zrelay_spool::testing::Random;
@@ -68,6 +69,15 @@ impl Address {
             return number.parse().ok().map(Self::Bounces);
         }
         local.strip_prefix('r')?.parse().ok().map(Self::Recipient)
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Recipient(number) => write!(f, "r{number}@here"),
+            Self::Bounces(message) => write!(f, "bounce-{message}@here"),
+        }
     }
 }
 

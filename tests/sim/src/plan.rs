@@ -26,6 +26,7 @@ pub(crate) struct Posting {
 pub(crate) struct Plan {
     postings: Vec<Posting>,
     sites: u32,
+    pub(crate) domains: u32,
     pub(crate) segment_bytes: u32,
     /// Longest time that the disk takes for a group.
     pub(crate) sync_time: Duration,
@@ -63,6 +64,8 @@ pub(crate) fn small(seed: u64) -> World {
         "hostname = \"hub.example\"\nagents = {agents}\nbounce_gather = \"{}s\"\n\
          [[route]]\nrecipient = \"d2.example\"\nchannel = \"error\"\nhost = \"5.7.1 not from here\"\n\
          [[route]]\nrecipient = \"d3.example\"\nchannel = \"discard\"\n\
+         [[route]]\nrecipient = \"d?5.example\"\nchannel = \"lmtp\"\n\
+         [[route]]\nrecipient = \"d4.example\"\nchannel = \"lmtp\"\n\
          [[thread]]\nmatch = \"*\"\nthread_agents = {}\nring_agents = {}\ninterval = \"{}s\"\nretries = [1, 1, 2, 3]\n\
          expiry = \"{hours}h\"\nrecipients = {}\nunacknowledged_messages = {}\nidle = \"{}s\"\nconnection_messages = {}\n\
          timeout = \"{}s\"\n",
@@ -91,6 +94,7 @@ pub(crate) fn small(seed: u64) -> World {
     let plan = Plan {
         postings,
         sites,
+        domains,
         segment_bytes: 16 << 10,
         sync_time: Duration::from_millis(1 + dice.below(200)),
         splits: true,
@@ -117,7 +121,18 @@ pub(crate) fn small(seed: u64) -> World {
         };
         world.agenda.set(at, Event::Fault(fault));
     }
+    let operators = if world.dice.below(2) == 0 { world.dice.below(30) } else { 0 };
+    operators_come(&mut world, operators, span * 2);
     world
+}
+
+/// So many operators do something within `span`; the last of all lets go of everything.
+fn operators_come(world: &mut World, operators: u64, span: Duration) {
+    for _ in 0..operators {
+        let at = START + world.dice.between(Duration::ZERO, span);
+        world.agenda.set(at, Event::Operator);
+    }
+    world.agenda.set(START + span + Duration::from_secs(1), Event::LastOperator);
 }
 
 /// A day of a busy hub: so many recipients in so many threads, and one host in ten with a temper.
@@ -154,6 +169,7 @@ pub(crate) fn day(seed: u64, recipients: u32, domains: u32) -> World {
     let plan = Plan {
         postings,
         sites,
+        domains,
         segment_bytes: 1 << 20,
         sync_time: Duration::from_millis(20),
         splits: false,

@@ -14,6 +14,7 @@ mod agents;
 mod faults;
 mod mail;
 mod network;
+mod operator;
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -35,6 +36,7 @@ use crate::books::Books;
 use crate::chance::{Agenda, Dice};
 use crate::far::Session;
 use crate::plan::Plan;
+use crate::queue::Queue;
 use crate::site::Site;
 
 /// Requests of the notary in one turn; more than it makes.
@@ -81,6 +83,10 @@ pub(crate) enum Event {
     Local,
     /// Something breaks.
     Fault(Fault),
+    /// An operator does something.
+    Operator,
+    /// An operator lets go of everything.
+    LastOperator,
 }
 
 /// What breaks.
@@ -118,6 +124,7 @@ pub(crate) struct World {
     pub(crate) dice: Dice,
     pub(crate) agenda: Agenda<Event>,
     pub(crate) books: Books,
+    queue: Queue,
     plan: Plan,
     config: Config,
     router: Router,
@@ -148,6 +155,9 @@ pub(crate) struct World {
     touched: Vec<ThreadKey>,
     /// Which posting a message of the books is a try of.
     tries: Vec<u32>,
+    /// Threads that an operator wants tried now.
+    retried: Vec<ThreadKey>,
+    pub(crate) operations: u64,
     pub(crate) events: u64,
     pub(crate) crashes: u64,
     pub(crate) tells: bool,
@@ -175,6 +185,7 @@ impl World {
             now: start,
             agenda: Agenda::new(),
             books: Books::default(),
+            queue: Queue::new(&config),
             router: Router::new(&config),
             sites,
             connections: SlotMap::with_key(),
@@ -197,6 +208,8 @@ impl World {
             reports: Vec::new(),
             touched: Vec::new(),
             tries: Vec::new(),
+            retried: Vec::new(),
+            operations: 0,
             events: 0,
             crashes: 0,
             tells: false,
@@ -269,6 +282,8 @@ impl World {
             Event::Timer(key) => self.timer(key),
             Event::Local => self.local.handle_timeout(self.now),
             Event::Fault(fault) => self.fault(fault),
+            Event::Operator => self.operator(),
+            Event::LastOperator => self.last_operator(),
         }
     }
 
@@ -285,6 +300,7 @@ impl World {
             while let Some(request) = self.scheduler.poll_record() {
                 if let Request::Outcomes(outcomes) = &request {
                     outcomes.iter().for_each(|outcome| self.books.staged(outcome));
+                    outcomes.iter().for_each(|outcome| self.queue.staged(self.now, outcome));
                 }
                 self.inbox.push(request);
                 rest = false;
@@ -333,6 +349,8 @@ impl World {
 
     /// Looks at what must always hold.
     fn look(&mut self) {
+        self.queue.look();
+        self.look_at_retried();
         for key in std::mem::take(&mut self.touched) {
             self.scheduler.audit_thread(self.now, &key);
         }
@@ -340,6 +358,7 @@ impl World {
             let recipients = self.scheduler.audit(self.now);
             let known = self.books.open() + self.books.figures.reports as usize;
             assert!(recipients <= known, "the scheduler has {recipients} recipients, where {known} are known");
+            self.queue.compare(self.now, &self.scheduler.batches(self.now, None, None, usize::MAX));
         }
     }
 

@@ -22,6 +22,7 @@ impl World {
         if !matches!(report, Report::Hungry { .. }) {
             tell!(self, "agent   {report:?}");
         }
+        self.queue.heard(&report);
         self.scheduler.handle_report(self.now, report);
     }
 
@@ -31,10 +32,14 @@ impl World {
             Order::Carry { lease, batch } => tell!(self, "carry   {lease} {} {:?}", batch.id, batch.recipients),
             other => tell!(self, "order   {other:?}"),
         }
+        if let Order::Carry { lease, batch } = &order {
+            self.queue.carried(self.now, *lease, batch);
+        }
         match order {
             Order::Lease { lease, thread, clause, takes_over } => {
+                self.queue.leased(lease, &thread, takes_over);
                 self.touched.push(thread.clone());
-                if &*thread.channel == "smtp" {
+                if matches!(&*thread.channel, "smtp" | "lmtp") {
                     return self.lease(lease, thread, clause, takes_over);
                 }
                 self.local.handle_order(self.now, Order::Lease { lease, thread, clause, takes_over });

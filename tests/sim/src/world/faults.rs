@@ -63,6 +63,7 @@ impl World {
         self.inbox.clear();
         self.reports.clear();
         self.touched.clear();
+        self.retried.clear();
         self.agents.clear();
         self.leases.clear();
         self.agents_of.clear();
@@ -93,6 +94,15 @@ impl World {
         let lost = self.books.recovered(&unrouted, &queued);
         // Clients without an answer come again; of those whose message is there, some do not, and that is no loss.
         lost.into_iter().for_each(|number| self.try_again(number));
-        news.into_iter().for_each(|news| self.one_news(news));
+        let (threads, rest): (Vec<News>, Vec<News>) =
+            news.into_iter().partition(|news| matches!(news, News::Queue(Queue::Thread(_))));
+        for news in &threads {
+            if let News::Queue(item) = news {
+                self.scheduler.handle_queue(self.now, item.clone());
+            }
+        }
+        let holds = self.scheduler.totals().holds;
+        self.queue.recovered(threads.iter().chain(&rest), &holds);
+        rest.into_iter().for_each(|news| self.one_news(news));
     }
 }

@@ -54,7 +54,15 @@ impl World {
             self.spool.take(self.now, request);
         }
         self.spool.turn(self.now, Idle::No);
+        self.check_disk();
         self.news();
+    }
+
+    /// If the disk works, everything that was taken so far is on it.
+    pub(super) fn check_disk(&mut self) {
+        if !self.spool.is_in_trouble() && self.spool.backlog() == 0 {
+            self.queue.durable();
+        }
     }
 
     /// The spool's news go where they belong.
@@ -90,8 +98,14 @@ impl World {
                     Queue::Batch(batch) => {
                         tell!(self, "spool   {}: {} recipients for {}", batch.id, batch.recipients.len(), batch.thread);
                         self.touched.push(batch.thread.clone());
+                        self.queue.arrived(batch);
                     }
                     other => tell!(self, "spool   {other:?}"),
+                }
+                match &item {
+                    Queue::Paused(_) => self.queue.paused = true,
+                    Queue::Resumed => self.queue.paused = false,
+                    _ => {}
                 }
                 self.scheduler.handle_queue(self.now, item);
             }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use zrelay_agent::{LeaseId, Release, Report, Site as SiteName};
+use zrelay_smtp::Protocol;
 use zrelay_spool::{Diagnostic, Status};
 
 use super::{Connection, Event, SEND_BUFFER, WRITE_MAX, World};
@@ -63,10 +64,11 @@ impl World {
             return self.with(key, |agent, with| agent.release(Release::Failed(reason), with));
         }
         site.connections += 1;
+        let speaks = if agent.speaks_lmtp() { Protocol::Lmtp } else { Protocol::Smtp };
         let (rtt, peer, encrypts) = (site.rtt, format!("{}[192.0.2.9]:25", site.name), site.encrypts);
         let connection = self.connections.insert(Connection {
             site: number,
-            session: Session::new(),
+            session: Session::new(speaks),
             agent: Some(key),
             rtt,
             unread: 0,
