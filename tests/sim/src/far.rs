@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use zrelay_clock::Timestamp;
 use zrelay_smtp::Protocol;
+use zrelay_spool::{ByMode, Handling};
 
 use crate::books::Books;
 use crate::chance::Dice;
@@ -13,6 +14,9 @@ use crate::site::{Offers, Site, Temper};
 
 /// What an ordinary command costs a server.
 const COMMAND_TIME: Duration = Duration::from_micros(50);
+
+/// Seconds that a command waits on its way at most, and so tells of more than is left.
+const BY_SECONDS_MAX: i64 = 300;
 
 /// What a session works with.
 pub(crate) struct Surroundings<'a> {
@@ -191,6 +195,9 @@ impl Session {
         if with.site.encrypts && !self.encrypted {
             lines.push("STARTTLS");
         }
+        if with.site.knows_urgency {
+            lines.extend(["DELIVERBY", "MT-PRIORITY MIXER"]);
+        }
         let last = lines.len() - 1;
         for (at, line) in lines.into_iter().enumerate() {
             self.say(&format!("250{}{line}", if at == last { ' ' } else { '-' }));
@@ -216,6 +223,7 @@ impl Session {
             None if address.is_empty() => None,
             _ => panic!("{address} sends nothing"),
         };
+        check_urgency(rest, sender.map_or(Handling::default(), |message| with.books.handling(message)), with);
         self.transaction = Some(Transaction { sender, recipients: Vec::new() });
         self.say("250 2.1.0 sender ok");
     }
@@ -301,6 +309,27 @@ impl Session {
         self.output.extend_from_slice(line.as_bytes());
         self.output.extend_from_slice(b"\r\n");
     }
+}
+
+/// The parameters of MAIL say how urgent the message is and how long it is of use, to a host that knows of it; one that
+/// does not is not given what is to come back when it is late.
+fn check_urgency(rest: &str, handling: Handling, with: &Surroundings<'_>) {
+    let value = |key: &str| rest.split(' ').find_map(|word| word.strip_prefix(key));
+    let wanted = |set: bool| set && with.site.knows_urgency;
+    let priority = value("MT-PRIORITY=").map(|text| text.parse().expect("a priority"));
+    assert_eq!(priority, wanted(handling.priority != 0).then_some(handling.priority), "{rest}");
+    let (by, Some(wish)) = (value("BY="), handling.deliver_by) else {
+        return assert_eq!(value("BY="), None, "{rest}");
+    };
+    if !with.site.knows_urgency {
+        assert!(by.is_none() && wish.mode == ByMode::Notify, "{rest} to a host that keeps no promise");
+        return;
+    }
+    let (seconds, mode) = by.and_then(|by| by.split_once(';')).expect("a time");
+    let (seconds, letter) =
+        (seconds.parse::<i64>().expect("seconds"), if wish.mode == ByMode::Return { "R" } else { "N" });
+    let left = wish.deadline.as_secs() as i64 - with.now.as_secs() as i64;
+    assert!(mode == letter && (left - 1..=left + BY_SECONDS_MAX).contains(&seconds), "{rest}: {left} s are left");
 }
 
 /// What stands between the angle brackets.

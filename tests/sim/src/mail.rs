@@ -6,6 +6,7 @@
 use std::fmt;
 use std::sync::LazyLock;
 
+use zrelay_spool::Notify;
 use zrelay_spool::testing::Random;
 
 /// The header line that a hub would add.
@@ -84,6 +85,16 @@ impl fmt::Display for Address {
 /// The address of a recipient.
 pub(crate) fn recipient(number: u32, domain: u32) -> String {
     format!("r{number}@d{domain}.example")
+}
+
+/// When the sender wants to hear of a recipient.
+pub(crate) fn notify(number: u32) -> Notify {
+    match number % 13 {
+        3 => Notify::Never,
+        4 => Notify::On { success: false, failure: true, delay: false },
+        5 => Notify::On { success: false, failure: false, delay: true },
+        _ => Notify::Default,
+    }
 }
 
 /// The envelope sender of a message.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use zrelay_clock::Timestamp;
 use zrelay_config::Config;
+use zrelay_spool::ByMode;
 
 use crate::chance::Dice;
 use crate::site::{Site, Temper};
@@ -17,6 +18,9 @@ const START: Timestamp = Timestamp::from_secs(1_795_651_200);
 pub(crate) struct Posting {
     pub(crate) list: u32,
     pub(crate) length: u32,
+    pub(crate) priority: i8,
+    /// How long behind its arrival it is to be delivered, and what if it is not.
+    pub(crate) deliver_by: Option<(Duration, ByMode)>,
     /// The domains of its recipients.
     pub(crate) domains: Vec<u32>,
 }
@@ -68,7 +72,7 @@ pub(crate) fn small(seed: u64) -> World {
          [[route]]\nrecipient = \"d4.example\"\nchannel = \"lmtp\"\n\
          [[thread]]\nmatch = \"*\"\nthread_agents = {}\nring_agents = {}\ninterval = \"{}s\"\nretries = [1, 1, 2, 3]\n\
          expiry = \"{hours}h\"\nrecipients = {}\nunacknowledged_messages = {}\nidle = \"{}s\"\nconnection_messages = {}\n\
-         timeout = \"{}s\"\n",
+         timeout = \"{}s\"\ndelay_warning = \"{}s\"\n",
         10 + dice.below(300),
         thread_agents,
         ring_agents,
@@ -78,6 +82,7 @@ pub(crate) fn small(seed: u64) -> World {
         1 + dice.below(60),
         1 + dice.below(100),
         20 + dice.below(100),
+        dice.below(3) * dice.below(hours * 3600),
     );
     let messages = 20 + dice.below(60) as u32;
     let postings: Vec<Posting> = (0..messages)
@@ -87,6 +92,8 @@ pub(crate) fn small(seed: u64) -> World {
             Posting {
                 list: dice.below(4) as u32,
                 length: dice.below(longest) as u32,
+                priority: if dice.below(4) == 0 { dice.below(19) as i8 - 9 } else { 0 },
+                deliver_by: deliver_by(&mut dice),
                 domains: (0..=dice.below(most)).map(|_| dice.below(domains.into()) as u32).collect(),
             }
         })
@@ -164,7 +171,8 @@ pub(crate) fn day(seed: u64, recipients: u32, domains: u32) -> World {
         };
         domains.truncate(left as usize);
         left -= domains.len() as u32;
-        postings.push(Posting { list, length: 200 + dice.below(4000) as u32, domains });
+        let length = 200 + dice.below(4000) as u32;
+        postings.push(Posting { list, length, priority: 0, deliver_by: None, domains });
     }
     let plan = Plan {
         postings,
@@ -179,6 +187,15 @@ pub(crate) fn day(seed: u64, recipients: u32, domains: u32) -> World {
     };
     let sites = (0..sites).map(|number| Site::new(number, temper(number, 100, &mut dice), &mut dice)).collect();
     world(plan, config, sites, dice, Duration::from_secs(86_400))
+}
+
+/// Few messages have a time of their own.
+fn deliver_by(dice: &mut Dice) -> Option<(Duration, ByMode)> {
+    if dice.below(8) > 0 {
+        return None;
+    }
+    let mode = if dice.below(2) == 0 { ByMode::Return } else { ByMode::Notify };
+    Some((dice.between(Duration::from_secs(1), Duration::from_secs(7200)), mode))
 }
 
 /// One in so many of a thousand sites has a temper; that of the lists has none.

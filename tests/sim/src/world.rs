@@ -356,7 +356,7 @@ impl World {
         }
         if self.events.is_multiple_of(self.plan.audit_every) {
             let recipients = self.scheduler.audit(self.now);
-            let known = self.books.open() + self.books.figures.reports as usize;
+            let known = self.books.open() + (self.books.figures.reports + self.books.figures.delays) as usize;
             assert!(recipients <= known, "the scheduler has {recipients} recipients, where {known} are known");
             self.queue.compare(self.now, &self.scheduler.batches(self.now, None, None, usize::MAX));
         }

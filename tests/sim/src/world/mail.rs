@@ -2,7 +2,9 @@
 
 use zrelay_mailbox::Received;
 use zrelay_spool::testing::{Idle, News};
-use zrelay_spool::{CommitReply, Committed, Content, Envelope, Fact, Handling, Notify, Queue, Recipient, Request};
+use zrelay_spool::{
+    CommitReply, Committed, Content, DeliverBy, Disposition, Envelope, Fact, Handling, Queue, Recipient, Request,
+};
 
 use super::{CLIENT_RETRY, Event, World, tell};
 use crate::mail;
@@ -11,12 +13,15 @@ impl World {
     pub(super) fn post(&mut self, message: u32) {
         let posting = self.plan.posting(message);
         let length = posting.length;
-        let (number, first) = self.books.offer(posting.domains.len() as u32, length);
+        let by = |(span, mode)| DeliverBy { deadline: self.now + span, mode, trace: false };
+        let deliver_by = posting.deliver_by.map(by);
+        let handling = Handling { flow: None, priority: posting.priority, deliver_by };
+        let (number, first) = self.books.offer(posting.domains.len() as u32, length, handling);
         let recipients = (first..).zip(&posting.domains).map(|(recipient, domain)| Recipient {
             address: mail::recipient(recipient, *domain),
             sender: 0,
             orcpt: None,
-            notify: Notify::Default,
+            notify: mail::notify(recipient),
         });
         let envelope = Box::new(Envelope {
             received: self.now,
@@ -25,7 +30,7 @@ impl World {
             content: Content::default(),
             envid: None,
             ret: None,
-            handling: Handling::default(),
+            handling,
             senders: vec![mail::sender(number, posting.list)],
             recipients: recipients.collect(),
             origin: None,
@@ -115,6 +120,9 @@ impl World {
                     Fact::Removed(id) => {
                         tell!(self, "spool   {id}: removed");
                         self.books.removed(*id);
+                    }
+                    Fact::Owed(owed) if owed.disposition == Disposition::Delayed => {
+                        self.books.delayed(owed.message, &owed.recipients);
                     }
                     Fact::Owed(_) | Fact::Done(_) => {}
                 }
