@@ -59,12 +59,15 @@ pub(crate) struct Session {
     silent: bool,
     encrypted: bool,
     speaks: Protocol,
+    /// Recipients and octets of each message that has come.
+    pub(crate) came: Vec<(u64, u64)>,
 }
 
 impl Session {
     pub(crate) fn new(speaks: Protocol) -> Self {
         Self {
             speaks,
+            came: Vec::new(),
             mode: Mode::Commands,
             input: Vec::new(),
             done: 0,
@@ -209,12 +212,12 @@ impl Session {
         if let Temper::RateLimiting(most) = with.site.temper {
             let count = with.site.count(with.now);
             if count > 2 * most {
-                self.say("421 4.7.0 far too much from you");
+                self.say("421 4.7.0 this is far too much mail from you");
                 self.closed = true;
                 return;
             }
             if count > most {
-                return self.say("450 4.7.1 too much from you, come back later");
+                return self.say("450 4.7.1 Error: too much mail from you");
             }
         }
         let address = path(rest);
@@ -261,6 +264,7 @@ impl Session {
         let Some(transaction) = self.transaction.take().filter(|transaction| !transaction.recipients.is_empty()) else {
             return self.say("503 5.5.1 no valid recipients");
         };
+        self.came.push((transaction.recipients.len() as u64, content.len() as u64));
         if with.site.temper == Temper::Breaking && with.dice.in_thousand(30) {
             self.closed = true;
             // It may have been taken.

@@ -25,12 +25,20 @@ pub(crate) struct Posting {
     pub(crate) domains: Vec<u32>,
 }
 
+/// Whether the hub dies in a simulation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Faults {
+    Some,
+    None,
+}
+
 /// The scale of a simulation, and how closely it is looked at.
 #[derive(Debug)]
 pub(crate) struct Plan {
     postings: Vec<Posting>,
     sites: u32,
     pub(crate) domains: u32,
+    pub(crate) faults: Faults,
     pub(crate) segment_bytes: u32,
     /// Longest time that the disk takes for a group.
     pub(crate) sync_time: Duration,
@@ -64,25 +72,28 @@ pub(crate) fn small(seed: u64) -> World {
     let thread_agents = 1 + dice.below(3);
     let ring_agents = thread_agents + dice.below(3);
     let agents = ring_agents + dice.below(10);
-    let config = format!(
-        "hostname = \"hub.example\"\nagents = {agents}\nbounce_gather = \"{}s\"\n\
-         [[route]]\nrecipient = \"d2.example\"\nchannel = \"error\"\nhost = \"5.7.1 not from here\"\n\
-         [[route]]\nrecipient = \"d3.example\"\nchannel = \"discard\"\n\
-         [[route]]\nrecipient = \"d?5.example\"\nchannel = \"lmtp\"\n\
-         [[route]]\nrecipient = \"d4.example\"\nchannel = \"lmtp\"\n\
-         [[thread]]\nmatch = \"*\"\nthread_agents = {}\nring_agents = {}\ninterval = \"{}s\"\nretries = [1, 1, 2, 3]\n\
+    let own = dice.below(2) * (1 + dice.below(hours * 3600));
+    let common = format!(
+        "thread_agents = {thread_agents}\nring_agents = {ring_agents}\ninterval = \"{}s\"\nretries = [1, 1, 2, 3]\n\
          expiry = \"{hours}h\"\nrecipients = {}\nunacknowledged_messages = {}\nidle = \"{}s\"\nconnection_messages = {}\n\
-         timeout = \"{}s\"\ndelay_warning = \"{}s\"\n",
-        10 + dice.below(300),
-        thread_agents,
-        ring_agents,
+         timeout = \"{}s\"\ndelay_warning = \"{own}s\"\n",
         10 + dice.below(200),
         1 + dice.below(20),
         1 + dice.below(40),
         1 + dice.below(60),
         1 + dice.below(100),
         20 + dice.below(100),
-        dice.below(3) * dice.below(hours * 3600),
+    );
+    let config = format!(
+        "hostname = \"hub.example\"\nagents = {agents}\nbounce_gather = \"{}s\"\n\
+         [[route]]\nrecipient = \"d2.example\"\nchannel = \"error\"\nhost = \"5.7.1 not from here\"\n\
+         [[route]]\nrecipient = \"d3.example\"\nchannel = \"discard\"\n\
+         [[route]]\nrecipient = \"d?5.example\"\nchannel = \"lmtp\"\n\
+         [[route]]\nrecipient = \"d4.example\"\nchannel = \"lmtp\"\n\
+         {}[[thread]]\nmatch = \"*\"\n{common}{}",
+        10 + dice.below(300),
+        limited(&common, &mut dice),
+        if dice.below(4) == 0 { rates("clause_rates", &mut dice) } else { String::new() },
     );
     let messages = 20 + dice.below(60) as u32;
     let postings: Vec<Posting> = (0..messages)
@@ -102,6 +113,7 @@ pub(crate) fn small(seed: u64) -> World {
         postings,
         sites,
         domains,
+        faults: Faults::Some,
         segment_bytes: 16 << 10,
         sync_time: Duration::from_millis(1 + dice.below(200)),
         splits: true,
@@ -131,6 +143,43 @@ pub(crate) fn small(seed: u64) -> World {
     let operators = if world.dice.below(2) == 0 { world.dice.below(30) } else { 0 };
     operators_come(&mut world, operators, span * 2);
     world
+}
+
+/// A clause of some domains that are sent to no faster than so, or from an address that is to become known; or none.
+fn limited(common: &str, dice: &mut Dice) -> String {
+    let pattern = ["smtp/d1*", "*/d?.example", "smtp/*"][dice.below(3) as usize];
+    let clause = format!("[[thread]]\nmatch = \"{pattern}\"\n{common}");
+    match dice.below(6) {
+        0 | 1 => clause + &rates("ring_rates", dice),
+        2 => clause + &rates("ring_rates", dice) + &rates("clause_rates", dice),
+        3 => {
+            let days = [dice.below(100), 50 + dice.below(200), 100 + dice.below(1000)];
+            let start = ["2026-11-26", "2026-11-27"][dice.below(2) as usize];
+            let address = "192.0.2.7";
+            format!(
+                "{clause}source = \"{address}\"\n\
+                 [[source]]\naddress = \"{address}\"\nstart = \"{start}\"\nwarm_up = {days:?}\n"
+            )
+        }
+        _ => String::new(),
+    }
+}
+
+/// One to four rates.
+fn rates(key: &str, dice: &mut Dice) -> String {
+    let mut limit = |unit: &str, least: u64, most: u64| {
+        let (amount, period) = (dice.between_numbers(least, most), ["m", "h"][dice.below(2) as usize]);
+        let amount = if period == "h" { amount * 20 } else { amount };
+        (dice.below(2) == 0).then(|| format!("{unit} = \"{amount}/{period}\""))
+    };
+    let limits = [
+        limit("connections", 1, 20),
+        limit("messages", 1, 60),
+        limit("recipients", 1, 100),
+        limit("bytes", 1000, 1_000_000),
+    ];
+    let limits: Vec<String> = limits.into_iter().flatten().collect();
+    format!("{key} = {{ {} }}\n", limits.join(", "))
 }
 
 /// So many operators do something within `span`; the last of all lets go of everything.
@@ -178,6 +227,7 @@ pub(crate) fn day(seed: u64, recipients: u32, domains: u32) -> World {
         postings,
         sites,
         domains,
+        faults: Faults::None,
         segment_bytes: 1 << 20,
         sync_time: Duration::from_millis(20),
         splits: false,

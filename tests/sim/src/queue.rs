@@ -79,7 +79,8 @@ impl Queue {
         }
     }
 
-    fn clause(&self, thread: &ThreadKey) -> &Clause {
+    /// The clause of a thread.
+    pub(crate) fn clause(&self, thread: &ThreadKey) -> &Arc<Clause> {
         let name = thread.to_string();
         let found = self.clauses.iter().find(|clause| clause.matches.matches(&name));
         found.expect("the clauses of a simulation match everything")
@@ -111,10 +112,16 @@ impl Queue {
         self.leases.insert(lease, (thread.clone(), BTreeSet::new()));
     }
 
+    /// The thread that a lease is for.
+    pub(crate) fn thread_of(&self, lease: LeaseId) -> Option<&ThreadKey> {
+        self.leases.get(&lease).map(|(thread, _)| thread)
+    }
+
     /// A batch is handed to an agent.
     pub(crate) fn carried(&mut self, now: Timestamp, lease: LeaseId, ticket: &Ticket) {
         let id = ticket.id;
-        let (thread, carried) = self.leases.get_mut(&lease).unwrap_or_else(|| panic!("work for lease {lease}"));
+        // What crossed with the end of the lease is with the scheduler again.
+        let Some((thread, carried)) = self.leases.get_mut(&lease) else { return };
         let entry = self.batches.get_mut(&id).unwrap_or_else(|| panic!("batch {id} is carried and not in the queue"));
         assert_eq!(entry.thread, *thread, "batch {id} is carried elsewhere");
         assert!(!entry.held, "batch {id} is held and carried");

@@ -6,6 +6,7 @@ use zrelay_agent::Release;
 use zrelay_local::Agents as Local;
 use zrelay_mailbox::mailbox;
 use zrelay_scheduler::{Scheduler, Settings};
+use zrelay_sites::Sites;
 use zrelay_spool::testing::{Idle, News, Simulated, Stepped};
 use zrelay_spool::{Diagnostic, MessageId, Queue, Status};
 
@@ -77,7 +78,11 @@ impl World {
         let (spool, news) = opened.expect("what a crash leaves can be read");
         self.spool = spool;
         self.reader = self.spool.reader();
-        self.scheduler = Scheduler::new(Settings::from(&self.config), self.dice.seed());
+        self.learned = Sites::new();
+        self.kept.iter().for_each(|fact| self.learned.put(self.now, fact.clone()));
+        self.manners.crashed();
+        self.scheduler =
+            Scheduler::new(Settings::from(&self.config), self.dice.seed()).remembering(self.now, self.learned.clone());
         (self.desk, self.notary_requests) = desk(&self.spool, &self.config);
         let unrouted: Vec<MessageId> = news
             .iter()

@@ -138,7 +138,7 @@ impl World {
             Target::Chosen(chosen) => format!("{} batches", chosen.len()),
         };
         tell!(self, "operator {wish:?} {selected}: {changed:?}");
-        self.operations += 1;
+        self.seen.operations += 1;
         match target {
             Target::Selected(Selector::Thread(key)) => {
                 self.operated_on_threads(wish, &|thread| thread == key, &changed)
@@ -174,7 +174,14 @@ impl World {
         match wish {
             Wish::Do(Action::Hold) => threads.iter().for_each(|thread| self.queue.hold_thread(thread)),
             Wish::Do(Action::Release) => threads.iter().for_each(|thread| self.queue.release_thread(thread)),
-            Wish::Do(Action::Retry) => threads.iter().for_each(|thread| self.retried.push(thread.clone())),
+            Wish::Do(Action::Retry) => {
+                for thread in threads {
+                    if let Some(site) = self.site_of_thread(&thread) {
+                        self.manners.woken(&thread.channel, site);
+                    }
+                    self.retried.push(thread);
+                }
+            }
             Wish::Do(Action::Drop | Action::Expire) | Wish::Reroute(_) => {
                 let recipients = batches.iter().map(|id| &self.queue.batches[id]).filter(|entry| entry.lease.is_none());
                 let not_there =
