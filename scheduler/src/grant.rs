@@ -458,7 +458,7 @@ impl Thread {
 }
 
 /// Transactions that so many recipients of a batch make, and their octets.
-fn outgoing(clause: &Clause, batch: &Batch, recipients: usize) -> (u64, u64) {
+pub(crate) fn outgoing(clause: &Clause, batch: &Batch, recipients: usize) -> (u64, u64) {
     let recipients = u64::try_from(recipients).unwrap_or(u64::MAX);
     let copies = u64::from(batch.copies).clamp(1, recipients.max(1));
     let messages = copies.max(recipients.div_ceil(u64::from(clause.recipients.max(1))));

@@ -109,6 +109,8 @@ pub(crate) struct Carried {
     pub(crate) marks: Vec<Mark>,
     /// How many of them, from the first on, the agent was given; the others did not fit into a rate.
     pub(crate) given: usize,
+    /// Messages that the host has answered for it.
+    pub(crate) messages: u64,
     /// When the last deferral came, and the due time drawn then: all deferred recipients of a batch are due together,
     /// counted from the last of them.
     pub(crate) due: Option<(Timestamp, Timestamp)>,

@@ -20,9 +20,10 @@ use zrelay_clock::Timestamp;
 use zrelay_config::{Clause, Config, Rates, WarmUp};
 use zrelay_scheduler::Unit;
 use zrelay_scheduler::snapshot::{State, Used};
-use zrelay_spool::ThreadKey;
+use zrelay_spool::{BatchId, ThreadKey};
 
 use crate::meter::Meter;
+use crate::site::Site;
 
 /// Words in which the sites of a simulation say that they want less mail.
 pub(crate) const TOO_MUCH: &str = "too much mail";
@@ -85,6 +86,14 @@ struct Lease {
     since: Timestamp,
 }
 
+/// A batch that an agent has: messages that were counted for it, those that were answered, and octets of each.
+#[derive(Clone, Copy, Debug)]
+struct Carried {
+    counted: u64,
+    answered: u64,
+    size: u64,
+}
+
 /// Recipients by source and day.
 type Days = HashMap<(IpAddr, u64), u64>;
 
@@ -93,7 +102,10 @@ type Days = HashMap<(IpAddr, u64), u64>;
 pub(crate) struct Manners {
     clauses: Vec<Arc<Clause>>,
     sources: Vec<WarmUp>,
+    /// Recipients that each site takes in a message.
+    recipients_max: Vec<u32>,
     leases: HashMap<LeaseId, Lease>,
+    carried: HashMap<BatchId, Carried>,
     rests: HashMap<Way, Rest>,
     handed: HashMap<(Place, u8), Meter>,
     arrived: HashMap<(Place, u8), Meter>,
@@ -103,11 +115,13 @@ pub(crate) struct Manners {
 }
 
 impl Manners {
-    pub(crate) fn new(config: &Config) -> Self {
+    pub(crate) fn new(config: &Config, sites: &[Site]) -> Self {
         Self {
             clauses: config.clauses.clone(),
             sources: config.sources.clone(),
+            recipients_max: sites.iter().map(|site| site.recipients_max).collect(),
             leases: HashMap::new(),
+            carried: HashMap::new(),
             rests: HashMap::new(),
             handed: HashMap::new(),
             arrived: HashMap::new(),
@@ -190,6 +204,7 @@ impl Manners {
         }
         let recipients = ticket.recipients.len() as u64;
         let messages = recipients.div_ceil(u64::from(clause.recipients));
+        self.carried.insert(ticket.id, Carried { counted: messages, answered: 0, size: ticket.size });
         for place in [Place::Way(way.clone()), Place::Clause(way.clause)] {
             self.goes_to(now, &place, Unit::Messages, messages);
             self.goes_to(now, &place, Unit::Recipients, recipients);
@@ -215,6 +230,20 @@ impl Manners {
         }
     }
 
+    /// Messages that a host may make of what counts as one.
+    fn pieces(&self, place: &Place) -> u64 {
+        let most = match place {
+            Place::Way(Way { to: To::Site(site), .. }) => self.recipients_max[*site],
+            Place::Way(_) => u32::MAX,
+            Place::Clause(_) => self.recipients_max.iter().copied().min().unwrap_or(u32::MAX),
+        };
+        let clause = match place {
+            Place::Way(way) => way.clause,
+            Place::Clause(clause) => *clause,
+        };
+        u64::from(self.clauses[clause].recipients.div_ceil(most))
+    }
+
     fn goes_to(&mut self, now: Timestamp, place: &Place, unit: Unit, units: u64) {
         let Some(rate) = of_unit(&self.rates(place), unit) else { return };
         let meter = self.handed.entry((place.clone(), unit as u8)).or_insert_with(|| Meter::new(rate));
@@ -224,13 +253,19 @@ impl Manners {
     fn arrives_at(&mut self, now: Timestamp, place: &Place, unit: Unit, units: u64, delay: Duration) {
         let Some(rate) = of_unit(&self.rates(place), unit) else { return };
         let item = self.handed.get(&(place.clone(), unit as u8)).map_or(units, |meter| meter.largest);
+        // Where a host takes fewer recipients in a message, what is known to go beyond the rate is known from its answers.
+        let unpaid = match (unit, self.pieces(place)) {
+            (Unit::Connections | Unit::Recipients, _) | (_, 1) => item,
+            (_, pieces) => pieces * (rate.amount / 10 + item + 1),
+        };
         let meter = self.arrived.entry((place.clone(), unit as u8)).or_insert_with(|| Meter::new(rate));
-        meter.arrives(now, units, item, delay, &format!("{} to {place:?}", unit.name()));
+        meter.arrives(now, units, unpaid, delay, &format!("{} to {place:?}", unit.name()));
     }
 
     /// An agent tells what its site said.
-    pub(crate) fn settled(&mut self, now: Timestamp, lease: LeaseId, verdicts: &[Verdict]) {
-        let Some(Lease { way, .. }) = self.leases.get(&lease) else { return };
+    pub(crate) fn settled(&mut self, now: Timestamp, lease: LeaseId, batch: BatchId, verdicts: &[Verdict]) {
+        let Some(Lease { way, .. }) = self.leases.get(&lease).cloned() else { return };
+        self.answered(now, &way, batch, verdicts);
         let clause = self.clauses[way.clause].clone();
         let rest = self.rests.entry(way.clone()).or_default();
         let delivered = verdicts.iter().any(|verdict| matches!(verdict.judgement, Judgement::Delivered { .. }));
@@ -260,6 +295,27 @@ impl Manners {
                 rest.suspended.0 = now + shortest(&clause, rest.refusals);
             }
             rest.suspended.1 = rest.suspended.1.max(now + longest(&clause));
+        }
+    }
+
+    /// What is known to have gone beyond what was counted is counted now.
+    fn answered(&mut self, now: Timestamp, way: &Way, batch: BatchId, verdicts: &[Verdict]) {
+        let of_message = |verdict: &Verdict| {
+            let command = verdict.diagnostic.command.as_str();
+            matches!(verdict.judgement, Judgement::Delivered { .. }) || matches!(command, "end of DATA" | "BDAT")
+        };
+        let Some(carried) = self.carried.get_mut(&batch).filter(|_| verdicts.iter().any(of_message)) else { return };
+        carried.answered += 1;
+        let Carried { counted, answered, size } = *carried;
+        if answered <= counted {
+            return;
+        }
+        for place in [Place::Way(way.clone()), Place::Clause(way.clause)] {
+            for (unit, units) in [(Unit::Messages, 1), (Unit::Bytes, size)] {
+                if let Some(meter) = self.handed.get_mut(&(place.clone(), unit as u8)) {
+                    meter.pays(now, units);
+                }
+            }
         }
     }
 
@@ -315,6 +371,7 @@ impl Manners {
     /// The hub starts again, and knows of what is written down only.
     pub(crate) fn crashed(&mut self) {
         self.leases.clear();
+        self.carried.clear();
         self.handed.clear();
         self.arrived.clear();
         self.days.clone_from(&self.kept);

@@ -36,22 +36,29 @@ impl Meter {
         let before = self.forget(now);
         let most = self.rate.amount + self.rate.amount / 10 + 1;
         assert!(before <= most, "{what}: {before} and {units} more in one period of {}", self.rate);
+        self.largest = self.largest.max(units);
+        self.pays(now, units);
+    }
+
+    /// So many units more went out than were known to.
+    pub(crate) fn pays(&mut self, now: Timestamp, units: u64) {
+        self.forget(now);
         self.level = self.level_at(now) + units as f64;
         self.at = now;
-        self.largest = self.largest.max(units);
         self.add(now, units, Duration::ZERO);
     }
 
-    /// So many units arrive that were handed out up to `delay` ago, in items of `item` units.
+    /// So many units arrive that were handed out up to `delay` ago, of which `unpaid` may be on their way
+    /// unaccounted for.
     ///
     /// # Panics
     /// When more have arrived than can have been handed out in a period and the longest delay.
-    pub(crate) fn arrives(&mut self, now: Timestamp, units: u64, item: u64, delay: Duration, what: &str) {
+    pub(crate) fn arrives(&mut self, now: Timestamp, units: u64, unpaid: u64, delay: Duration, what: &str) {
         self.forget(now);
         self.add(now, units, delay);
         let longest = self.went.iter().map(|(_, _, delay)| *delay).max().unwrap_or_default();
         let periods = 1.1 + longest.as_secs_f64() / self.rate.period.as_secs_f64();
-        let most = self.rate.amount as f64 * periods + item as f64 + 1.0;
+        let most = self.rate.amount as f64 * periods + unpaid as f64 + 1.0;
         let sum = self.sum;
         assert!(sum as f64 <= most, "{what}: {sum} arrive in one period of {}, {longest:?} behind", self.rate);
     }

@@ -100,12 +100,17 @@ pub(crate) fn small(seed: u64) -> World {
         .map(|_| {
             let most = if dice.below(5) == 0 { 60 } else { 6 };
             let longest = if dice.below(10) == 0 { 60_000 } else { 3000 };
+            // Some posts are for many at few hosts.
+            let range = if dice.below(4) == 0 { 2 } else { domains.into() };
+            let first = dice.below(domains.into());
             Posting {
                 list: dice.below(4) as u32,
                 length: dice.below(longest) as u32,
                 priority: if dice.below(4) == 0 { dice.below(19) as i8 - 9 } else { 0 },
                 deliver_by: deliver_by(&mut dice),
-                domains: (0..=dice.below(most)).map(|_| dice.below(domains.into()) as u32).collect(),
+                domains: (0..=dice.below(most))
+                    .map(|_| ((first + dice.below(range)) % u64::from(domains)) as u32)
+                    .collect(),
             }
         })
         .collect();
@@ -253,12 +258,12 @@ fn temper(number: u32, cases: u64, dice: &mut Dice) -> Temper {
     if number == 0 || !dice.in_thousand(cases) {
         return Temper::Good;
     }
-    match dice.below(9) {
+    match dice.below(10) {
         0 => Temper::Slow(Duration::from_millis(1 + dice.below(200))),
         1 => Temper::Dead,
         2 => Temper::Refusing,
         3 => Temper::Flapping(Duration::from_secs(60 + dice.below(3600))),
-        4 => Temper::RateLimiting(1 + dice.below(20) as u32),
+        4 | 9 => Temper::RateLimiting(1 + dice.below(20) as u32),
         5 => Temper::Greylisting,
         6 => Temper::Breaking,
         7 => Temper::Odd,

@@ -199,7 +199,7 @@ impl World {
             agenda: Agenda::new(),
             books: Books::default(),
             queue: Queue::new(&config),
-            manners: Manners::new(&config),
+            manners: Manners::new(&config, &sites),
             learned: learned.clone(),
             kept: Vec::new(),
             keep_at: start + KEEP_EVERY,

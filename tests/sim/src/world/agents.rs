@@ -24,7 +24,9 @@ impl World {
             tell!(self, "agent   {report:?}");
         }
         match &report {
-            Report::Settled { lease, verdicts, .. } => self.manners.settled(self.now, *lease, verdicts),
+            Report::Settled { lease, batch, verdicts, .. } => {
+                self.manners.settled(self.now, *lease, *batch, verdicts);
+            }
             Report::Released { lease, reason, .. } => {
                 let failed = matches!(reason, Release::Failed(_)) && self.counts(*lease);
                 self.manners.released(self.now, *lease, failed);

@@ -11,7 +11,7 @@ use zrelay_spool::{BatchId, Disposition, MessageId, ThreadKey};
 use super::{Event, World, tell};
 use crate::queue::Doom;
 
-/// How long an operator waits who finds the hub paused.
+/// How long the last operator waits for the disk.
 const LATER: Duration = Duration::from_secs(10);
 
 /// What an operator wants.
@@ -30,10 +30,10 @@ enum Target {
 }
 
 impl World {
-    /// An operator comes by and does something.
+    /// An operator comes by and does something, unless the disk is in trouble.
     pub(super) fn operator(&mut self) {
         if self.queue.paused {
-            return self.agenda.set(self.now + LATER, Event::Operator);
+            return;
         }
         let wish = match self.dice.below(12) {
             0..=2 => Wish::Do(Action::Hold),
