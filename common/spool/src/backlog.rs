@@ -5,13 +5,12 @@
 //! the content, to see whether it is what was written. Where it is not, that is reported, at every start, and the message
 //! stays in the queue; one whose envelope cannot be read leaves it.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::appender::queued_batch;
 use crate::checkpoint::Checkpoint;
+use crate::details::{Detail, Details};
 use crate::format::{ALIGN, Found, RECORD_HEADER, SEGMENT_HEADER};
-use crate::history::History;
 use crate::ledger::Ledger;
 use crate::message::Extent;
 use crate::moved::BatchDetail;
@@ -19,20 +18,12 @@ use crate::recovery::{Damage, is_intact};
 use crate::shared::Shared;
 use crate::{BatchId, Fact, MessageId, Owed, QueuedBatch, ReadError, Reader, Stored};
 
-/// What is to be told of a message and is not in the books.
-#[derive(Clone, Default, Debug)]
-pub(crate) struct Detail {
-    pub(crate) batches: Vec<BatchDetail>,
-    pub(crate) owed: Vec<Owed>,
-    pub(crate) history: History,
-}
-
 /// See the module's head.
 #[derive(Debug, Default)]
 pub(crate) struct Backlog {
     pub(crate) base: Option<Arc<Checkpoint>>,
     /// Of messages of which the log behind the checkpoint says something.
-    details: HashMap<MessageId, Detail>,
+    details: Details,
     /// Where to go on.
     next: MessageId,
     /// The last message that an earlier run left.
@@ -42,7 +33,7 @@ pub(crate) struct Backlog {
 }
 
 impl Backlog {
-    pub(crate) fn new(base: Option<Arc<Checkpoint>>, details: HashMap<MessageId, Detail>, last: MessageId) -> Self {
+    pub(crate) fn new(base: Option<Arc<Checkpoint>>, details: Details, last: MessageId) -> Self {
         Self { base, details, last, ..Self::default() }
     }
 }
@@ -85,7 +76,7 @@ impl Backlog {
             return Some(match reader.message(message) {
                 Ok(stored) => {
                     let damage = (!self.is_sound(&stored, shared)).then_some(Damage::Content(message));
-                    Ok(Left { damage, ..self.left(&stored, ledger) })
+                    Ok(Left { damage, ..self.left(&stored, ledger, shared) })
                 }
                 Err(error) => Err((message, Damage::Unreadable(error))),
             });
@@ -107,9 +98,9 @@ impl Backlog {
         sound
     }
 
-    fn left(&mut self, stored: &Stored, ledger: &Ledger) -> Left {
+    fn left(&mut self, stored: &Stored, ledger: &Ledger, shared: &Shared) -> Left {
         let message = stored.id();
-        let known = self.details.remove(&message);
+        let known = self.details.take(message, shared);
         let Detail { batches, owed, .. } = known.or_else(|| detail(self.base.as_deref(), message)).unwrap_or_default();
         let queued = |(number, batch): (u32, &BatchDetail)| {
             let id = BatchId { message, number };

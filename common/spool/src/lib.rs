@@ -62,7 +62,7 @@
 //! **Memory.** A message with one recipient takes 32 octets, a post some hundred and a bit or two for each recipient;
 //! everything else is on disk. [`Options::memory_bytes`] bounds the sum. [`Spill`] takes batches that do not fit into the
 //! scheduler's memory. Only the first start on a long log without a checkpoint, and the making of the first one, take
-//! more for a while: some hundred octets for each message.
+//! more for a while: twelve octets for each message that was not tried yet, some hundred for the others.
 //!
 //! Layouts on disk: `checkpoint.rs`, `format.rs` (segments, framing, where a torn log ends), `message.rs`, `record.rs`.
 #![forbid(unsafe_code)]
@@ -74,6 +74,7 @@ mod bits;
 mod bodies;
 mod checkpoint;
 mod codec;
+mod details;
 mod driver;
 mod envelope;
 mod fates;

@@ -12,8 +12,9 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use crate::backlog::{Backlog, Detail, detail, still_owed};
+use crate::backlog::{Backlog, detail, still_owed};
 use crate::checkpoint::{self, Checkpoint, Entry, Position, Rest};
+use crate::details::{Detail, Details};
 use crate::format::{Found, Heading, Kind, RECORD_HEADER, SEGMENT_HEADER, Scan, Step, heading, torn_end};
 use crate::history::History;
 use crate::ledger::Ledger;
@@ -290,7 +291,7 @@ pub(crate) struct Replay {
     reader: Reader,
     ledger: Ledger,
     threads: Threads,
-    details: HashMap<MessageId, Detail>,
+    details: Details,
     damage: Vec<Damage>,
     /// When set, these messages alone are of interest.
     only: Option<HashSet<MessageId>>,
@@ -321,7 +322,7 @@ impl Replay {
             shared,
             ledger: Ledger::default(),
             threads: Threads::default(),
-            details: HashMap::new(),
+            details: Details::default(),
             damage: Vec::new(),
             only,
             histories: Histories::Ignored,
@@ -358,13 +359,15 @@ impl Replay {
 
     /// A record says something of a message: what the checkpoint says must be known by now.
     fn know(&mut self, message: MessageId) {
-        if self.details.contains_key(&message) {
+        if self.details.contains(message) {
             return;
         }
         let Some(base) = &self.base else { return };
         let known = self.ledger.knows(message);
         if known {
-            self.details.extend(detail(Some(base), message).map(|detail| (message, detail)));
+            if let Some(detail) = detail(Some(base), message) {
+                self.details.insert(message, detail);
+            }
         } else if self.books == Books::Touched && !self.gone.contains(&message) {
             let Some(Entry { place, dump, moved }) = base.find(message) else { return };
             self.shared.insert(message, place);
@@ -386,7 +389,7 @@ impl Replay {
     /// All that is known of a message, for a checkpoint.
     pub(crate) fn entry(&self, message: MessageId) -> Option<Entry> {
         let (dump, oldest, stage, open) = self.ledger.dump(message)?;
-        let Detail { mut batches, owed, history } = self.details.get(&message)?.clone();
+        let Detail { mut batches, owed, history } = self.details.get(message, &self.shared)?;
         let history = history.finished(dump.recipients);
         for batch in &mut batches {
             batch.routed.recipients.retain(|recipient| self.ledger.is_open(message, *recipient));
@@ -434,7 +437,7 @@ impl Replay {
     /// All that is known of a message, with its record as it is, if the books of the hub say the same. It is of no
     /// interest any more then.
     pub(crate) fn take(&mut self, message: MessageId, books: &Ledger) -> Option<Moved> {
-        let detail = self.details.remove(&message);
+        let detail = self.details.take(message, &self.shared);
         let moved = self.moved_as(message, detail, books);
         self.ledger.forget(message);
         self.shared.remove(message);
@@ -502,7 +505,7 @@ impl Replay {
             self.shared.raise_id(layout.id.0);
             self.shared.insert(layout.id, place);
             self.ledger.admit(layout.id, layout.recipients, segments);
-            self.details.insert(layout.id, Detail::default());
+            self.details.admit(layout.id);
         }
         if let Some(origin) = layout.origin(body) {
             self.know(origin.message);
@@ -533,7 +536,7 @@ impl Replay {
         if self.histories == Histories::Ignored {
             return History::default();
         }
-        let before = self.details.remove(&moved.message).map(|detail| detail.history);
+        let before = self.details.take(moved.message, &self.shared).map(|detail| detail.history);
         // Its old place may be gone, so that the checkpoint is not believed in anything else.
         let base = || self.base.as_ref()?.find_any(moved.message).map(|entry| entry.moved.history);
         let mut history = before.or_else(base).unwrap_or_default();
@@ -545,7 +548,7 @@ impl Replay {
         let segment = place.segment;
         match record {
             Record::Segments { .. } | Record::Moved(_) => {}
-            Record::Routed { message, batches } => self.routed(message, batches, segment),
+            Record::Routed { message, batches } => self.routed(message, batches, place),
             Record::Outcomes(outcomes) => outcomes.iter().for_each(|outcome| self.outcome(outcome, segment)),
             Record::Batch(state) => {
                 self.know(state.id.message);
@@ -564,7 +567,7 @@ impl Replay {
                     batch.attempts = 0;
                     batch.due = None;
                     batch.last = None;
-                    if let Some(detail) = self.details.get_mut(&id.message) {
+                    if let Some(detail) = self.details.get_mut(id.message, &self.shared) {
                         detail.history.rerouted(id.number, &before);
                     }
                 }
@@ -576,7 +579,7 @@ impl Replay {
             }
             Record::Finished(marks) => {
                 for mark in &marks {
-                    self.details.remove(&mark.message);
+                    self.details.remove(mark.message);
                     self.shared.remove(mark.message);
                     if self.books == Books::Touched {
                         self.gone.insert(mark.message);
@@ -588,16 +591,16 @@ impl Replay {
     }
 
     fn batch(&mut self, id: BatchId) -> Option<&mut BatchDetail> {
-        self.details.get_mut(&id.message)?.batches.get_mut(id.number as usize)
+        self.details.get_mut(id.message, &self.shared)?.batches.get_mut(id.number as usize)
     }
 
-    fn routed(&mut self, message: MessageId, batches: Vec<RoutedBatch>, segment: u32) {
+    fn routed(&mut self, message: MessageId, batches: Vec<RoutedBatch>, place: Place) {
         self.know(message);
         let is_unrouted = self.ledger.is_unrouted(message);
-        self.ledger.routed(message, &batches, segment);
-        let Some(detail) = self.details.get_mut(&message).filter(|_| is_unrouted) else { return };
-        let fresh = |routed| BatchDetail { routed, attempts: 0, due: None, held: false, warned: false, last: None };
-        detail.batches = batches.into_iter().map(fresh).collect();
+        self.ledger.routed(message, &batches, place.segment);
+        if is_unrouted {
+            self.details.routed(message, batches, place);
+        }
     }
 
     fn outcome(&mut self, outcome: &Outcome, segment: u32) {
@@ -619,14 +622,17 @@ impl Replay {
         }
         if self.histories == Histories::Gathered
             && !applied.accepted.is_empty()
-            && let (Some(detail), Some(stored)) = (self.details.get_mut(&message), &stored)
+            && let (Some(detail), Some(stored)) = (self.details.get_mut(message, &self.shared), &stored)
         {
             detail.history.note(outcome, &applied.accepted, stored.recipients());
         }
         if outcome.disposition == Disposition::Delayed {
             return;
         }
-        let Some(detail) = self.details.get_mut(&message).filter(|_| !applied.owed.is_empty()) else { return };
+        if applied.owed.is_empty() {
+            return;
+        }
+        let Some(detail) = self.details.get_mut(message, &self.shared) else { return };
         detail.owed.push(Owed {
             message,
             recipients: applied.owed,
@@ -663,7 +669,7 @@ impl Replay {
             work.facts.extend([Fact::Done(message), Fact::Removed(message)]);
             finishing.extend(self.ledger.begin_finish(message));
             self.shared.remove(message);
-            self.details.remove(&message);
+            self.details.remove(message);
         }
         (work, finishing)
     }
