@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use zrelay_agent::{Order, Report};
 use zrelay_clock::Clock;
 use zrelay_config::Config;
+use zrelay_holds::Standing;
 use zrelay_mailbox::{SendError, Sender, mailbox};
 use zrelay_router::{Router, Worker};
 use zrelay_scheduler::control::{ControlServer, SpoolStore, Stopper};
@@ -117,14 +118,17 @@ impl Hub {
         let agents = start_agents(config, &handle.reader(), &sites, &tracing, &inlets.reports, clock, notices)?;
         let outlets = Outlets { spool: handle.sender(), smtp: agents.smtp, local: agents.local };
         let agents = agents.threads;
-        let mut scheduler = Scheduler::new(Settings::from(config), seed()).remembering(clock.now(), sites.clone());
+        let standing = Standing::default();
+        let mut scheduler = Scheduler::new(Settings::from(config), seed())
+            .remembering(clock.now(), sites.clone())
+            .holding(Box::new(handle.reader()), standing.clone());
         scheduler.set_window(window);
         let scheduler = Thread::start("scheduler", notices, move || scheduler_loop.run(scheduler, outlets, &clock))?;
 
         let (routing, arrived) = mailbox(ROUTING_MAX);
         let (facts, told) = mailbox(FACTS_MAX);
         let requests = handle.sender();
-        let router = router(config, file);
+        let router = router(config, file, standing);
         let reader = handle.reader();
         let worker = requests.clone();
         let router = Thread::start("router", notices, move || Worker::run(arrived, reader, worker, router, clock))?;
@@ -218,8 +222,8 @@ fn no_descriptors(error: std::io::Error) -> Failure {
 }
 
 /// The routing rules, in the place where a reload could swap them.
-fn router(config: &Config, file: Option<&Path>) -> Arc<RwLock<Arc<Router>>> {
-    let mut router = Router::new(config);
+fn router(config: &Config, file: Option<&Path>, standing: Standing) -> Arc<RwLock<Arc<Router>>> {
+    let mut router = Router::new(config).apart(standing);
     if let Some(file) = file {
         router = router.in_file(&file.display().to_string());
     }

@@ -24,6 +24,10 @@ impl Store for HubStore {
         self.spool.addresses(id, recipients)
     }
 
+    fn settle(&self) -> bool {
+        self.spool.settle()
+    }
+
     fn statistics(&self) -> Value {
         self.spool.statistics()
     }

@@ -253,7 +253,7 @@ pub struct Totals {
     pub expired: u64,
     /// Recipients dropped by operators since the start.
     pub dropped: u64,
-    /// The patterns by which operators hold threads, present and future ones.
+    /// What operators hold for mail to come as well; see `holds`.
     #[serde(default)]
     pub holds: Vec<String>,
 }

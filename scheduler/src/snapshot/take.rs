@@ -44,7 +44,7 @@ impl Scheduler {
             paused: self.paused.clone(),
             draining: self.phase == Phase::Draining,
             tally: self.tally,
-            holds: self.holds.list(),
+            holds: self.holds().iter().map(|hold| hold.terms.to_string()).collect(),
         }
     }
 
