@@ -96,7 +96,7 @@ mod subscription;
 pub use access::{Access, Caller, OwnerOnly, Role};
 pub use client::{Client, ClientError};
 pub use connection::REQUEST_MAX;
-pub use methods::{Addressed, MessageDetail, MessageFacts, Method, Preview, SAMPLE_MAX, Status, Store};
+pub use methods::{Addressed, HoldRow, MessageDetail, MessageFacts, Method, Preview, SAMPLE_MAX, Scope, Status, Store};
 pub use rpc::{
     FORBIDDEN, INTERNAL, INVALID_PARAMS, INVALID_REQUEST, NO_METHOD, NOTHING_MATCHED, PARSE_ERROR, RpcError,
     UNAVAILABLE,

@@ -118,13 +118,12 @@ impl SchedulerLoop {
 
     fn round(&mut self, scheduler: &mut Scheduler, switch: &mut Switch, now: Timestamp) -> Next {
         let mut next = Next::Go;
+        let mut answers = Vec::new();
         for query in self.queries.drain(QUERIES_MAX) {
             if matches!(query.ask, Ask::Stop) {
                 next = Next::Stop;
             }
-            let answer = scheduler.answer(now, &query.ask);
-            // Who asked may have given up waiting.
-            let _ = query.reply.try_send(answer);
+            answers.push((scheduler.answer(now, &query.ask), query.reply));
         }
         if !switch.is_congested() {
             for report in self.reports.drain(ROUND_MAX) {
@@ -146,6 +145,10 @@ impl SchedulerLoop {
             switch.spool.push(record);
         }
         switch.flush();
+        // Behind what is to be recorded, so that who asked can wait until it is durable. Who asked may have given up.
+        for (answer, reply) in answers {
+            let _ = reply.try_send(answer);
+        }
         next
     }
 

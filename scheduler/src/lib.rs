@@ -158,7 +158,7 @@ pub use beyond::{BATCH_OCTETS, RUN_MAX, RunId, SpillOrder, Spilled};
 pub use clause::Settings;
 pub use driver::{Inlets, Outlets, QUERIES_MAX, QUEUE_MAX, REPORTS_MAX, SchedulerLoop};
 pub use grant::{QUANTUM, SLICE};
-pub use holds::HOLDS_MAX;
+pub use holds::{Envelopes, HOLDS_MAX, HoldView, Stood};
 pub use limiter::{Allowance, Unit};
 pub use mute::{STARTING_SLICE, STARTING_SLICE_AMONG_FAILED};
 pub use operator::{Action, Changed, Chosen, Selector, SelectorError};

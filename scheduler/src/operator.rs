@@ -8,9 +8,11 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use zrelay_clock::Timestamp;
 use zrelay_config::{Pattern, PatternError};
+use zrelay_holds::Terms;
 use zrelay_spool::{BatchId, BatchState, Diagnostic, Disposition, MessageId, Request, Status, ThreadKey};
 
 use crate::batch::{Hold, Place};
+use crate::holds::Stood;
 use crate::scheduler::Scheduler;
 use crate::sweep::Work;
 use crate::thread::ThreadId;
@@ -112,7 +114,7 @@ pub struct Changed {
     /// at once, and not counted here.
     #[serde(default)]
     pub beyond: u64,
-    /// Patterns that are held from now on, or not any more.
+    /// Holds for mail to come that stand from now on, or not any more.
     #[serde(default)]
     pub patterns: u64,
     /// Batches that `reroute` left where they are, since other recipients in them were not meant.
@@ -132,9 +134,10 @@ impl Scheduler {
                 }
             }
             Selector::Threads(pattern) => {
+                let terms = || Terms { threads: Some(pattern.clone()), ..Terms::default() };
                 match action {
-                    Action::Hold => changed.patterns += self.hold_pattern(pattern),
-                    Action::Release => changed.patterns += self.release_pattern(pattern),
+                    Action::Hold => changed.patterns += u64::from(self.stand(now, &terms(), "") == Stood::New),
+                    Action::Release => changed.patterns += self.lift(now, &terms()),
                     _ => {}
                 }
                 let matching = |(key, id): (&ThreadKey, &ThreadId)| pattern.matches(&key.to_string()).then_some(*id);

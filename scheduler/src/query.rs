@@ -1,11 +1,14 @@
 //! Questions to the scheduler's thread, and its answers.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use zrelay_clock::Timestamp;
+use zrelay_holds::Terms;
 use zrelay_mailbox::{Received, Sender, mailbox};
 use zrelay_spool::{BatchId, MessageId, ThreadKey};
 
+use crate::holds::{HoldView, Stood};
 use crate::operator::{Action, Changed, Chosen, Selector};
 use crate::scheduler::Scheduler;
 use crate::snapshot::{AgeView, BatchView, ChannelView, RingMark, RingView, ThreadView, ThreadZoom, TotalsView};
@@ -78,6 +81,17 @@ pub enum Ask {
         /// To what.
         batches: Vec<Chosen>,
     },
+    /// The holds that stand.
+    Holds,
+    /// That a hold stands from now on.
+    Stand {
+        /// What it is for.
+        terms: Terms,
+        /// Who wants it.
+        by: Arc<str>,
+    },
+    /// That holds which these terms cover stand no more.
+    Lift(Terms),
     /// To send mail to another thread.
     Reroute {
         /// Which.
@@ -136,6 +150,12 @@ pub enum Answer {
     },
     /// To [`Ask::Operate`], [`Ask::OperateOn`] and [`Ask::Reroute`].
     Changed(Changed),
+    /// To [`Ask::Holds`].
+    Holds(Vec<HoldView>),
+    /// To [`Ask::Stand`].
+    Stood(Stood),
+    /// To [`Ask::Lift`]: how many.
+    Lifted(u64),
     /// To [`Ask::Drain`] and [`Ask::Stop`].
     Done,
 }
@@ -165,6 +185,9 @@ impl Scheduler {
             }
             Ask::Operate { action, selector } => Answer::Changed(self.operate(now, *action, selector)),
             Ask::OperateOn { action, batches } => Answer::Changed(self.operate_on(now, *action, batches)),
+            Ask::Holds => Answer::Holds(self.holds()),
+            Ask::Stand { terms, by } => Answer::Stood(self.stand(now, terms, by)),
+            Ask::Lift(terms) => Answer::Lifted(self.lift(now, terms)),
             Ask::Reroute { what: Moving::Selected(selector), to } => Answer::Changed(self.reroute(now, selector, to)),
             Ask::Reroute { what: Moving::Chosen(batches), to } => {
                 Answer::Changed(self.reroute_chosen(now, batches, to))

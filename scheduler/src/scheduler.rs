@@ -388,10 +388,11 @@ impl Scheduler {
         }
     }
 
-    fn add_batch(&mut self, now: Timestamp, queued: QueuedBatch) {
+    fn add_batch(&mut self, now: Timestamp, mut queued: QueuedBatch) {
         if queued.recipients.is_empty() {
             return;
         }
+        self.catch(&mut queued);
         let id = self.thread_named(&queued.thread);
         let (received, load) = (queued.received, Load::of(&queued.recipients, queued.size));
         if self.insert_batch(id, queued, now) {
@@ -418,7 +419,7 @@ impl Scheduler {
     }
 
     fn recall_thread(&mut self, state: ThreadState) {
-        if self.recall_pattern(&state) {
+        if self.recall_hold(&state) {
             return;
         }
         let id = self.thread_named(&state.key);

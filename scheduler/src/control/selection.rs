@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use zrelay_clock::{Span, SpanError, Timestamp};
 use zrelay_config::{Pattern, PatternError};
+use zrelay_holds::Terms;
 use zrelay_spool::{BatchId, Flow, MessageId, ThreadKey};
 
 use super::methods::{Addressed, Methods, unexpected};
@@ -42,12 +43,12 @@ pub(super) enum TermError {
 /// The parameter `selector`: one term, or several.
 #[derive(Deserialize)]
 #[serde(untagged)]
-pub(super) enum Terms {
+pub(super) enum Given {
     One(String),
     All(Vec<String>),
 }
 
-impl Terms {
+impl Given {
     pub(super) fn parse(&self) -> Result<Selection, RpcError> {
         match self {
             Self::One(term) => Selection::parse([term.as_str()]),
@@ -125,8 +126,8 @@ impl Selection {
         match key {
             Some(("sender", pattern)) => once(&mut self.sender, Pattern::new(pattern)?),
             Some(("recipient", pattern)) => once(&mut self.recipient, Pattern::new(pattern)?),
-            Some(("flow", "")) => Err(TermError::Text),
-            Some(("flow", name)) => once(&mut self.flow, (name.to_owned(), flow(name))),
+            Some(("flow", name)) if name.is_empty() || name.contains(char::is_control) => Err(TermError::Text),
+            Some(("flow", name)) => once(&mut self.flow, (name.to_owned(), zrelay_holds::flow(name))),
             Some(("age", range)) => once(&mut self.age, age(range)?),
             Some(("attempts", range)) => once(&mut self.attempts, attempts(range)?),
             Some(("state", name)) if ["due", "waiting", "carried", "held"].contains(&name) => {
@@ -150,6 +151,24 @@ impl Selection {
             (None, Some(message)) if rest == Self::default() => Some(Selector::Message(message)),
             _ => None,
         }
+    }
+
+    /// What a hold by this selection is for beside what is in the queue now; `None` when it is only for that, because it
+    /// is of one message, or looks at what changes with time.
+    pub(super) fn terms(&self) -> Option<Terms> {
+        let lasting = Self { threads: None, flow: None, sender: None, recipient: None, ..self.clone() };
+        if lasting != Self::default() || *self == Self::default() {
+            return None;
+        }
+        let threads = match &self.threads {
+            Some(Selector::Threads(pattern)) => Some(pattern.clone()),
+            // One that no pattern can spell is for what is there.
+            Some(Selector::Thread(key)) => Some(Pattern::new(&key.to_string()).ok()?),
+            Some(Selector::Message(_)) => return None,
+            None => None,
+        };
+        let (sender, recipient, flow) = (self.sender.clone(), self.recipient.clone(), self.flow.clone());
+        Some(Terms { threads, sender, recipient, flow })
     }
 
     /// Whether addresses must be read.
@@ -185,12 +204,6 @@ fn range<T, E>(text: &str, bare: fn(T) -> Range<T>, read: impl Fn(&str) -> Resul
         Some(("<", limit)) => read(limit).map(Range::Below),
         _ => read(text).map(bare),
     }
-}
-
-/// A flow by its name, or by the number that the tools print.
-fn flow(name: &str) -> Flow {
-    let number = (name.len() == 8).then(|| u32::from_str_radix(name, 16).ok()).flatten();
-    number.map_or_else(|| Flow::named(name), Flow)
 }
 
 fn age(text: &str) -> Result<Range<Duration>, TermError> {

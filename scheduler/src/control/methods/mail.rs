@@ -11,7 +11,7 @@ use zrelay_spool::{Attempt, MessageId, Past, Tried};
 
 use super::{Addressed, Methods, ROWS_MAX, bracketed, listing, rendered, unexpected};
 use crate::control::rpc::RpcError;
-use crate::control::selection::{Match, Selection, Terms};
+use crate::control::selection::{Given, Match, Selection};
 use crate::query::{Answer, Ask};
 use crate::snapshot::{AttemptRow, BatchView, MessageRow, RecipientRow, name};
 
@@ -21,7 +21,7 @@ const MESSAGES_DEFAULT: usize = 1000;
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct MessagesParams {
-    selector: Option<Terms>,
+    selector: Option<Given>,
     limit: Option<usize>,
 }
 
@@ -58,7 +58,7 @@ pub struct MessageDetail {
 
 impl Methods {
     pub(super) fn messages(&self, params: &MessagesParams) -> Result<Value, RpcError> {
-        let selection = params.selector.as_ref().map(Terms::parse).transpose()?.unwrap_or_default();
+        let selection = params.selector.as_ref().map(Given::parse).transpose()?.unwrap_or_default();
         let limit = params.limit.unwrap_or(MESSAGES_DEFAULT).min(ROWS_MAX);
         let now = self.clock.now();
         let mut rows: Vec<MessageRow> = Vec::new();

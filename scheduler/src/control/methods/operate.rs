@@ -12,10 +12,10 @@ use super::mail::row;
 use super::{Methods, rendered, unexpected};
 use crate::control::access::Caller;
 use crate::control::rpc::RpcError;
-use crate::control::selection::{Match, Selection, Terms};
-use crate::operator::{Action, Changed, Chosen};
+use crate::control::selection::{Given, Match, Selection};
+use crate::operator::{Action, Changed, Chosen, Selector};
 use crate::query::{Answer, Ask, Moving};
-use crate::snapshot::{BatchPlace, MessageRow};
+use crate::snapshot::{BatchPlace, BatchView, MessageRow};
 
 /// Rows that a dry run shows.
 pub const SAMPLE_MAX: usize = 10;
@@ -23,7 +23,7 @@ pub const SAMPLE_MAX: usize = 10;
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct SelectorParams {
-    selector: Terms,
+    selector: Given,
     #[serde(default)]
     dry_run: bool,
 }
@@ -31,7 +31,7 @@ pub(super) struct SelectorParams {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RerouteParams {
-    selector: Terms,
+    selector: Given,
     to: String,
     #[serde(default)]
     dry_run: bool,
@@ -54,21 +54,25 @@ impl Methods {
             let ends = if action.is_final() { Ends::Recipients } else { Ends::Nothing };
             return rendered(&self.preview(ends, &selection)?);
         }
-        let changed = match selection.plain() {
+        // Holds come first: what arrives while the queue is looked through is caught by them, or goes free.
+        let holds = self.begin_or_end(caller, action, &selection)?;
+        let mut changed = match selection.plain() {
             Some(selector) => match self.scheduler.ask(Ask::Operate { action, selector })? {
                 Answer::Changed(changed) => changed,
                 _ => return unexpected(),
             },
             None => self.operate_on_all(action, &selection)?,
         };
+        changed.patterns += holds;
         if changed == Changed::default() {
             return Err(RpcError::nothing(format!("nothing in the queue matches {selection}")));
         }
-        let Changed { threads, batches, recipients, under_way, .. } = changed;
+        let Changed { threads, batches, recipients, under_way, patterns, .. } = changed;
         log::info!(
             "{caller}: {action:?} {selection}: {recipients} recipients, {batches} batches, {threads} threads, \
-             {under_way} recipients under way"
+             {under_way} recipients under way, {patterns} holds for mail to come"
         );
+        self.settle();
         rendered(&changed)
     }
 
@@ -85,7 +89,7 @@ impl Methods {
         };
         let changed = match selection.plain() {
             Some(selector) => ask(Moving::Selected(selector))?,
-            None => self.each_chosen(&selection, |batches| ask(Moving::Chosen(batches)))?,
+            None => self.each_chosen(&selection, |_| true, |batches| ask(Moving::Chosen(batches)))?,
         };
         if changed == Changed::default() {
             return Err(RpcError::nothing(format!(
@@ -97,13 +101,38 @@ impl Methods {
             "{caller}: Reroute {selection} to {to}: {recipients} recipients, {batches} batches, {threads} threads, \
              {under_way} recipients under way, {divided} batches left since others are in them"
         );
+        self.settle();
         rendered(&changed)
     }
 
+    /// Who did something is told when a restart would know it.
+    fn settle(&self) {
+        if !self.store.settle() {
+            log::warn!("what an operator did is in force, and not on disk yet");
+        }
+    }
+
+    /// Holds for mail to come begin with a hold and end with a release; says how many.
+    fn begin_or_end(&self, caller: &Caller, action: Action, selection: &Selection) -> Result<u64, RpcError> {
+        let Some(terms) = selection.terms() else { return Ok(0) };
+        match action {
+            // A thread is held by its own name.
+            Action::Hold if matches!(selection.plain(), Some(Selector::Thread(_))) => Ok(0),
+            Action::Hold => self.stand(caller, &terms),
+            Action::Release => self.lift(&terms),
+            Action::Retry | Action::Drop | Action::Expire => Ok(0),
+        }
+    }
+
     fn operate_on_all(&self, action: Action, selection: &Selection) -> Result<Changed, RpcError> {
-        self.each_chosen(selection, |batches| match self.scheduler.ask(Ask::OperateOn { action, batches })? {
-            Answer::Changed(changed) => Ok(changed),
-            _ => unexpected(),
+        // What another hold is for as well stays.
+        let others = if action == Action::Release { self.standing()? } else { Vec::new() };
+        let is_free = |view: &BatchView| others.is_empty() || !self.is_held_by(&others, view);
+        self.each_chosen(selection, is_free, |batches| {
+            match self.scheduler.ask(Ask::OperateOn { action, batches })? {
+                Answer::Changed(changed) => Ok(changed),
+                _ => unexpected(),
+            }
         })
     }
 
@@ -111,6 +140,7 @@ impl Methods {
     fn each_chosen(
         &self,
         selection: &Selection,
+        admit: impl Fn(&BatchView) -> bool,
         act: impl Fn(Vec<Chosen>) -> Result<Changed, RpcError>,
     ) -> Result<Changed, RpcError> {
         let mut all = Changed::default();
@@ -118,7 +148,7 @@ impl Methods {
         self.each_page(selection, self.clock.now(), |page| {
             let chosen =
                 |found: Match| Chosen { thread: found.view.thread, batch: found.view.id, recipients: found.recipients };
-            let batches: Vec<Chosen> = page.into_iter().map(chosen).collect();
+            let batches: Vec<Chosen> = page.into_iter().filter(|found| admit(&found.view)).map(chosen).collect();
             let (first, end) =
                 (batches.first().map(|one| one.thread.clone()), batches.last().map(|one| one.thread.clone()));
             let changed = act(batches)?;
