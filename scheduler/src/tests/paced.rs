@@ -67,7 +67,7 @@ impl Host {
                 carried.remove(0);
             }
             let first = self.world.now.since(START) < Duration::from_secs(5);
-            let put_off = |one: &u32| first && self.defers.is_some_and(|defers| one % defers == 0);
+            let put_off = |one: &u32| first && self.defers.is_some_and(|defers| one.is_multiple_of(defers));
             let (put_off, taken): (Vec<u32>, Vec<u32>) = now.iter().partition(|one| put_off(one));
             if !put_off.is_empty() {
                 self.world.verdict(
