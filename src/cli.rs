@@ -118,7 +118,7 @@ pub(crate) enum Command {
     /// Messages in the queue
     #[command(after_help = TERMS)]
     Messages(MessagesArgs),
-    /// One message: envelope, and the state of each recipient
+    /// One message: the state of each recipient, and what was tried for it
     Message(MessageArgs),
     /// Hold threads or a message: nothing is handed out until it is released
     #[command(after_help = TERMS)]

@@ -71,6 +71,15 @@ impl Tone {
         }
     }
 
+    /// Of what became of a recipient.
+    pub(crate) fn of_outcome(outcome: &str) -> Self {
+        match outcome {
+            "delivered" => Self::Good,
+            "deferred" | "delayed" => Self::Warning,
+            _ => Self::Bad,
+        }
+    }
+
     /// Of a reply's first digit.
     pub(crate) fn of_reply(text: &str) -> Self {
         match text.as_bytes().first() {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use serde_json::Value;
 use zrelay_tests::{Answer, Answered, Body, Hub, HubBuilder, Mail, Port, SOON, Sink, Step, inject, wait_until};
 
 const ZRELAY: &str = env!("CARGO_BIN_EXE_zrelay");
@@ -86,6 +87,53 @@ fn a_recipient_that_is_put_off_comes_again_without_its_neighbours() {
     assert_eq!(recipients, ["also@b.test", "quick@b.test", "slow@b.test"]);
     assert_eq!(hub.log_lines(&["to=<slow@b.test>", "status=deferred", "dsn=4.2.1", "mailbox busy"]).len(), 2);
     assert!(sink.violations().is_empty(), "{:?}", sink.violations());
+}
+
+#[test]
+fn what_was_tried_for_each_recipient_is_told_while_the_message_is_in_the_queue() {
+    let reports = Sink::start();
+    let sink = Sink::build()
+        .answer(|step| match step {
+            Step::Rcpt("slow@b.test") => Answer::Say("450 4.2.1 mailbox busy".to_owned()),
+            Step::Rcpt("no@b.test") => Answer::Say("550 5.1.1 no such user".to_owned()),
+            _ => Answer::Accept,
+        })
+        .start();
+    let mut hub = hub(&sink.host(), &reports).start();
+    let recipients = ["slow@b.test", "quick@b.test", "no@b.test"];
+    send(&hub, &Mail::generate("history", 900, Body::Text, "sender@a.test", &recipients));
+    let rows = || hub.json(&["messages", "sender:sender@*"]);
+    assert!(wait_until(SOON, || rows()[0]["attempts"].as_u64() >= Some(2)), "{}", rows());
+    let id = rows()[0]["message"].as_str().expect("an id").to_owned();
+
+    // What, how often by then, and for whom.
+    let told = |detail: &Value| -> Vec<(String, u64, u64)> {
+        let rows = detail["attempts"].as_array().expect("rows").iter();
+        let each =
+            rows.flat_map(|row| row["recipients"].as_array().expect("indices").iter().map(move |who| (row, who)));
+        let text = |row: &Value| row["disposition"].as_str().unwrap_or_default().to_owned();
+        each.map(|(row, who)| (text(row), row["attempts"].as_u64().unwrap_or(0), who.as_u64().unwrap_or(9))).collect()
+    };
+    let detail = hub.json(&["message", &id]);
+    let mut first: Vec<_> = told(&detail).into_iter().filter(|(_, attempts, _)| *attempts <= 2).collect();
+    first.sort();
+    let expected = [("deferred", 1, 0), ("deferred", 2, 0), ("delivered", 1, 1), ("failed", 1, 2)];
+    assert_eq!(first, expected.map(|(what, attempts, who)| (what.to_owned(), attempts, who)), "{detail}");
+    let thread = format!("smtp/{}", sink.host());
+    assert!(detail["attempts"].as_array().unwrap().iter().all(|row| row["thread"] == thread), "{detail}");
+    let ends: Vec<&Value> = detail["recipients"].as_array().unwrap().iter().map(|row| &row["outcome"]).collect();
+    assert_eq!(ends, [&Value::Null, &Value::from("delivered"), &Value::from("failed")]);
+
+    let printed = String::from_utf8(hub.zrelay(&["message", &id]).stdout).expect("text");
+    let lines = |parts: &[&str]| printed.lines().filter(|line| parts.iter().all(|part| line.contains(part))).count();
+    assert!(lines(&["slow@b.test", "deferred", &thread, "450 4.2.1 mailbox busy"]) >= 2, "{printed}");
+    assert_eq!(lines(&["no@b.test", "failed", &thread, "550 5.1.1 no such user"]), 1, "{printed}");
+    assert_eq!(lines(&["quick@b.test", "delivered", "127.0.0.1", "250"]), 1, "{printed}");
+
+    hub.kill();
+    hub.start();
+    let again = told(&hub.json(&["message", &id]));
+    assert!(again.len() >= 4 && again.starts_with(&told(&detail)), "{again:?} after {detail}");
 }
 
 #[test]
@@ -252,4 +300,9 @@ fn a_host_that_hangs_up_in_the_middle_gets_each_message_in_the_end() {
     }
     assert!(sink.violations().is_empty(), "{:?}", sink.violations());
     assert_eq!(reports.count(), 0);
+    // Each of them may have been taken, for all that the hub knows.
+    let lost = (ends.load(Ordering::SeqCst) / 7) as u64;
+    let at_risk = hub.json(&["status"])["totals"]["at_risk"].as_u64().expect("it is counted");
+    assert!(lost >= 3 && at_risk >= lost, "{lost} were lost, {at_risk} counted");
+    assert_eq!(hub.thread(&format!("smtp/{}", sink.host()))["at_risk"], at_risk);
 }

@@ -65,7 +65,7 @@ impl Scheduler {
         // Only the last batch can overdraw it: what went out while nobody waited is not held against the thread.
         lease.allowance = lease.allowance.max(0).saturating_sub(i64::try_from(weight).unwrap_or(i64::MAX));
         let (deferred, last) = round.map_or((None, None), |round| (round.due, round.last));
-        let carried = Carried { marks: Vec::new(), given, in_hand: work, due: deferred, last };
+        let carried = Carried { marks: Vec::new(), given, in_hand: work, messages: 0, due: deferred, last };
         lease.carried.insert(batch_id, carried);
         let batch = Ticket {
             id: batch_id,
@@ -102,7 +102,7 @@ impl Thread {
 }
 
 /// Transactions that so many recipients of a batch make, and their octets.
-fn outgoing(clause: &Clause, batch: &Batch, recipients: usize) -> (u64, u64) {
+pub(crate) fn outgoing(clause: &Clause, batch: &Batch, recipients: usize) -> (u64, u64) {
     let recipients = u64::try_from(recipients).unwrap_or(u64::MAX);
     let copies = u64::from(batch.copies).clamp(1, recipients.max(1));
     let messages = copies.max(recipients.div_ceil(u64::from(clause.recipients.max(1))));

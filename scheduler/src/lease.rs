@@ -142,6 +142,8 @@ pub(crate) struct Carried {
     pub(crate) given: Range<usize>,
     /// What of that is not answered.
     pub(crate) in_hand: Work,
+    /// Messages that the host has answered for it.
+    pub(crate) messages: u64,
     /// When the last deferral came, and the due time drawn then: all deferred recipients of a batch are due together,
     /// counted from the last of them.
     pub(crate) due: Option<(Timestamp, Timestamp)>,

@@ -23,7 +23,7 @@ slotmap::new_key_type! {
 pub(crate) struct ChannelId(pub(crate) usize);
 
 /// What makes a ring: threads that share it may share a connection.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) struct RingKey {
     pub(crate) channel: ChannelId,
     /// Position of the clause: it sets security policy and source address.
@@ -32,7 +32,7 @@ pub(crate) struct RingKey {
 }
 
 /// Where the threads of a ring lead.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) enum RingPlace {
     /// The site is not known yet: the host alone.
     Host(Arc<str>),

@@ -8,7 +8,7 @@ use zrelay_spool::{BatchId, MessageId, ThreadKey};
 
 use crate::operator::{Action, Changed, Chosen, Selector};
 use crate::scheduler::Scheduler;
-use crate::snapshot::{AgeView, BatchView, ChannelView, RingView, ThreadView, ThreadZoom, TotalsView};
+use crate::snapshot::{AgeView, BatchView, ChannelView, RingMark, RingView, ThreadView, ThreadZoom, TotalsView};
 
 /// Rows in one answer at most: a page costs the scheduler well under a millisecond.
 pub const PAGE_MAX: usize = 1024;
@@ -33,8 +33,11 @@ pub enum Ask {
     Totals,
     /// All channels.
     Channels,
-    /// All rings.
-    Rings,
+    /// The next [`PAGE_MAX`] rings.
+    Rings {
+        /// Where the page before ended.
+        after: Option<RingMark>,
+    },
     /// The next [`PAGE_MAX`] threads behind this one.
     Threads {
         /// The last thread of the page before.
@@ -105,7 +108,12 @@ pub enum Answer {
     /// To [`Ask::Channels`].
     Channels(Vec<ChannelView>),
     /// To [`Ask::Rings`].
-    Rings(Vec<RingView>),
+    Rings {
+        /// The rings.
+        views: Vec<RingView>,
+        /// Where to go on, if there are more.
+        next: Option<RingMark>,
+    },
     /// To [`Ask::Threads`]; the last page has less than [`PAGE_MAX`].
     Threads(Vec<ThreadView>),
     /// To [`Ask::Ages`].
@@ -138,7 +146,10 @@ impl Scheduler {
         match ask {
             Ask::Totals => Answer::Totals(self.totals()),
             Ask::Channels => Answer::Channels(self.channels()),
-            Ask::Rings => Answer::Rings(self.rings()),
+            Ask::Rings { after } => {
+                let (views, next) = self.rings(after.as_ref(), PAGE_MAX);
+                Answer::Rings { views, next }
+            }
             Ask::Threads { after } => Answer::Threads(self.threads(now, after.as_ref(), PAGE_MAX)),
             Ask::Ages { after } => {
                 let (views, next) = self.ages(now, after.as_ref(), PAGE_MAX);

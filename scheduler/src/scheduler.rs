@@ -51,7 +51,7 @@ pub struct Scheduler {
     pub(crate) threads: SlotMap<ThreadId, Thread>,
     pub(crate) names: BTreeMap<ThreadKey, ThreadId>,
     pub(crate) rings: SlotMap<RingId, Ring>,
-    pub(crate) ring_names: HashMap<RingKey, RingId>,
+    pub(crate) ring_names: BTreeMap<RingKey, RingId>,
     pub(crate) gates: Gates,
     /// What is remembered of sites and sources beyond their threads.
     pub(crate) sites: Sites,
@@ -78,6 +78,8 @@ pub struct Scheduler {
     records: VecDeque<Request>,
     outcomes: Vec<Outcome>,
     pub(crate) tally: Tally,
+    /// Messages that agents sent and that were never answered.
+    pub(crate) at_risk: u64,
     pub(crate) window: Window,
 }
 
@@ -99,7 +101,7 @@ impl Scheduler {
             threads: SlotMap::with_key(),
             names: BTreeMap::new(),
             rings: SlotMap::with_key(),
-            ring_names: HashMap::new(),
+            ring_names: BTreeMap::new(),
             sites: Sites::new(),
             sources: settings.sources,
             channels: Vec::new(),
@@ -120,6 +122,7 @@ impl Scheduler {
             records: VecDeque::new(),
             outcomes: Vec::new(),
             tally: Tally::default(),
+            at_risk: 0,
             window: Window::default(),
         }
     }
@@ -161,7 +164,10 @@ impl Scheduler {
                 }
                 return;
             }
-            Report::Released { lease, reason, .. } => self.released(now, lease, reason),
+            Report::Released { lease, reason, statistics } => {
+                self.count_at_risk(lease, statistics.at_risk);
+                self.released(now, lease, reason);
+            }
         }
         self.turn(now);
     }
@@ -462,6 +468,7 @@ impl Scheduler {
             held_by: self.holds.find(key),
             proven: false,
             fruitless: 0,
+            at_risk: 0,
             gain: Gain::default(),
             line: None,
             deficit: 0,

@@ -7,6 +7,7 @@ use zrelay_clock::Timestamp;
 use zrelay_config::ReplyClass;
 use zrelay_spool::{BatchId, Diagnostic, Disposition, Outcome};
 
+use crate::carry::outgoing;
 use crate::class::classify;
 use crate::door::Place as DoorPlace;
 use crate::gain::{Advice, Moment};
@@ -69,6 +70,9 @@ impl Scheduler {
             thread.fruitless = 0;
         }
         self.learn(now, lease_id, thread, &verdicts);
+        if verdicts.iter().any(answers_a_message) {
+            self.message_answered(now, thread, batch_id, &mut carried);
+        }
         for verdict in verdicts {
             self.judge(now, thread, batch_id, &mut carried, verdict);
         }
@@ -81,6 +85,19 @@ impl Scheduler {
             lease.carried.insert(batch_id, carried);
         }
         self.touch(thread);
+    }
+
+    /// The host has answered a message. What a host takes in more messages than were counted when the batch was handed out
+    /// is paid for with each answer.
+    fn message_answered(&mut self, now: Timestamp, id: ThreadId, batch_id: BatchId, carried: &mut Carried) {
+        carried.messages += 1;
+        let Some(thread) = self.threads.get(id) else { return };
+        let Some(batch) = thread.batches.get(&batch_id) else { return };
+        let (counted, _) = outgoing(&thread.clause, batch, carried.given.len());
+        if carried.messages > counted {
+            let size = batch.size;
+            self.charge(id, now, 1, 0, size);
+        }
     }
 
     /// An agent that gives work back unanswered wants none until it asks again: else the same batch would go to and
@@ -194,6 +211,15 @@ impl Scheduler {
                     self.close(newest);
                 }
             }
+        }
+    }
+
+    /// What an agent has sent and never heard of again.
+    pub(crate) fn count_at_risk(&mut self, lease_id: LeaseId, messages: u64) {
+        let Some(lease) = self.leases.get(&lease_id) else { return };
+        self.at_risk += messages;
+        if let Some(thread) = self.threads.get_mut(lease.thread) {
+            thread.at_risk += messages;
         }
     }
 
@@ -356,4 +382,10 @@ impl Scheduler {
             ring.level.starting.of_mut(rank).extend(starting);
         }
     }
+}
+
+/// Whether the far side has seen a whole message for this verdict: each frame is about one at most.
+fn answers_a_message(verdict: &Verdict) -> bool {
+    let command = verdict.diagnostic.command.as_str();
+    matches!(verdict.judgement, Judgement::Delivered { .. }) || matches!(command, "end of DATA" | "BDAT")
 }

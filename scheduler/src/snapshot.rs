@@ -10,10 +10,11 @@ mod rows;
 mod take;
 mod view;
 
-pub use mail::{MessageRow, RecipientRow};
+pub(crate) use mail::name;
+pub use mail::{AttemptRow, MessageRow, RecipientRow};
 pub use rows::{AgeRow, ChannelRow, FlowRow, LeaseRow, ReplyRow, RingRow, ThreadDetail, ThreadRow, Totals, Usage};
 pub use view::{
-    AgeView, BatchPlace, BatchView, ChannelView, FLOWS_MAX, FlowView, LeaseView, RingView, State, ThreadView,
+    AgeView, BatchPlace, BatchView, ChannelView, FLOWS_MAX, FlowView, LeaseView, RingMark, RingView, State, ThreadView,
     ThreadZoom, TotalsView, Used,
 };
 

@@ -66,6 +66,8 @@ pub(crate) struct Thread {
     pub(crate) proven: bool,
     /// Leases in a row that ended early without a single verdict.
     pub(crate) fruitless: u32,
+    /// Messages that its agents sent and that were never answered: each may have arrived, and is sent again.
+    pub(crate) at_risk: u64,
     /// Agents that have shown to be worth it.
     pub(crate) gain: Gain,
     pub(crate) line: Option<(Limit, Standing)>,

@@ -4,7 +4,7 @@ use serde_json::Value;
 use zrelay_clock::Clock;
 use zrelay_scheduler::control::{Addressed, MessageFacts, RpcError, SpoolStore, Store};
 use zrelay_sites::Sites;
-use zrelay_spool::MessageId;
+use zrelay_spool::{MessageId, Past};
 
 use crate::sites;
 
@@ -22,6 +22,10 @@ impl Store for HubStore {
 
     fn addresses(&self, id: MessageId, recipients: &[u32]) -> Option<Vec<Addressed>> {
         self.spool.addresses(id, recipients)
+    }
+
+    fn past(&self, id: MessageId) -> Option<Past> {
+        self.spool.past(id)
     }
 
     fn statistics(&self) -> Value {

@@ -181,12 +181,10 @@ fn flow(row: FlowRow) -> Row {
 const REPLIES: [Column; 4] = [numbers("ago"), words("outcome"), numbers("recipients"), words("reply")];
 
 fn reply(row: ReplyRow) -> Row {
-    let tone = match row.outcome.as_str() {
-        "delivered" => Tone::Good,
-        "deferred" => Tone::Warning,
-        _ => Tone::Bad,
-    };
-    Row { tone, cells: vec![seconds(row.age as f64), row.outcome, row.recipients.to_string(), row.reply] }
+    Row {
+        tone: Tone::of_outcome(&row.outcome),
+        cells: vec![seconds(row.age as f64), row.outcome, row.recipients.to_string(), row.reply],
+    }
 }
 
 /// Everything about one thread.
@@ -195,6 +193,12 @@ pub(super) fn thread_detail(detail: ThreadDetail) {
     let ring = format!("{} ({} of {} agents)", ring.site, ring.usage.agents, ring.usage.agents_max);
     print::line(format_args!("clause {clause}: tries again after {}, gives up after {expiry}", retries.join(" ")));
     print::line(format_args!("ring   {}", print::clean(&ring)));
+    if row.at_risk > 0 {
+        print::line(format_args!(
+            "sent, never answered and sent again: {} message(s), which may have arrived twice",
+            row.at_risk
+        ));
+    }
     print::table(&THREADS, vec![thread(row)]);
     let section = |columns: &[Column], rows: Vec<Row>| {
         if !rows.is_empty() {

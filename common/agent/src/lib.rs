@@ -269,6 +269,8 @@ pub struct Statistics {
     pub delivered: u64,
     /// Octets written.
     pub bytes: u64,
+    /// Messages written, at least in part, whose final reply never came: each may arrive twice.
+    pub at_risk: u64,
 }
 
 /// How a connection does.

@@ -475,4 +475,6 @@ mod formats;
 #[cfg(test)]
 mod model;
 #[cfg(test)]
+mod past;
+#[cfg(test)]
 mod tests;

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use crate::appender::queued_batch;
 use crate::checkpoint::Checkpoint;
 use crate::format::{ALIGN, Found, RECORD_HEADER, SEGMENT_HEADER};
+use crate::history::History;
 use crate::ledger::Ledger;
 use crate::message::Extent;
 use crate::moved::BatchDetail;
@@ -23,6 +24,7 @@ use crate::{BatchId, Fact, MessageId, Owed, QueuedBatch, ReadError, Reader, Stor
 pub(crate) struct Detail {
     pub(crate) batches: Vec<BatchDetail>,
     pub(crate) owed: Vec<Owed>,
+    pub(crate) history: History,
 }
 
 /// See the module's head.
@@ -108,7 +110,7 @@ impl Backlog {
     fn left(&mut self, stored: &Stored, ledger: &Ledger) -> Left {
         let message = stored.id();
         let known = self.details.remove(&message);
-        let Detail { batches, owed } = known.or_else(|| detail(self.base.as_deref(), message)).unwrap_or_default();
+        let Detail { batches, owed, .. } = known.or_else(|| detail(self.base.as_deref(), message)).unwrap_or_default();
         let queued = |(number, batch): (u32, &BatchDetail)| {
             let id = BatchId { message, number };
             let queued = queued_batch(stored, id, &batch.routed, |recipient| ledger.is_open(message, recipient))?;
@@ -150,7 +152,7 @@ fn is_recorded(message: MessageId, shared: &Shared) -> bool {
 /// What a checkpoint says of a message.
 pub(crate) fn detail(base: Option<&Checkpoint>, message: MessageId) -> Option<Detail> {
     let moved = base?.find(message)?.moved;
-    Some(Detail { batches: moved.batches, owed: moved.owed })
+    Some(Detail { batches: moved.batches, owed: moved.owed, history: moved.history })
 }
 
 /// What of it is not settled yet.

@@ -33,13 +33,13 @@ use crate::MessageId;
 use crate::codec::{Decoder, Encoder, Malformed};
 use crate::format::{SEGMENT_HEADER, u32_at, u64_at};
 use crate::ledger::Dump;
-use crate::moved::Moved;
+use crate::moved::{Form, Moved};
 use crate::shared::Place;
 use crate::storage::{CheckpointFile, View};
 use crate::threads::Threads;
 
-/// The format written here; no other is read.
-const VERSION: u32 = 1;
+/// The format written here. Version 1, without what became of messages, is read as well.
+const VERSION: u32 = 2;
 const MAGIC: &[u8; 8] = b"ZRELAYCP";
 const HEAD: u32 = 16;
 const FOOT: u32 = 16;
@@ -102,13 +102,13 @@ impl Entry {
     }
 
     /// Reads an entry without its length.
-    fn decode(octets: &[u8]) -> Result<Self, Malformed> {
+    fn decode(octets: &[u8], form: Form) -> Result<Self, Malformed> {
         let mut from = Decoder(octets);
         let id = MessageId(from.u64()?);
         let place = decode_place(&mut from)?;
         let (recipients, deferred) = (from.u32()?, from.u32()?);
         let pins = (0..from.count(4)?).map(|_| from.u32()).collect::<Result<_, _>>()?;
-        let moved = Moved::decode(&mut from)?;
+        let moved = Moved::decode(&mut from, form)?;
         if moved.message != id || !moved.record.is_empty() {
             return Err(Malformed);
         }
@@ -154,6 +154,7 @@ impl Rest {
 /// A checkpoint that was verified as a whole.
 pub(crate) struct Checkpoint {
     view: Arc<dyn View>,
+    form: Form,
     /// Where the messages end.
     end: u32,
     index: (u32, u32),
@@ -195,9 +196,11 @@ impl Checkpoint {
         if !head.starts_with(MAGIC) {
             return Err(Unusable::Damaged);
         }
-        if u32_at(head, 8) != Some(VERSION) {
-            return Err(Unusable::Version);
-        }
+        let form = match u32_at(head, 8) {
+            Some(VERSION) => Form::WithHistory,
+            Some(1) => Form::WithoutHistory,
+            _ => return Err(Unusable::Version),
+        };
         let body = view.len().checked_sub(FOOT).ok_or(Unusable::Damaged)?;
         let foot = view.get(body, FOOT).ok_or(Unusable::Damaged)?;
         let all = view.get(0, view.len() - 4).ok_or(Unusable::Damaged)?;
@@ -217,7 +220,7 @@ impl Checkpoint {
         if !(same && reached) {
             return Err(Unusable::Foreign);
         }
-        Ok((Self { view, end: rest_at, index: (index_at, body), live }, rest))
+        Ok((Self { view, form, end: rest_at, index: (index_at, body), live }, rest))
     }
 
     /// The messages from `from` on, with where each is and its octets.
@@ -241,11 +244,21 @@ impl Checkpoint {
     /// All messages that are not known to have left the queue, ascending.
     pub(crate) fn entries(&self) -> impl Iterator<Item = Entry> {
         let live = self.scan(HEAD).filter(|(_, octets)| self.is_live(octets));
-        live.filter_map(|(_, octets)| Entry::decode(octets).ok())
+        live.filter_map(|(_, octets)| Entry::decode(octets, self.form).ok())
     }
 
-    /// What is known of a message.
+    /// What is known of a message that is not known to have left the queue.
     pub(crate) fn find(&self, message: MessageId) -> Option<Entry> {
+        let octets = self.octets(message).filter(|octets| self.is_live(octets))?;
+        Entry::decode(octets, self.form).ok()
+    }
+
+    /// What was known of a message, wherever it lay then.
+    pub(crate) fn find_any(&self, message: MessageId) -> Option<Entry> {
+        Entry::decode(self.octets(message)?, self.form).ok()
+    }
+
+    fn octets(&self, message: MessageId) -> Option<&[u8]> {
         let octets = self.index.1.checked_sub(self.index.0)?;
         let index = self.view.get(self.index.0, octets)?;
         let begins = |row: Option<&[u8]>| row.and_then(|row| u64_at(row, 0)).is_some_and(|id| id <= message.0);
@@ -262,8 +275,7 @@ impl Checkpoint {
         }
         let at = u32_at(row(low.checked_sub(1)?)?, 8)?;
         let near = self.scan(at).take(STRIDE as usize);
-        let (_, octets) = near.take_while(|(id, _)| *id <= message).find(|(id, _)| *id == message)?;
-        if self.is_live(octets) { Entry::decode(octets).ok() } else { None }
+        near.take_while(|(id, _)| *id <= message).find(|(id, _)| *id == message).map(|(_, octets)| octets)
     }
 }
 
@@ -314,8 +326,12 @@ impl<'a> Writer<'a> {
         self.flush(GATHER_MAX)
     }
 
-    /// An entry as it was read.
-    fn copy(&mut self, message: MessageId, octets: &[u8]) -> io::Result<()> {
+    /// An entry as it was read from `base`.
+    fn copy(&mut self, base: &Checkpoint, message: MessageId, octets: &[u8]) -> io::Result<()> {
+        if base.form == Form::WithoutHistory {
+            let entry = Entry::decode(octets, base.form).map_err(io::Error::other)?;
+            return self.entry(&entry);
+        }
         self.note(message)?;
         self.buffer.extend_from_slice(&(octets.len() as u32).to_le_bytes());
         self.buffer.extend_from_slice(octets);

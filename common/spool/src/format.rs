@@ -48,8 +48,8 @@ use crate::storage::View;
 /// What every segment begins with.
 const MAGIC: &[u8; 8] = b"ZRELAYSG";
 /// The format written here. Version 1 had no [`Kind::Moved`], version 2 no [`Kind::Rerouted`], no handling of messages
-/// and no notices of delay; they are read as well.
-pub(crate) const VERSION: u32 = 3;
+/// and no notices of delay, version 3 no [`Kind::MovedWithHistory`]; they are read as well.
+pub(crate) const VERSION: u32 = 4;
 /// Octets of a segment's header.
 pub(crate) const SEGMENT_HEADER: u32 = 64;
 /// Octets of a record's header.
@@ -77,15 +77,17 @@ pub(crate) enum Kind {
     Thread = 7,
     Settled = 8,
     Finished = 9,
-    /// Since version 2.
+    /// In versions 2 and 3.
     Moved = 10,
     /// Since version 3.
     Rerouted = 11,
+    /// Since version 4.
+    MovedWithHistory = 12,
 }
 
 impl Kind {
     fn from_octet(octet: u8) -> Option<Self> {
-        const KINDS: [Kind; 11] = [
+        const KINDS: [Kind; 12] = [
             Kind::Segments,
             Kind::Piece,
             Kind::Message,
@@ -97,6 +99,7 @@ impl Kind {
             Kind::Finished,
             Kind::Moved,
             Kind::Rerouted,
+            Kind::MovedWithHistory,
         ];
         KINDS.into_iter().find(|kind| *kind as u8 == octet)
     }

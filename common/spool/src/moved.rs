@@ -10,6 +10,7 @@
 //! | recipients that are open | indices |
 //! | batches | count var · (channel text · host text · recipients indices · attempts u32 · u8 with 1 held, 2 warned · 0, or 1 and due u64 · 0, or a diagnostic)* |
 //! | reports owed | count var · (disposition u8 · at u64 · recipients indices · diagnostic)* |
+//! | what became of it so far, since format 4 | see [`crate::history`] |
 //! | the message's record, with extents that are brought up to date | the rest; see [`crate::message`] |
 //!
 //! Batches keep their numbers: one that is over stays as an empty one. Notation as in [`crate::record`].
@@ -19,6 +20,7 @@ use std::sync::Arc;
 use zrelay_clock::Timestamp;
 
 use crate::codec::{Decoder, Encoder, Malformed};
+use crate::history::History;
 use crate::record::{
     decode_diagnostic, decode_disposition, decode_key, disposition_octet, encode_diagnostic, encode_key,
 };
@@ -33,7 +35,16 @@ pub(crate) struct Moved {
     pub(crate) open: Vec<u32>,
     pub(crate) batches: Vec<BatchDetail>,
     pub(crate) owed: Vec<Owed>,
+    pub(crate) history: History,
     pub(crate) record: Vec<u8>,
+}
+
+/// How it is written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Form {
+    /// Before format 4, and in checkpoints of format 1.
+    WithoutHistory,
+    WithHistory,
 }
 
 /// Whether the router has decided on a message.
@@ -82,18 +93,23 @@ impl Moved {
             out.indices(&owed.recipients);
             encode_diagnostic(out, &owed.diagnostic);
         }
+        self.history.encode(out, &self.batches);
         out.0.extend_from_slice(&self.record);
     }
 
-    pub(crate) fn decode(from: &mut Decoder<'_>) -> Result<Self, Malformed> {
+    pub(crate) fn decode(from: &mut Decoder<'_>, form: Form) -> Result<Self, Malformed> {
         let message = MessageId(from.u64()?);
         let oldest = from.u32()?;
         let stage = if from.u8()? == 0 { Stage::Unrouted } else { Stage::Routed };
         let open = from.indices()?;
         // Octets of a batch and of a report at the least.
-        let batches = (0..from.count(10)?).map(|_| batch(from)).collect::<Result<_, _>>()?;
+        let batches = (0..from.count(10)?).map(|_| batch(from)).collect::<Result<Vec<_>, _>>()?;
         let owed = (0..from.count(19)?).map(|_| decode_owed(message, from)).collect::<Result<_, _>>()?;
-        Ok(Self { message, oldest, stage, open, batches, owed, record: std::mem::take(&mut from.0).to_vec() })
+        let history = match form {
+            Form::WithoutHistory => History::default(),
+            Form::WithHistory => History::decode(from, &batches)?,
+        };
+        Ok(Self { message, oldest, stage, open, batches, owed, history, record: std::mem::take(&mut from.0).to_vec() })
     }
 }
 

@@ -12,7 +12,7 @@
 //! | Thread | channel text · host text · failures u32 · due u64 · held u8 · 0, or 1 and a diagnostic |
 //! | Settled | message u64 · recipients indices |
 //! | Finished | count var · (message u64 · oldest segment with records of it u32)* |
-//! | Moved | see [`crate::moved`] |
+//! | Moved, MovedWithHistory | see [`crate::moved`] |
 //! | Rerouted | message u64 · batch u32 · channel text · host text |
 //!
 //! A diagnostic is 0 when it is the same as the one before it in the record, else 1 · code u16 · status u8 u16 u16 ·
@@ -25,7 +25,7 @@ use zrelay_clock::Timestamp;
 
 use crate::codec::{Decoder, Encoder, Malformed};
 use crate::format::Kind;
-use crate::moved::Moved;
+use crate::moved::{Form, Moved};
 use crate::{
     BatchId, BatchState, Diagnostic, Disposition, MessageId, Outcome, RoutedBatch, Status, ThreadKey, ThreadState,
     Timing,
@@ -83,7 +83,7 @@ impl Record {
             Self::Thread(_) => Kind::Thread,
             Self::Settled { .. } => Kind::Settled,
             Self::Finished(_) => Kind::Finished,
-            Self::Moved(_) => Kind::Moved,
+            Self::Moved(_) => Kind::MovedWithHistory,
             Self::Rerouted { .. } => Kind::Rerouted,
         }
     }
@@ -180,7 +180,8 @@ impl Record {
                 id: BatchId { message: MessageId(from.u64()?), number: from.u32()? },
                 thread: decode_key(&mut from)?,
             },
-            Kind::Moved => Self::Moved(Box::new(Moved::decode(&mut from)?)),
+            Kind::Moved => Self::Moved(Box::new(Moved::decode(&mut from, Form::WithoutHistory)?)),
+            Kind::MovedWithHistory => Self::Moved(Box::new(Moved::decode(&mut from, Form::WithHistory)?)),
             Kind::Finished => {
                 let count = from.count(12)?;
                 let mark = |_| Ok(Mark { message: MessageId(from.u64()?), oldest: from.u32()? });
@@ -295,6 +296,7 @@ mod tests {
 
     use super::*;
     use crate::Owed;
+    use crate::history::History;
     use crate::moved::{BatchDetail, Stage};
 
     fn outcome(disposition: Disposition, text: &str) -> Outcome {
@@ -339,6 +341,7 @@ mod tests {
                 at: Timestamp::from_secs(9),
                 until: None,
             }],
+            history: History::default(),
             record: vec![1, 2, 3],
         }
     }

@@ -15,6 +15,7 @@ use std::sync::atomic::Ordering;
 use crate::backlog::{Backlog, Detail, detail, still_owed};
 use crate::checkpoint::{self, Checkpoint, Entry, Position, Rest};
 use crate::format::{Found, Heading, Kind, RECORD_HEADER, SEGMENT_HEADER, Scan, Step, heading, torn_end};
+use crate::history::History;
 use crate::ledger::Ledger;
 use crate::message::{Extent, Layout};
 use crate::moved::{BatchDetail, Moved};
@@ -276,6 +277,13 @@ fn list(view: &dyn View, number: u32) -> Option<(u64, Vec<Fence>)> {
     }
 }
 
+/// Whether a replay gathers what became of messages. A restart has no use for it: whoever asks reads it then.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Histories {
+    Gathered,
+    Ignored,
+}
+
 /// Applies records in the order of the log.
 pub(crate) struct Replay {
     shared: Arc<Shared>,
@@ -286,6 +294,8 @@ pub(crate) struct Replay {
     damage: Vec<Damage>,
     /// When set, these messages alone are of interest.
     only: Option<HashSet<MessageId>>,
+    /// Whether what became of messages is gathered.
+    histories: Histories,
     /// What was known before the records.
     base: Option<Arc<Checkpoint>>,
     books: Books,
@@ -314,6 +324,7 @@ impl Replay {
             details: HashMap::new(),
             damage: Vec::new(),
             only,
+            histories: Histories::Ignored,
             base: None,
             books: Books::Whole,
             gone: HashSet::new(),
@@ -325,7 +336,7 @@ impl Replay {
     pub(crate) fn behind(base: Option<Arc<Checkpoint>>, views: impl Iterator<Item = (u32, Arc<dyn View>)>) -> Self {
         let shared = Arc::new(Shared::new());
         views.for_each(|(number, view)| shared.insert_view(number, view));
-        Self { base, books: Books::Touched, ..Self::new(shared, None) }
+        Self { base, books: Books::Touched, histories: Histories::Gathered, ..Self::new(shared, None) }
     }
 
     /// All that a checkpoint says, as far as the log still has it.
@@ -358,7 +369,7 @@ impl Replay {
             let Some(Entry { place, dump, moved }) = base.find(message) else { return };
             self.shared.insert(message, place);
             self.ledger.load(&dump, &moved);
-            self.details.insert(message, Detail { batches: moved.batches, owed: moved.owed });
+            self.details.insert(message, Detail { batches: moved.batches, owed: moved.owed, history: moved.history });
         }
     }
 
@@ -375,18 +386,19 @@ impl Replay {
     /// All that is known of a message, for a checkpoint.
     pub(crate) fn entry(&self, message: MessageId) -> Option<Entry> {
         let (dump, oldest, stage, open) = self.ledger.dump(message)?;
-        let Detail { mut batches, owed } = self.details.get(&message)?.clone();
+        let Detail { mut batches, owed, history } = self.details.get(&message)?.clone();
+        let history = history.finished(dump.recipients);
         for batch in &mut batches {
             batch.routed.recipients.retain(|recipient| self.ledger.is_open(message, *recipient));
         }
         let owed = owed.into_iter().filter_map(|owed| still_owed(owed, &self.ledger)).collect();
-        let moved = Moved { message, oldest, stage, open, batches, owed, record: Vec::new() };
+        let moved = Moved { message, oldest, stage, open, batches, owed, history, record: Vec::new() };
         Some(Entry { place: self.shared.place(message)?, dump, moved })
     }
 
     /// A replay of its own for these messages alone, beside whatever goes on.
     pub(crate) fn of(messages: HashSet<MessageId>) -> Self {
-        Self::new(Arc::new(Shared::new()), Some(messages))
+        Self { histories: Histories::Gathered, ..Self::new(Arc::new(Shared::new()), Some(messages)) }
     }
 
     fn concerns(&self, message: MessageId) -> bool {
@@ -438,13 +450,14 @@ impl Replay {
             return None;
         }
         let (oldest, stage, open) = books.moving(message)?;
-        let Detail { mut batches, owed } = detail?;
+        let Detail { mut batches, owed, history } = detail?;
         for batch in &mut batches {
             batch.routed.recipients.retain(|recipient| books.is_open(message, *recipient));
         }
         let owed = owed.into_iter().filter_map(|owed| still_owed(owed, &self.ledger));
-        let record = self.reader.message(message).ok()?.record().to_vec();
-        Some(Moved { message, oldest, stage, open, batches, owed: owed.collect(), record })
+        let stored = self.reader.message(message).ok()?;
+        let (record, history) = (stored.record().to_vec(), history.finished(stored.recipients()));
+        Some(Moved { message, oldest, stage, open, batches, owed: owed.collect(), history, record })
     }
 
     fn read(&mut self, number: u32, view: &dyn View, (at, end): (u32, u32)) {
@@ -468,7 +481,7 @@ impl Replay {
         let body = found.body(view).filter(|_| found.is_intact(view));
         let applied = body.and_then(|body| match found.kind {
             Kind::Message => self.message(body, place),
-            Kind::Moved => match Record::decode(Kind::Moved, body) {
+            kind @ (Kind::Moved | Kind::MovedWithHistory) => match Record::decode(kind, body) {
                 Ok(Record::Moved(moved)) => self.moved(*moved, place),
                 _ => None,
             },
@@ -510,8 +523,22 @@ impl Replay {
         self.shared.raise_id(moved.message.0);
         self.shared.insert(moved.message, place.tail(moved.record.len() as u32));
         self.ledger.restore(&moved, layout.recipients, segments);
-        self.details.insert(moved.message, Detail { batches: moved.batches, owed: moved.owed });
+        let history = self.history_moved(&moved, layout.recipients);
+        self.details.insert(moved.message, Detail { batches: moved.batches, owed: moved.owed, history });
         Some(())
+    }
+
+    /// What became of a message that was moved: what its record has kept, and what was known before.
+    fn history_moved(&mut self, moved: &Moved, of: u32) -> History {
+        if self.histories == Histories::Ignored {
+            return History::default();
+        }
+        let before = self.details.remove(&moved.message).map(|detail| detail.history);
+        // Its old place may be gone, so that the checkpoint is not believed in anything else.
+        let base = || self.base.as_ref()?.find_any(moved.message).map(|entry| entry.moved.history);
+        let mut history = before.or_else(base).unwrap_or_default();
+        history.merge(&moved.history, of);
+        history
     }
 
     fn apply(&mut self, record: Record, place: Place) {
@@ -533,10 +560,13 @@ impl Replay {
                 self.know(id.message);
                 self.ledger.touch(id.message, segment);
                 if let Some(batch) = self.batch(id) {
-                    batch.routed.thread = thread;
+                    let before = std::mem::replace(&mut batch.routed.thread, thread);
                     batch.attempts = 0;
                     batch.due = None;
                     batch.last = None;
+                    if let Some(detail) = self.details.get_mut(&id.message) {
+                        detail.history.rerouted(id.number, &before);
+                    }
                 }
             }
             Record::Thread(state) => self.threads.recorded(&state, place),
@@ -586,6 +616,12 @@ impl Replay {
                 batch.due = Some(outcome.due);
                 batch.last = Some(outcome.diagnostic.clone());
             }
+        }
+        if self.histories == Histories::Gathered
+            && !applied.accepted.is_empty()
+            && let (Some(detail), Some(stored)) = (self.details.get_mut(&message), &stored)
+        {
+            detail.history.note(outcome, &applied.accepted, stored.recipients());
         }
         if outcome.disposition == Disposition::Delayed {
             return;

@@ -7,6 +7,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use zrelay_clock::{Clock, Timestamp};
 
+use crate::checkpoint::{Checkpoint, Position};
 use crate::storage::View;
 use crate::table::Table;
 use crate::{Health, MessageId, Statistics};
@@ -59,6 +60,8 @@ enum Time {
 pub(crate) struct Shared {
     index: Vec<RwLock<Table<Place>>>,
     segments: RwLock<HashMap<u32, Arc<dyn View>>>,
+    /// The checkpoint, and where the log goes on behind it.
+    checkpoint: RwLock<(Option<Arc<Checkpoint>>, Position)>,
     time: Time,
     last_id: AtomicU64,
     health: AtomicU8,
@@ -79,6 +82,7 @@ impl Shared {
         Self {
             index: (0..SHARDS).map(|_| RwLock::default()).collect(),
             segments: RwLock::default(),
+            checkpoint: RwLock::default(),
             time: Time::Clock(Clock::start()),
             last_id: AtomicU64::new(0),
             health: AtomicU8::new(Health::Good as u8),
@@ -110,6 +114,22 @@ impl Shared {
 
     pub(crate) fn view(&self, segment: u32) -> Option<Arc<dyn View>> {
         self.segments.read().unwrap_or_else(PoisonError::into_inner).get(&segment).cloned()
+    }
+
+    /// All segments, ascending.
+    pub(crate) fn views(&self) -> Vec<(u32, Arc<dyn View>)> {
+        let segments = self.segments.read().unwrap_or_else(PoisonError::into_inner);
+        let mut views: Vec<_> = segments.iter().map(|(number, view)| (*number, view.clone())).collect();
+        views.sort_unstable_by_key(|(number, _)| *number);
+        views
+    }
+
+    pub(crate) fn checkpoint(&self) -> (Option<Arc<Checkpoint>>, Position) {
+        self.checkpoint.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn set_checkpoint(&self, checkpoint: Option<Arc<Checkpoint>>, position: Position) {
+        *self.checkpoint.write().unwrap_or_else(PoisonError::into_inner) = (checkpoint, position);
     }
 
     pub(crate) fn insert_view(&self, segment: u32, view: Arc<dyn View>) {

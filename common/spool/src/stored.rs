@@ -44,6 +44,10 @@ impl Reader {
         Self { shared }
     }
 
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
     /// The message `id`.
     ///
     /// # Errors

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use zrelay_clock::{Clock, Timestamp};
 use zrelay_config::Pattern;
-use zrelay_spool::MessageId;
+use zrelay_spool::{MessageId, Past};
 use zrelay_trace::Tracing;
 
 use super::access::{Caller, Role};
@@ -60,6 +60,9 @@ pub trait Store: Send {
 
     /// The addresses of these recipients of a message, in this order, while the spool has it.
     fn addresses(&self, id: MessageId, recipients: &[u32]) -> Option<Vec<Addressed>>;
+
+    /// What became of a message's recipients so far, as far as it is known, while the spool has it.
+    fn past(&self, id: MessageId) -> Option<Past>;
 
     /// The spool's part of `status`.
     fn statistics(&self) -> Value;

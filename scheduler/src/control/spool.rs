@@ -1,7 +1,7 @@
 //! The spool as the control socket's [`Store`].
 
 use serde_json::{Value, json};
-use zrelay_spool::{Health, MessageId, SpoolHandle, Stored};
+use zrelay_spool::{Health, MessageId, Past, SpoolHandle, Stored};
 
 use super::methods::{Addressed, MessageFacts, Store};
 
@@ -40,6 +40,11 @@ impl Store for SpoolStore {
             Addressed { address: recipient.address.to_owned(), sender: stored.sender(recipient.sender).to_owned() }
         };
         Some(recipients.iter().filter(|index| **index < count).map(addressed).collect())
+    }
+
+    fn past(&self, id: MessageId) -> Option<Past> {
+        let past = self.0.reader().past(id);
+        past.inspect_err(|error| log::debug!("the control socket: {error}")).ok()
     }
 
     fn statistics(&self) -> Value {

@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use zrelay_clock::Timestamp;
+use zrelay_spool::{Attempt, BatchId, Disposition, MessageId};
 
 use super::rows::words;
 use super::view::{BatchPlace, BatchView};
@@ -57,6 +58,59 @@ pub struct RecipientRow {
     pub next_attempt: Option<String>,
     /// The last reply that put it off.
     pub last_reply: Option<String>,
+    /// What became of it in the end, if that is known: `delivered`, `failed`, `expired` or `dropped`.
+    pub outcome: Option<String>,
+    /// It was tried before the first attempt that is told of; the delivery log has all of them.
+    pub earlier_attempts_gone: bool,
+}
+
+/// An attempt at recipients of a message, or what was decided of them without one, in the answer of `message`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct AttemptRow {
+    /// When it was known.
+    pub at: String,
+    /// The thread through which it went; empty when that is not known any more.
+    pub thread: String,
+    /// The batch, `message.number`.
+    pub batch: String,
+    /// How often the batch had been tried then, this time included.
+    pub attempts: u32,
+    /// `delivered`, `deferred`, `failed`, `expired`, `dropped`, or `delayed`: its sender was told of the delay.
+    pub disposition: String,
+    /// The host that was reached, `name[address]:port`; empty when none was.
+    pub peer: String,
+    /// What it said, or a reason of our own.
+    pub reply: String,
+    /// The recipients: positions in `recipients` of the answer, from 0.
+    pub recipients: Vec<u32>,
+}
+
+impl AttemptRow {
+    /// The row of an attempt at recipients of `message`.
+    pub fn new(message: MessageId, attempt: &Attempt) -> Self {
+        Self {
+            at: attempt.at.rfc3339(),
+            thread: attempt.thread.as_ref().map(ToString::to_string).unwrap_or_default(),
+            batch: BatchId { message, number: attempt.batch }.to_string(),
+            attempts: attempt.attempts,
+            disposition: name(attempt.disposition).to_owned(),
+            peer: attempt.diagnostic.peer.clone(),
+            reply: attempt.diagnostic.to_string(),
+            recipients: attempt.recipients.clone(),
+        }
+    }
+}
+
+/// The word for what became of a recipient.
+pub(crate) fn name(disposition: Disposition) -> &'static str {
+    match disposition {
+        Disposition::Delivered { .. } => "delivered",
+        Disposition::Deferred => "deferred",
+        Disposition::Delayed => "delayed",
+        Disposition::Failed => "failed",
+        Disposition::Expired => "expired",
+        Disposition::Dropped => "dropped",
+    }
 }
 
 impl BatchView {

@@ -4,8 +4,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use zrelay_agent::Link;
 use zrelay_clock::{Span, Timestamp};
-use zrelay_spool::{Diagnostic, Disposition};
+use zrelay_spool::Diagnostic;
 
+use super::mail::name;
 use super::view::{AgeView, ChannelView, FlowView, LeaseView, RingView, State, ThreadView, ThreadZoom, TotalsView};
 use super::{Load, MessageRow};
 use crate::recent::Heard;
@@ -107,6 +108,10 @@ pub struct ThreadRow {
     pub next_attempt_in: Option<u64>,
     /// Failures of the host in a row.
     pub failures: u32,
+    /// Messages sent, at least in part, whose final reply never came: each is sent again and may have arrived twice. Since
+    /// the thread came to be.
+    #[serde(default)]
+    pub at_risk: u64,
     /// The last reply of the host that put something off.
     pub last_reply: Option<String>,
 }
@@ -253,6 +258,10 @@ pub struct Totals {
     pub expired: u64,
     /// Recipients dropped by operators since the start.
     pub dropped: u64,
+    /// Messages since the start that were sent, at least in part, and whose final reply never came, as when a connection was
+    /// lost: each is sent again and may have arrived twice.
+    #[serde(default)]
+    pub at_risk: u64,
     /// The patterns by which operators hold threads, present and future ones.
     #[serde(default)]
     pub holds: Vec<String>,
@@ -296,6 +305,7 @@ impl ThreadView {
             next_attempt: self.next_attempt.map(Timestamp::rfc3339),
             next_attempt_in: self.next_attempt.map(|at| at.since(now).as_secs()),
             failures: self.failures,
+            at_risk: self.at_risk,
             last_reply: words(self.last.as_deref()),
         }
     }
@@ -359,18 +369,11 @@ impl FlowView {
 }
 
 fn reply(heard: &Heard, now: Timestamp) -> ReplyRow {
-    let outcome = match heard.disposition {
-        Disposition::Delivered { .. } => "delivered",
-        Disposition::Deferred | Disposition::Delayed => "deferred",
-        Disposition::Failed => "failed",
-        Disposition::Expired => "expired",
-        Disposition::Dropped => "dropped",
-    };
     ReplyRow {
         since: heard.since.rfc3339(),
         at: heard.at.rfc3339(),
         age: now.since(heard.at).as_secs(),
-        outcome: outcome.to_owned(),
+        outcome: name(heard.disposition).to_owned(),
         recipients: heard.recipients,
         reply: heard.diagnostic.to_string(),
     }
@@ -463,6 +466,7 @@ impl From<TotalsView> for Totals {
             failed: view.tally.failed,
             expired: view.tally.expired,
             dropped: view.tally.dropped,
+            at_risk: view.at_risk,
             holds: view.holds,
         }
     }

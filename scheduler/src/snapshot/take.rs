@@ -7,13 +7,13 @@ use zrelay_clock::Timestamp;
 use zrelay_spool::{BatchId, Flow, MessageId, ThreadKey};
 
 use super::view::{
-    AgeView, BatchPlace, BatchView, ChannelView, FLOWS_MAX, FlowView, LeaseView, RingView, State, ThreadView,
+    AgeView, BatchPlace, BatchView, ChannelView, FLOWS_MAX, FlowView, LeaseView, RingMark, RingView, State, ThreadView,
     ThreadZoom, TotalsView, Used,
 };
 use crate::batch::{Batch, Place};
 use crate::door::{Passage, Shut, Why};
 use crate::lease::{Lease, LeaseState};
-use crate::limit::{Level, Limit, Ring};
+use crate::limit::{Level, Limit, Ring, RingKey};
 use crate::scheduler::{Phase, Scheduler};
 use crate::thread::{Thread, ThreadId};
 
@@ -44,6 +44,7 @@ impl Scheduler {
             paused: self.paused.clone(),
             draining: self.phase == Phase::Draining,
             tally: self.tally,
+            at_risk: self.at_risk,
             holds: self.holds.list(),
         }
     }
@@ -62,9 +63,18 @@ impl Scheduler {
         self.channels.iter().map(view).collect()
     }
 
-    /// All rings.
-    pub fn rings(&self) -> Vec<RingView> {
-        self.rings.values().map(|ring| self.ring_view(ring)).collect()
+    /// The next rings behind `after`, and where to go on, if there are more.
+    pub fn rings(&self, after: Option<&RingMark>, limit: usize) -> (Vec<RingView>, Option<RingMark>) {
+        let from = after.map_or(Bound::Unbounded, |RingMark(key)| Bound::Excluded(key));
+        let mut last = None;
+        let rings = self.ring_names.range::<RingKey, _>((from, Bound::Unbounded)).take(limit);
+        let views: Vec<RingView> = rings
+            .inspect(|(key, _)| last = Some(*key))
+            .filter_map(|(_, id)| self.rings.get(*id))
+            .map(|ring| self.ring_view(ring))
+            .collect();
+        let next = last.filter(|_| views.len() == limit).map(|key| RingMark(key.clone()));
+        (views, next)
     }
 
     fn ring_view(&self, ring: &Ring) -> RingView {
@@ -139,6 +149,7 @@ impl Scheduler {
             in_flight: thread.in_flight,
             next_attempt: next.map(|wake| if thread.backs_off(now) { wake.max(thread.backoff.due) } else { wake }),
             failures: thread.backoff.failures,
+            at_risk: thread.at_risk,
             last: suspension
                 .or_else(|| thread.backoff.last.clone())
                 .or_else(|| first.and_then(|batch| batch.last.clone())),
@@ -146,7 +157,7 @@ impl Scheduler {
         })
     }
 
-    fn state_of(&self, thread: &Thread, now: Timestamp) -> State {
+    pub(crate) fn state_of(&self, thread: &Thread, now: Timestamp) -> State {
         if thread.hold.is_held() || (thread.is_held() && thread.has_batches()) {
             return State::Held;
         }

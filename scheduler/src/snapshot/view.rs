@@ -10,7 +10,7 @@ use zrelay_spool::{BatchId, Diagnostic, Flow, ThreadKey};
 
 use super::{Load, Tally};
 use crate::ages::AgeTable;
-use crate::limit::Limit;
+use crate::limit::{Limit, RingKey};
 use crate::limiter::{Allowance, Unit};
 use crate::recent::Heard;
 
@@ -136,6 +136,8 @@ pub struct ThreadView {
     pub next_attempt: Option<Timestamp>,
     /// Failures of the host in a row.
     pub failures: u32,
+    /// Messages sent whose final reply never came.
+    pub at_risk: u64,
     /// The last diagnostic of the host, or of the first batch.
     pub last: Option<Arc<Diagnostic>>,
     /// The connection of its first agent.
@@ -197,6 +199,10 @@ pub struct LeaseView {
     /// Its connection.
     pub link: Option<Box<Link>>,
 }
+
+/// A place in the order of rings, to go on behind it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RingMark(pub(crate) RingKey);
 
 /// A ring.
 #[derive(Clone, Debug)]
@@ -305,6 +311,8 @@ pub struct TotalsView {
     pub draining: bool,
     /// Outcomes since the start.
     pub tally: Tally,
+    /// Messages sent whose final reply never came.
+    pub at_risk: u64,
     /// The patterns by which operators hold threads, in the order in which they came.
     pub holds: Vec<String>,
 }

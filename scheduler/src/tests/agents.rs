@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use zrelay_agent::{Judgement, LeaseId, Link, Release, Report};
+use zrelay_agent::{Judgement, LeaseId, Link, Release, Report, Statistics};
 
 use super::world::{World, clause, reply, settings};
 
@@ -88,4 +88,20 @@ fn without_a_backlog_there_is_no_second_agent() {
         world.arrive("smtp/a", 1, 1000);
     }
     assert_eq!(world.agents.len(), 1);
+}
+
+#[test]
+fn messages_that_were_sent_and_never_answered_are_counted_for_their_thread_and_in_all() {
+    let mut world = busy(2);
+    world.arrive("smtp/b", 1, 1000);
+    let lease = world.agent("smtp/a");
+    let lost = Statistics { at_risk: 3, ..Statistics::default() };
+    let reason = Release::Failed(reply(0, "lost connection"));
+    world.agents.remove(&lease);
+    world.report(Report::Released { lease, reason: reason.clone(), statistics: lost });
+    // One that has ended says nothing any more.
+    world.report(Report::Released { lease, reason, statistics: lost });
+    let of =
+        |world: &World, name: &str| world.scheduler.thread(world.now, &name.parse().unwrap()).unwrap().thread.at_risk;
+    assert_eq!((of(&world, "smtp/a"), of(&world, "smtp/b"), world.scheduler.totals().at_risk), (3, 0, 3));
 }

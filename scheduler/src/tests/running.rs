@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -11,7 +12,9 @@ use serde_json::{Value, json};
 use zrelay_agent::{Credit, Judgement, Order, Report, Rest, Verdict};
 use zrelay_clock::{Clock, Timestamp};
 use zrelay_mailbox::{Received, Receiver, mailbox};
-use zrelay_spool::{BatchId, Flow, MessageId, Queue, QueuedBatch, Request, Timing};
+use zrelay_spool::{
+    Attempt, BatchId, Diagnostic, Disposition, Flow, Known, MessageId, Past, Queue, QueuedBatch, Request, Timing,
+};
 use zrelay_trace::Tracing;
 
 use super::world::{clause, reply, settings};
@@ -38,6 +41,22 @@ impl Store for Addresses {
         let sender = if id.0 % 2 == 1 { String::new() } else { "list@example.org".to_owned() };
         let one = |index: &u32| Addressed { address: format!("r{index}@x.example"), sender: sender.clone() };
         Some(recipients.iter().map(one).collect())
+    }
+
+    /// The second recipient was put off twice, of which the second time is known, and delivered.
+    fn past(&self, _: MessageId) -> Option<Past> {
+        let attempt = |attempts, disposition| Attempt {
+            batch: 0,
+            thread: Some("smtp/a.example".parse().unwrap()),
+            at: Timestamp::from_secs(u64::from(attempts)),
+            attempts,
+            disposition,
+            recipients: vec![1],
+            diagnostic: Arc::new(Diagnostic { peer: "mx[192.0.2.1]:25".to_owned(), ..(*reply(450, "busy")).clone() }),
+        };
+        let delivered = Disposition::Delivered { dsn_relayed: false };
+        let attempts = vec![attempt(2, Disposition::Deferred), attempt(3, delivered)];
+        Some(Past { attempts, known: Known::All })
     }
 
     fn statistics(&self) -> Value {
@@ -260,6 +279,17 @@ fn listings_show_what_is_queued() {
     assert_eq!((message.open, message.batches.len(), message.recipients.len()), (2, 1, 3));
     let states: Vec<&str> = message.recipients.iter().map(|recipient| recipient.state.as_str()).collect();
     assert_eq!(states, ["held", "finished", "held"]);
+    let attempts: Vec<_> =
+        message.attempts.iter().map(|row| (row.disposition.as_str(), row.attempts, &row.recipients[..])).collect();
+    assert_eq!(attempts, [("deferred", 2, &[1][..]), ("delivered", 3, &[1])]);
+    let first = &message.attempts[0];
+    assert_eq!((first.thread.as_str(), first.peer.as_str()), ("smtp/a.example", "mx[192.0.2.1]:25"));
+    let known: Vec<_> = message
+        .recipients
+        .iter()
+        .map(|row| (row.outcome.as_deref(), row.attempts, row.earlier_attempts_gone))
+        .collect();
+    assert_eq!(known, [(None, 0, false), (Some("delivered"), 3, true), (None, 0, false)]);
 }
 
 #[test]

@@ -457,7 +457,7 @@ fn empty_threads_are_remembered_for_a_while_and_then_forgotten() {
     assert_eq!(world.scheduler.threads(world.now, None, 10).len(), 1);
     world.pass(crate::MEMORY);
     assert!(world.scheduler.threads(world.now, None, 10).is_empty());
-    assert!(world.scheduler.rings().is_empty());
+    assert!(world.scheduler.rings(None, 10).0.is_empty());
     assert_eq!(world.scheduler.poll_timeout(), None);
 }
 

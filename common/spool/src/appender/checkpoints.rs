@@ -36,6 +36,7 @@ impl Default for Checkpoints {
 impl Appender {
     /// What recovery began with: a checkpoint up to there, if any, and so many octets of records behind it.
     pub(crate) fn set_checkpoint(&mut self, base: Option<Arc<Checkpoint>>, position: Position, recorded: u64) {
+        self.shared.set_checkpoint(base.clone(), position);
         self.checkpoints = Checkpoints { base, position, recorded, ..Checkpoints::default() };
     }
 
@@ -87,6 +88,7 @@ impl Appender {
         self.checkpoints.cancelled = None;
         match result {
             Ok((checkpoint, position)) => {
+                self.shared.set_checkpoint(Some(checkpoint.clone()), position);
                 self.checkpoints.base = Some(checkpoint);
                 self.checkpoints.position = position;
                 self.shared.counters.checkpoints.fetch_add(1, Ordering::Relaxed);

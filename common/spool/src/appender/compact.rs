@@ -232,8 +232,9 @@ impl Appender {
         let (message, oldest) = (moved.message, moved.oldest);
         let octets = moved.record.len() as u32;
         self.body.clear();
-        Record::Moved(Box::new(moved)).encode(&mut self.body);
-        let place = self.log.append(Kind::Moved, &self.body).map_err(Stays::Disk)?.tail(octets);
+        let record = Record::Moved(Box::new(moved));
+        record.encode(&mut self.body);
+        let place = self.log.append(record.kind(), &self.body).map_err(Stays::Disk)?.tail(octets);
         self.spend(self.body.len() as u64);
         let extents = extents.into_iter().map(new).collect();
         self.staged.push(Staged::Move(Move { message, place, oldest, extents }));

@@ -4,7 +4,7 @@
 //! it. When the format changes, a new directory is made with
 //!
 //! ```text
-//! ZRELAY_FIXTURE=common/spool/fixtures/v3 cargo nextest run -p zrelay-spool formats
+//! ZRELAY_FIXTURE=$PWD/common/spool/fixtures/v4 cargo nextest run -p zrelay-spool formats
 //! ```
 //!
 //! and those that are there stay as they are.
@@ -162,6 +162,25 @@ fn describe(directory: &Path) -> String {
     text
 }
 
+/// What became of messages so far; on record with those that were moved since version 4.
+fn describe_past(directory: &Path) -> String {
+    let offline = Offline::open(directory).unwrap();
+    let mut text = String::new();
+    for (number, id) in (1..).zip(offline.messages()) {
+        for attempt in offline.reader().past(id).unwrap().attempts {
+            let (thread, at) = (attempt.thread.unwrap(), attempt.at.as_micros());
+            let (attempts, what, why) = (attempt.attempts, attempt.disposition, attempt.diagnostic);
+            writeln!(
+                text,
+                "{number} in {thread} at {at}: {:?}, attempt {attempts}, {what:?}, {why}",
+                attempt.recipients
+            )
+            .unwrap();
+        }
+    }
+    text
+}
+
 fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures")
 }
@@ -182,6 +201,9 @@ fn formats_of_earlier_versions_are_read_and_continued() {
         }
         let expected = fs::read_to_string(fixture.join("expected.txt")).unwrap();
         assert_eq!(describe(directory.path()), expected, "{}", fixture.display());
+        if let Ok(past) = fs::read_to_string(fixture.join("past.txt")) {
+            assert_eq!(describe_past(directory.path()), past, "{}", fixture.display());
+        }
         let (before, now) = (Offline::open(directory.path()).unwrap().messages(), Timestamp::from_secs(1));
         assert_eq!(Offline::open(directory.path()).unwrap().figures().threads, 1);
         let mut importer = Importer::open(directory.path(), now).unwrap();
@@ -204,7 +226,9 @@ fn formats_of_today_say_the_same_as_the_latest_that_is_kept() {
         fs::create_dir_all(&keep).unwrap();
         save(&write(), &keep);
         fs::write(keep.join("expected.txt"), &text).unwrap();
+        fs::write(keep.join("past.txt"), describe_past(directory.path())).unwrap();
     }
-    let latest = fixtures().join(format!("v{}", crate::format::VERSION)).join("expected.txt");
-    assert_eq!(text, fs::read_to_string(latest).unwrap());
+    let latest = fixtures().join(format!("v{}", crate::format::VERSION));
+    assert_eq!(text, fs::read_to_string(latest.join("expected.txt")).unwrap());
+    assert_eq!(describe_past(directory.path()), fs::read_to_string(latest.join("past.txt")).unwrap());
 }

@@ -69,7 +69,7 @@ impl Job {
                 if replay.is_touched(message) || !live {
                     continue;
                 }
-                writer.copy(message, octets)?;
+                writer.copy(base, message, octets)?;
                 if self.cancelled.load(Ordering::Relaxed) {
                     return Err(io::ErrorKind::Interrupted.into());
                 }

@@ -181,12 +181,12 @@ fn a_later_format_is_refused() {
     start(directory.path(), 1).stop();
     let path = directory.path().join("spool/00000001.seg");
     let mut octets = fs::read(&path).unwrap();
-    octets[8] = 4;
+    octets[8] = 5;
     let checksum = crc32fast::hash(&octets[..60]);
     octets[60..64].copy_from_slice(&checksum.to_le_bytes());
     fs::write(&path, octets).unwrap();
     let text = Spool::open(options(directory.path()), NOW).unwrap_err().to_string();
-    assert!(text.contains("format 4") && text.contains("up to 3"), "{text}");
+    assert!(text.contains("format 5") && text.contains("up to 4"), "{text}");
 }
 
 #[test]

@@ -118,7 +118,18 @@ impl Methods {
     }
 
     pub(super) fn rings(&self) -> Result<Value, RpcError> {
-        let Answer::Rings(mut views) = self.scheduler.ask(Ask::Rings)? else { return unexpected() };
+        let mut views = Vec::new();
+        let mut after = None;
+        loop {
+            let Answer::Rings { views: page, next } = self.scheduler.ask(Ask::Rings { after })? else {
+                return unexpected();
+            };
+            views.extend(page);
+            match next {
+                Some(_) => after = next,
+                None => break,
+            }
+        }
         views.sort_by(|a, b| (&a.channel, &a.site).cmp(&(&b.channel, &b.site)));
         let rows: Vec<_> = views.iter().map(|view| view.row()).collect();
         Ok(Value::Object(listing("rings", &rows)?))

@@ -7,13 +7,13 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use zrelay_clock::Timestamp;
-use zrelay_spool::MessageId;
+use zrelay_spool::{Attempt, MessageId, Past, Tried};
 
 use super::{Addressed, Methods, ROWS_MAX, bracketed, listing, rendered, unexpected};
 use crate::control::rpc::RpcError;
 use crate::control::selection::{Match, Selection, Terms};
 use crate::query::{Answer, Ask};
-use crate::snapshot::{BatchView, MessageRow, RecipientRow};
+use crate::snapshot::{AttemptRow, BatchView, MessageRow, RecipientRow, name};
 
 /// Rows of `messages` unless another number is asked for.
 const MESSAGES_DEFAULT: usize = 1000;
@@ -52,6 +52,8 @@ pub struct MessageDetail {
     pub batches: Vec<MessageRow>,
     /// Its recipients, finished ones included.
     pub recipients: Vec<RecipientRow>,
+    /// What became of them so far, in the order of time.
+    pub attempts: Vec<AttemptRow>,
 }
 
 impl Methods {
@@ -81,6 +83,7 @@ impl Methods {
         if facts.is_none() && batches.is_empty() {
             return Err(RpcError::nothing(format!("there is no message {id} in the queue")));
         }
+        let past = self.store.past(id).unwrap_or_default();
         let now = self.clock.now();
         let first = batches.first();
         let received = facts.as_ref().map(|facts| facts.received).or_else(|| first.map(|batch| batch.received));
@@ -92,7 +95,8 @@ impl Methods {
             size: facts.as_ref().map(|facts| facts.size).or_else(|| first.map(|batch| batch.size)).unwrap_or(0),
             open: batches.iter().map(|batch| u64::try_from(batch.recipients.len()).unwrap_or(0)).sum(),
             batches: self.rows(&batches, now),
-            recipients: self.recipient_rows(id, facts.as_ref().map_or(0, |facts| facts.recipients), &batches),
+            recipients: self.recipient_rows(id, facts.as_ref().map_or(0, |facts| facts.recipients), &batches, &past),
+            attempts: past.attempts.iter().map(|attempt| AttemptRow::new(id, attempt)).collect(),
             client: facts.as_ref().map(|facts| facts.client.clone()).unwrap_or_default(),
             trace: facts.map(|facts| facts.trace).unwrap_or_default(),
         };
@@ -114,21 +118,31 @@ impl Methods {
         }
     }
 
-    fn recipient_rows(&self, id: MessageId, count: u32, batches: &[BatchView]) -> Vec<RecipientRow> {
+    fn recipient_rows(&self, id: MessageId, count: u32, batches: &[BatchView], past: &Past) -> Vec<RecipientRow> {
         let places: HashMap<u32, &BatchView> =
             batches.iter().flat_map(|view| view.recipients.iter().map(move |index| (*index, view))).collect();
         let all: Vec<u32> = (0..count).collect();
         let addresses = self.store.addresses(id, &all).unwrap_or_default();
+        let mut ends: HashMap<u32, &Attempt> = HashMap::new();
+        for attempt in past.attempts.iter().filter(|attempt| attempt.disposition.is_final()) {
+            ends.extend(attempt.recipients.iter().map(|index| (*index, attempt)));
+        }
+        let gone = past.lacking_earlier(count, |index| {
+            places.get(&index).map(|view| Tried { batch: view.id.number, attempts: view.attempts })
+        });
         let row = |(index, addressed): (u32, Addressed)| {
             let batch = places.get(&index);
+            let end = ends.get(&index);
             RecipientRow {
                 address: addressed.address,
                 sender: bracketed(addressed.sender),
                 state: batch.map_or("finished", |view| view.place.name()).to_owned(),
                 thread: batch.map(|view| view.thread.to_string()).unwrap_or_default(),
-                attempts: batch.map_or(0, |view| view.attempts),
+                attempts: batch.map(|view| view.attempts).or_else(|| end.map(|end| end.attempts)).unwrap_or(0),
                 next_attempt: batch.and_then(|view| view.next_attempt()),
                 last_reply: batch.and_then(|view| view.last_reply()),
+                outcome: end.map(|end| name(end.disposition).to_owned()),
+                earlier_attempts_gone: gone.contains(&index),
             }
         };
         (0..).zip(addresses).map(row).collect()

@@ -251,6 +251,7 @@ impl<L: Letter> Conversation<L> {
             (_, end) => end,
         };
         self.at_risk = self.count_at_risk();
+        self.statistics.at_risk += self.at_risk;
         self.stage = None;
         while let Some(transaction) = self.flights.pop_front() {
             self.first += 1;

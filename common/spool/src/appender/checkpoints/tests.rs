@@ -180,3 +180,56 @@ fn what_has_left_the_queue_since_an_old_checkpoint_does_not_come_back_when_its_s
     let restarted = bench.restarted();
     assert_eq!(restarted.work.batches.iter().map(|batch| batch.id.message).collect::<Vec<_>>(), messages[39..]);
 }
+
+/// A checkpoint as version 1 wrote it, from one in which nothing became of any message: without the octet behind each that
+/// says so.
+fn of_version_1(octets: &[u8]) -> Vec<u8> {
+    let number = |at: usize| u32::from_le_bytes(octets[at..at + 4].try_into().unwrap());
+    let (foot, mut at) = (octets.len() - 16, 16);
+    let (rest, index) = (number(foot + 4) as usize, number(foot + 8) as usize);
+    let mut old = octets[..at].to_vec();
+    old[8] = 1;
+    let mut places = Vec::new();
+    while at < rest {
+        let length = number(at) as usize;
+        assert_eq!(octets[at + 3 + length], 0, "nothing became of it");
+        places.push((at as u32, old.len() as u32));
+        old.extend_from_slice(&(length as u32 - 1).to_le_bytes());
+        old.extend_from_slice(&octets[at + 4..at + 3 + length]);
+        at += 4 + length;
+    }
+    let shorter = (octets[..rest].len() - old.len()) as u32;
+    old.extend_from_slice(&octets[rest..index]);
+    for row in octets[index..foot].chunks(12) {
+        let (_, place) = places.iter().find(|(place, _)| row[8..] == place.to_le_bytes()).unwrap();
+        old.extend_from_slice(&row[..8]);
+        old.extend_from_slice(&place.to_le_bytes());
+    }
+    old.extend_from_slice(&octets[foot..foot + 4]);
+    [rest, index].iter().for_each(|at| old.extend_from_slice(&(*at as u32 - shorter).to_le_bytes()));
+    old.extend_from_slice(&crc32fast::hash(&old).to_le_bytes());
+    old
+}
+
+#[test]
+fn a_checkpoint_of_the_first_format_is_read_and_continued() {
+    let mut bench = bench();
+    let messages: Vec<MessageId> = (0..200).map(|_| store(&mut bench)).collect();
+    checkpoint(&mut bench);
+    bench.disk.checkpoint_mut(|checkpoint| {
+        let octets = checkpoint.as_ref().unwrap();
+        *checkpoint = Some(of_version_1(octets));
+    });
+    let from_old = told(&bench.restarted().work);
+    let mut bench = bench.restarted();
+    assert!(bench.shared.checkpoint().0.is_some(), "it was not set aside");
+    bench.appender.take(Request::Outcomes(vec![outcome(messages[7], 0, &[0], Disposition::Deferred)]));
+    bench.turn();
+    checkpoint(&mut bench);
+    bench.disk.checkpoint_mut(|checkpoint| assert_eq!(checkpoint.as_ref().unwrap()[8], 2));
+    let again = bench.restarted();
+    assert_ne!(told(&again.work), from_old, "one was put off");
+    assert_eq!(again.work.batches.len(), 200);
+    bench.disk.checkpoint_mut(|checkpoint| *checkpoint = None);
+    assert_eq!(told(&bench.restarted().work), told(&again.work));
+}

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use super::ops::{Op, ops};
 use super::scenario::Scenario;
 use super::state::State;
-use crate::format::{Found, Kind, Scan, Step};
+use crate::format::{Found, Kind, Scan, Step, framed};
 use crate::message::Layout;
 use crate::record::Record;
 use crate::simulated::SECTOR;
@@ -100,7 +100,8 @@ fn touched(scenario: &Scenario, segment: u32, hit: &Range<usize>) -> Touched {
     let reader = Reader::new(scenario.bench.shared.clone());
     for step in Scan::new(&*view, segment, end) {
         let Step::Record(found) = step else { continue };
-        let record = found.at as usize..(found.offset + found.length) as usize;
+        // With what fills it up: a segment that is cut there does not have all of it any more.
+        let record = found.at as usize..(found.at + framed(found.length)) as usize;
         if record.end <= hit.start || hit.end <= record.start {
             continue;
         }

@@ -122,6 +122,7 @@ impl<L: Letter> Agent<L> {
         self.statistics.transactions += more.transactions;
         self.statistics.delivered += more.delivered;
         self.statistics.bytes = self.statistics.bytes.saturating_add(more.bytes);
+        self.statistics.at_risk += more.at_risk;
     }
 
     /// Lets those who watch the thread see the conversation, and no others.
