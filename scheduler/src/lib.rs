@@ -38,9 +38,16 @@
 //!   into **flows** by sender domain or what the configuration says ([`zrelay_spool::Flow`]); the flows are served alike,
 //!   by weight: octets of the message, as often as it is sent, plus
 //!   [`RECIPIENT_WEIGHT`](zrelay_agent::RECIPIENT_WEIGHT) per recipient. No priority starves another: the lowest has 1/64
-//!   of the highest one's share. A message to a thread that is busy with another
-//!   flow's post of a hundred thousand recipients goes out next: behind what its agents were given before it came, which
-//!   is at most their credit and one batch. The router makes no batch larger than goes out at once.
+//!   of the highest one's share. Where the host is so slow that its time
+//!   counts more than octets, flows are charged its time.
+//! - **The bound.** A message to a thread that is busy with another flow's post of a hundred thousand recipients goes out
+//!   next: behind what its agents were given before it came, one credit at most. That is what the path holds, and no more
+//!   than the host is known to do in half a second ([`IN_HAND`](zrelay_agent::IN_HAND)) and four round trips, and one part of
+//!   a batch, which takes another half second. Where a message itself takes so long that to divide the post would cost it
+//!   a good part of its rate, a transaction takes up to five times that, and a part is two of them. A host that has not answered yet has
+//!   100 recipients in hand, one that is far away up to a batch of 1000.
+//! - A batch goes whole to a host that is fast, in **parts** to one that is slow or where a rate is in the way. Recipients
+//!   that are put off in one part wait; the next parts do not wait for them.
 //!
 //! # What ends and what comes again
 //!

@@ -186,7 +186,11 @@ impl Server {
                 "smtp",
                 &other.sink.host(),
             );
-            let hub = if name == "zrelay-20" { hub.clause("*/*", "thread_agents = 20") } else { hub };
+            let hub = if name == "zrelay-20" {
+                hub.clause("smtp/*", "thread_agents = 20\nring_agents = 20\ninterval = \"1s\"")
+            } else {
+                hub
+            };
             return Ok(Self::Zrelay(hub.start()));
         }
         let one = if name == "postfix-1" {
