@@ -134,6 +134,7 @@ mod limit;
 mod limiter;
 mod line;
 mod mute;
+mod names;
 mod operator;
 mod pace;
 mod promises;

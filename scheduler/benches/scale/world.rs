@@ -109,12 +109,14 @@ impl World {
         self.batch(self.now + Duration::from_micros(wait))
     }
 
+    #[inline(never)]
     pub(crate) fn arrive(&mut self, batch: QueuedBatch) {
         self.scheduler.handle_queue(self.now, Queue::Batch(batch));
         self.obey();
     }
 
     /// The agent that has waited longest reports a delivery.
+    #[inline(never)]
     pub(crate) fn deliver(&mut self) {
         let (lease, ticket) = self.under_way.pop_front().expect("agents always have work");
         let verdict = Verdict {
@@ -133,6 +135,7 @@ impl World {
     }
 
     /// To the next time at which a batch is due.
+    #[inline(never)]
     pub(crate) fn wake(&mut self) {
         let at = self.scheduler.poll_timeout().expect("some wait");
         self.now = self.now.max(at);
