@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use zrelay_agent::{Credit, Judgement, LeaseId, Order, Release, Report, Rest, Statistics, Ticket, Verdict};
 use zrelay_clock::Timestamp;
@@ -183,9 +183,9 @@ impl World {
     pub(crate) fn threads(&self) -> Vec<(Duration, usize)> {
         let (mut pages, mut after) = (Vec::new(), None);
         loop {
-            let begin = Instant::now();
+            let begin = crate::processor_time();
             let page = self.scheduler.threads(self.now, after.as_ref(), PAGE_MAX);
-            pages.push((begin.elapsed(), page.len()));
+            pages.push((crate::processor_time().saturating_sub(begin), page.len()));
             after = page.last().map(|view| view.key.clone());
             if page.len() < PAGE_MAX {
                 return pages;
@@ -197,9 +197,9 @@ impl World {
     pub(crate) fn rings(&self) -> Vec<(Duration, usize)> {
         let (mut pages, mut after) = (Vec::new(), None);
         loop {
-            let begin = Instant::now();
+            let begin = crate::processor_time();
             let (page, next) = self.scheduler.rings(after.as_ref(), PAGE_MAX);
-            pages.push((begin.elapsed(), page.len()));
+            pages.push((crate::processor_time().saturating_sub(begin), page.len()));
             after = next;
             if after.is_none() {
                 return pages;
