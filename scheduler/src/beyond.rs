@@ -456,6 +456,8 @@ impl Scheduler {
         if ids.is_empty() {
             ids = thread.flows.last_of_longest(count.min(thread.flows.len().saturating_sub(kept)));
         }
+        // The few that are in the middle of a round would forget who has to wait.
+        ids.retain(|id| thread.rounds.get(id).is_none_or(|round| round.due.is_none()));
         let mut batches = Vec::with_capacity(ids.len());
         for batch_id in ids {
             thread.dequeue(batch_id);

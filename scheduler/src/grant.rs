@@ -1,17 +1,14 @@
-//! Giving agents to threads: leases, the lines before the limits, idle connections, and batches to carry.
+//! Giving agents to threads: leases, the lines before the limits, idle connections, and whom to give work.
 
-use zrelay_agent::{LeaseId, Order, Ticket};
+use zrelay_agent::{LeaseId, Order, Work};
 use zrelay_clock::Timestamp;
-use zrelay_config::Clause;
-use zrelay_spool::BatchId;
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::batch::{Batch, Place};
 use crate::door::Passage;
-use crate::lease::{Carried, Lease, LeaseState, Window};
+use crate::lease::{Lease, LeaseState, Window};
 use crate::limit::{ChannelId, Level, Limit, RingId};
 use crate::line::Standing;
 use crate::scheduler::Scheduler;
@@ -104,7 +101,9 @@ impl Scheduler {
             state: LeaseState::Starting,
             rank,
             window: Window::default(),
+            pace: None,
             carried: BTreeMap::new(),
+            in_hand: Work::default(),
             since: now,
             allowance: thread.take_allowance(),
             fruitful: false,
@@ -275,48 +274,6 @@ impl Scheduler {
         levels.into_iter().flatten().filter(|level| level.is_contended()).filter_map(Level::first).min()
     }
 
-    /// Hands out the batch whose turn it is.
-    fn carry(&mut self, id: ThreadId, lease_id: LeaseId, batch_id: BatchId, now: Timestamp) {
-        if matches!(self.leases.get(&lease_id), Some(Lease { state: LeaseState::Idle(_), .. })) {
-            self.unidle(lease_id);
-            let allowance = self.threads.get_mut(id).map_or(0, Thread::take_allowance);
-            if let Some(lease) = self.leases.get_mut(&lease_id) {
-                lease.state = LeaseState::Open;
-                lease.since = now;
-                lease.allowance = allowance;
-            }
-        }
-        let room = self.threads.get(id).map_or(usize::MAX, |thread| self.room(thread, now));
-        let (Some(thread), Some(lease)) = (self.threads.get_mut(id), self.leases.get_mut(&lease_id)) else { return };
-        let Some(batch) = thread.batches.get_mut(&batch_id) else { return };
-        // The rest waits for its rate, as part of the batch.
-        let recipients = match batch.recipients.get(..room) {
-            Some(first) if first.len() < batch.recipients.len() => first.into(),
-            _ => batch.recipients.clone(),
-        };
-        let given = recipients.len();
-        let weight = zrelay_agent::weight(batch.size, batch.copies, given);
-        let (messages, bytes) = outgoing(&thread.clause, batch, given);
-        thread.flows.serve(weight);
-        batch.place = Place::Carried;
-        thread.in_flight += 1;
-        lease.window.take(weight);
-        // Only the last batch can overdraw it: what went out while nobody waited is not held against the thread.
-        lease.allowance = lease.allowance.max(0).saturating_sub(i64::try_from(weight).unwrap_or(i64::MAX));
-        lease.carried.insert(batch_id, Carried { given, ..Carried::default() });
-        let batch = Ticket {
-            id: batch_id,
-            recipients,
-            size: batch.size,
-            weight,
-            received: batch.received,
-            due: batch.due,
-            carried: now,
-        };
-        self.order(Order::Carry { lease: lease_id, batch });
-        self.charge(id, now, messages, u64::try_from(given).unwrap_or(u64::MAX), bytes);
-    }
-
     /// Puts to rest those agents of the thread that have nothing to do.
     pub(crate) fn rest(&mut self, id: ThreadId, now: Timestamp) {
         let work = self.may_run(id, now) && self.threads.get(id).is_some_and(Thread::has_due);
@@ -451,16 +408,8 @@ impl Scheduler {
 
 impl Thread {
     /// What its next slice may send: its quantum, less what the last one overdrew.
-    fn take_allowance(&mut self) -> i64 {
+    pub(crate) fn take_allowance(&mut self) -> i64 {
         let quantum = QUANTUM.saturating_mul(self.clause.weight.into());
         i64::try_from(quantum).unwrap_or(i64::MAX).saturating_add(std::mem::take(&mut self.deficit))
     }
-}
-
-/// Transactions that so many recipients of a batch make, and their octets.
-fn outgoing(clause: &Clause, batch: &Batch, recipients: usize) -> (u64, u64) {
-    let recipients = u64::try_from(recipients).unwrap_or(u64::MAX);
-    let copies = u64::from(batch.copies).clamp(1, recipients.max(1));
-    let messages = copies.max(recipients.div_ceil(u64::from(clause.recipients.max(1))));
-    (messages, batch.size.saturating_mul(messages))
 }

@@ -1,10 +1,11 @@
 //! A lease: one agent's tenure over one thread, its credit and what it carries.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use zrelay_agent::{Credit, Link};
+use zrelay_agent::{Credit, Link, Pace, Verdict, Work};
 use zrelay_clock::Timestamp;
 use zrelay_spool::{BatchId, Diagnostic};
 
@@ -23,7 +24,11 @@ pub(crate) struct Lease {
     /// What was known of the host when it was granted.
     pub(crate) rank: Rank,
     pub(crate) window: Window,
+    /// How long its host takes, once it has said so.
+    pub(crate) pace: Option<Pace>,
     pub(crate) carried: BTreeMap<BatchId, Carried>,
+    /// What it was given and has not answered.
+    pub(crate) in_hand: Work,
     pub(crate) since: Timestamp,
     /// What it may be given before it gives way to threads that wait.
     pub(crate) allowance: i64,
@@ -85,14 +90,40 @@ impl Lease {
     /// Whether it can be given a batch now.
     pub(crate) fn takes(&self) -> bool {
         let open = matches!(self.state, LeaseState::Starting | LeaseState::Open | LeaseState::Idle(_));
-        open && !self.window.is_used_up()
+        open && !self.window.is_used_up() && !self.has_enough()
+    }
+
+    /// Whether it has as much in hand as its host does in the time that others may have to wait.
+    fn has_enough(&self) -> bool {
+        self.pace.is_some_and(|pace| pace.is_full(self.in_hand))
+    }
+
+    /// How many of so many recipients of a batch, with so many senders, it is to be given.
+    pub(crate) fn part(&self, senders: u32, recipients: usize) -> usize {
+        let Some(pace) = self.pace else { return recipients };
+        let count = u64::try_from(recipients).unwrap_or(u64::MAX);
+        usize::try_from(pace.part(self.in_hand, senders.into(), count)).unwrap_or(recipients)
+    }
+
+    /// What a part of a batch is as work.
+    pub(crate) fn work(&self, senders: u32, recipients: usize) -> Work {
+        let recipients = u64::try_from(recipients).unwrap_or(u64::MAX);
+        let senders = u64::from(senders).clamp(1, recipients.max(1));
+        self.pace.map_or(Work { messages: senders, recipients }, |pace| pace.work(senders, recipients))
+    }
+
+    /// It has the batch no more.
+    pub(crate) fn let_go(&mut self, batch: BatchId) -> Option<Carried> {
+        let carried = self.carried.remove(&batch)?;
+        self.in_hand.remove(carried.in_hand);
+        Some(carried)
     }
 
     /// Whether it leaves due batches of its thread to another agent.
     pub(crate) fn is_full(&self) -> bool {
         match self.state {
             LeaseState::Starting => false,
-            LeaseState::Open | LeaseState::Idle(_) => self.window.is_used_up(),
+            LeaseState::Open | LeaseState::Idle(_) => self.window.is_used_up() || self.has_enough(),
             LeaseState::Yielding | LeaseState::Closing => true,
         }
     }
@@ -107,10 +138,25 @@ impl Lease {
 pub(crate) struct Carried {
     /// One mark per recipient of the batch; empty before the first verdict.
     pub(crate) marks: Vec<Mark>,
-    /// How many of them, from the first on, the agent was given; the others did not fit into a rate.
-    pub(crate) given: usize,
+    /// Which of them, by position, the agent was given: those before had their turn, those behind come next.
+    pub(crate) given: Range<usize>,
+    /// What of that is not answered.
+    pub(crate) in_hand: Work,
+    /// Messages that the host has answered for it.
+    pub(crate) messages: u64,
     /// When the last deferral came, and the due time drawn then: all deferred recipients of a batch are due together,
     /// counted from the last of them.
+    pub(crate) due: Option<(Timestamp, Timestamp)>,
+    /// The last deferral.
+    pub(crate) last: Option<Arc<Diagnostic>>,
+}
+
+/// Where the carrying of a batch in parts has come to: each recipient is given once before any is given again.
+#[derive(Debug)]
+pub(crate) struct Round {
+    /// The recipient with which the next part begins.
+    pub(crate) from: u32,
+    /// See [`Carried::due`]: those deferred wait for the end of the round, and the others are not made to wait for them.
     pub(crate) due: Option<(Timestamp, Timestamp)>,
     /// The last deferral.
     pub(crate) last: Option<Arc<Diagnostic>>,
@@ -143,9 +189,17 @@ impl Carried {
         taken
     }
 
+    /// A transaction of it has brought these.
+    pub(crate) fn answered(&mut self, verdicts: &[Verdict]) {
+        let recipients: usize = verdicts.iter().map(|verdict| verdict.recipients.len()).sum();
+        let recipients = u64::try_from(recipients).unwrap_or(u64::MAX);
+        self.in_hand.remove(Work { messages: u64::from(recipients > 0), recipients });
+    }
+
     /// Whether the agent was given a recipient that it has not answered for.
     pub(crate) fn is_unanswered(&self) -> bool {
-        self.marks.is_empty() || self.marks.iter().take(self.given).any(|mark| *mark == Mark::Open)
+        let given = self.marks.get(self.given.clone()).unwrap_or_default();
+        self.marks.is_empty() || given.contains(&Mark::Open)
     }
 
     /// The recipients of the ticket that are not finished.

@@ -105,8 +105,9 @@
 //! suspended. A thread that finds one shut waits there (`limit:rate`, with what is used up and when there is more); when
 //! the time has come those that wait are let in one by one, in the order in which they came, until it is shut again.
 //! Nobody looks in vain. A rate is spread evenly over its period, and a tenth of it can be saved up: at most 1.1 times the
-//! amount goes out in any period, and one more. A batch with more recipients than may go is carried in parts. Connections
-//! are counted when they are begun, those to a domain whose site is not known yet when it is.
+//! amount goes out in any period, and one more. A batch with more recipients than may go is carried in parts. A host that
+//! takes fewer recipients in a message than the clause's `recipients` makes more messages of a batch than were counted when
+//! it was handed out: the further ones are paid for when they are answered. Connections are counted when they are begun, those to a domain whose site is not known yet when it is.
 //!
 //! # What it costs
 //!
@@ -126,6 +127,7 @@
 mod ages;
 mod batch;
 mod beyond;
+mod carry;
 mod class;
 mod clause;
 pub mod control;

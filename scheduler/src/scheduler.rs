@@ -155,6 +155,7 @@ impl Scheduler {
         match report {
             Report::Hungry { lease, credit } => self.hungry(lease, credit),
             Report::Early { lease, credit } => self.early(lease, credit),
+            Report::Pace { lease, pace } => self.paced(lease, pace),
             Report::Settled { lease, batch, verdicts, rest } => self.settled(now, lease, batch, verdicts, rest),
             Report::Returned { lease, batch } => self.returned(now, lease, batch),
             Report::Site { lease, site } => self.located(now, lease, site),
@@ -461,6 +462,7 @@ impl Scheduler {
             ages: Ages::default(),
             recent: Recent::default(),
             in_flight: 0,
+            rounds: BTreeMap::new(),
             leases: Vec::new(),
             backoff: Backoff { epoch: 1, ..Backoff::default() },
             hold: Hold::Free,

@@ -7,7 +7,7 @@ use zrelay_clock::Timestamp;
 use zrelay_config::ReplyClass;
 use zrelay_spool::{BatchId, Diagnostic, Disposition, Outcome};
 
-use crate::batch::Place;
+use crate::carry::outgoing;
 use crate::class::classify;
 use crate::door::Place as DoorPlace;
 use crate::gain::{Advice, Moment};
@@ -60,15 +60,19 @@ impl Scheduler {
     ) {
         let Some(lease) = self.leases.get_mut(&lease_id) else { return };
         let thread = lease.thread;
-        let Some(mut carried) = lease.carried.remove(&batch_id) else {
+        let Some(mut carried) = lease.let_go(batch_id) else {
             log::debug!("lease {lease_id} reports on batch {batch_id}, which it does not carry");
             return;
         };
         lease.fruitful |= !verdicts.is_empty();
+        carried.answered(&verdicts);
         if let Some(thread) = self.threads.get_mut(thread).filter(|_| !verdicts.is_empty()) {
             thread.fruitless = 0;
         }
         self.learn(now, lease_id, thread, &verdicts);
+        if verdicts.iter().any(answers_a_message) {
+            self.message_answered(now, thread, batch_id, &mut carried);
+        }
         for verdict in verdicts {
             self.judge(now, thread, batch_id, &mut carried, verdict);
         }
@@ -77,9 +81,23 @@ impl Scheduler {
             self.finish_carry(thread, batch_id, &carried, now);
             self.close_window_if(lease_id, unanswered);
         } else if let Some(lease) = self.leases.get_mut(&lease_id) {
+            lease.in_hand.add(carried.in_hand);
             lease.carried.insert(batch_id, carried);
         }
         self.touch(thread);
+    }
+
+    /// The host has answered a message. What a host takes in more messages than were counted when the batch was handed out
+    /// is paid for with each answer.
+    fn message_answered(&mut self, now: Timestamp, id: ThreadId, batch_id: BatchId, carried: &mut Carried) {
+        carried.messages += 1;
+        let Some(thread) = self.threads.get(id) else { return };
+        let Some(batch) = thread.batches.get(&batch_id) else { return };
+        let (counted, _) = outgoing(&thread.clause, batch, carried.given.len());
+        if carried.messages > counted {
+            let size = batch.size;
+            self.charge(id, now, 1, 0, size);
+        }
     }
 
     /// An agent that gives work back unanswered wants none until it asks again: else the same batch would go to and
@@ -92,7 +110,7 @@ impl Scheduler {
 
     pub(crate) fn returned(&mut self, now: Timestamp, lease_id: LeaseId, batch_id: BatchId) {
         let Some(lease) = self.leases.get_mut(&lease_id) else { return };
-        let Some(carried) = lease.carried.remove(&batch_id) else { return };
+        let Some(carried) = lease.let_go(batch_id) else { return };
         let thread = lease.thread;
         self.finish_carry(thread, batch_id, &carried, now);
         self.close_window_if(lease_id, true);
@@ -117,9 +135,11 @@ impl Scheduler {
         let heard = recipients.len();
         let mut due = batch.due;
         if disposition == Disposition::Deferred {
+            let mut draw = || now + retry::wait(&thread.clause, attempts, &mut self.rng);
             due = match carried.due {
                 Some((drawn, due)) if drawn == now => due,
-                _ => now + retry::wait(&thread.clause, attempts, &mut self.rng),
+                Some((_, before)) => draw().max(before),
+                None => draw(),
             };
             carried.due = Some((now, due));
             carried.last = Some(verdict.diagnostic.clone());
@@ -161,13 +181,7 @@ impl Scheduler {
                 thread.unpromise(batch_id, &batch);
             }
         } else {
-            batch.recipients = remaining;
-            batch.place = Place::Queued;
-            if let Some((_, due)) = carried.due {
-                batch.due = due;
-                batch.attempts = batch.attempts.saturating_add(1);
-                batch.last.clone_from(&carried.last);
-            }
+            thread.take_back(batch_id, carried, remaining);
             thread.enqueue(batch_id, now);
         }
         self.count_out(id, received, load);
@@ -368,4 +382,10 @@ impl Scheduler {
             ring.level.starting.of_mut(rank).extend(starting);
         }
     }
+}
+
+/// Whether the far side has seen a whole message for this verdict: each frame is about one at most.
+fn answers_a_message(verdict: &Verdict) -> bool {
+    let command = verdict.diagnostic.command.as_str();
+    matches!(verdict.judgement, Judgement::Delivered { .. }) || matches!(command, "end of DATA" | "BDAT")
 }

@@ -11,7 +11,7 @@ use crate::lease::{Lease, LeaseState, Mark};
 use crate::limit::{Level, Limit};
 use crate::line::Rank;
 use crate::scheduler::Scheduler;
-use crate::snapshot::Load;
+use crate::snapshot::{Load, State};
 use crate::thread::{Thread, ThreadId};
 
 impl Scheduler {
@@ -56,6 +56,11 @@ impl Scheduler {
         if let Some((id, thread)) = self.names.get(key).and_then(|id| Some((*id, self.threads.get(*id)?))) {
             self.check_thread(id, thread, now);
         }
+    }
+
+    /// What the tools say of one thread, without the rest of its row.
+    pub fn state(&self, now: Timestamp, key: &ThreadKey) -> Option<State> {
+        Some(self.state_of(self.threads.get(*self.names.get(key)?)?, now))
     }
 
     fn check_thread(&self, id: ThreadId, thread: &Thread, now: Timestamp) {

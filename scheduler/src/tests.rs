@@ -4,6 +4,7 @@ mod agents;
 mod fairness;
 mod mute;
 mod pace;
+mod paced;
 mod promises;
 mod rates;
 mod reroute;

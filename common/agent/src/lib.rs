@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   scheduler ──Order──▶ agent    Lease(thread, clause) · Connect · Carry(batch) · Idle · Close
-//!   agent ──Report──▶ scheduler   Hungry(credit) · Settled(batch, verdicts) · Returned · Site · Link · Released
+//!   agent ──Report──▶ scheduler   Hungry(credit) · Pace · Settled(batch, verdicts) · Returned · Site · Link · Released
 //! ```
 //!
 //! A **lease** gives one thread to one agent. The agent says how much work it can take ahead of the replies
@@ -11,8 +11,13 @@
 //! of which says [`Rest::Done`], or, when it was not touched, in [`Report::Returned`]. Behind [`Report::Released`] a lease says nothing more; batches
 //! that were carried and did not come back by then have lost their agent and return to the thread unchanged.
 //!
+//! Credit is what the path and memory hold. How much of the next hop's *time* an agent may have in hand is the scheduler's
+//! affair, which knows who else waits: the agent only tells how long the next hop takes ([`Report::Pace`], [`Pace`]).
+//!
 //! Both ends live in one process today and exchange these values over bounded mailboxes.
 #![forbid(unsafe_code)]
+
+mod pace;
 
 use std::fmt;
 use std::sync::Arc;
@@ -21,6 +26,8 @@ use std::time::Duration;
 use zrelay_clock::Timestamp;
 use zrelay_config::Clause;
 use zrelay_spool::{BatchId, Diagnostic, ThreadKey, Timing};
+
+pub use pace::{IN_HAND, IN_HAND_ROUND_TRIPS, Measured, PORTION_MIN, Pace, Work, portion};
 
 /// One tenure of one agent over one thread. Counted up from 1 by the scheduler, never used twice.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -107,6 +114,13 @@ pub enum Report {
         /// How much.
         credit: Credit,
     },
+    /// How long the next hop takes, when that has changed: for what is given to this lease from here on.
+    Pace {
+        /// By whom.
+        lease: LeaseId,
+        /// What is known of it.
+        pace: Pace,
+    },
     /// Outcomes of some or all recipients of a batch.
     Settled {
         /// By whom.
@@ -157,6 +171,7 @@ impl Report {
         match self {
             Self::Hungry { lease, .. }
             | Self::Early { lease, .. }
+            | Self::Pace { lease, .. }
             | Self::Settled { lease, .. }
             | Self::Returned { lease, .. }
             | Self::Site { lease, .. }

@@ -238,7 +238,7 @@ fn timed(work: impl FnOnce()) -> Duration {
 fn chunks(count: u64, mut chunk: impl FnMut(u64) -> Duration) -> Duration {
     let whole = (0..count / CHUNK).map(|_| CHUNK);
     let rest = std::iter::once(count % CHUNK).filter(|rest| *rest > 0);
-    whole.chain(rest).map(|size| chunk(size)).sum()
+    whole.chain(rest).map(chunk).sum()
 }
 
 /// The median of what criterion has measured, nanoseconds.

@@ -157,7 +157,7 @@ impl Scheduler {
         })
     }
 
-    fn state_of(&self, thread: &Thread, now: Timestamp) -> State {
+    pub(crate) fn state_of(&self, thread: &Thread, now: Timestamp) -> State {
         if thread.hold.is_held() || (thread.is_held() && thread.has_batches()) {
             return State::Held;
         }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use zrelay_agent::{Judgement, LeaseId, Release, Report, Site};
+use zrelay_agent::{Judgement, LeaseId, Release, Report, Rest, Site};
 use zrelay_clock::Timestamp;
 use zrelay_config::{Clause, Rate, WarmUp};
 use zrelay_sites::Sites;
@@ -81,6 +81,32 @@ fn a_rate_of_recipients_takes_a_post_apart() {
     run(&mut world, START + Duration::from_secs(600));
     assert!(world.open.is_empty());
     assert_eq!(world.finished.len(), 1000);
+}
+
+#[test]
+fn a_host_that_wants_a_batch_in_more_messages_than_were_counted_gets_fewer_batches() {
+    let mut world = world(|clause| clause.ring_rates.messages = rate("60/m"));
+    for _ in 0..30 {
+        world.arrive("smtp/a", 10, 100);
+    }
+    let mut answers = 0;
+    while world.now.since(START) < Duration::from_secs(60) {
+        while let Some(lease) = busy(&world) {
+            if world.agents[&lease].carried.is_empty() {
+                world.hungry(lease, 1000, 1 << 40);
+                continue;
+            }
+            // It takes five recipients a message.
+            let ticket = world.agents.get_mut(&lease).unwrap().carried.remove(0);
+            let (first, second) = ticket.recipients.split_at(5);
+            world.verdict(lease, ticket.id, first.to_vec(), DELIVERED, &reply(250, "ok"), Rest::More);
+            world.verdict(lease, ticket.id, second.to_vec(), DELIVERED, &reply(250, "ok"), Rest::Done);
+            answers += 2;
+        }
+        assert!(world.pass_to_timeout());
+    }
+    // What is handed out at once is counted when it is answered.
+    assert!((58..=66 + 2 * 7).contains(&answers), "{answers} messages in the first minute");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use proptest::prelude::*;
-use zrelay_agent::{Judgement, LeaseId, Release, Report, Rest, Site};
+use zrelay_agent::{Judgement, LeaseId, Measured, Pace, Release, Report, Rest, Site, Work};
 
 use super::world::{World, clause, reply, settings};
 use crate::operator::{Action, Chosen, Selector};
@@ -46,6 +46,17 @@ fn step(world: &mut World, kind: u8, a: u8, b: u8) {
         (22, _) => {
             world.scheduler.handle_queue(world.now, Queue::Resumed);
             world.settle_down();
+        }
+        (23, Some(lease)) => {
+            let work = Work { messages: 1 + u64::from(b % 3), recipients: 1 + u64::from(b % 4) };
+            let measured = Measured {
+                message: Duration::from_millis(u64::from(b) * 4),
+                recipient: Duration::from_millis(u64::from(a) * 4),
+                round_trip: Duration::from_millis(u64::from(b % 16)),
+                portion: 1 + u32::from(b % 4),
+            };
+            let pace = if b.is_multiple_of(2) { Pace::Presumed(work) } else { Pace::Measured(measured) };
+            world.report(Report::Pace { lease, pace });
         }
         _ => {}
     }

@@ -63,7 +63,7 @@ pub(super) struct World {
     pub(super) finished: BTreeMap<(BatchId, u32), Disposition>,
     received: BTreeMap<BatchId, Timestamp>,
     /// Not to be carried before: by batch, by thread.
-    batch_due: BTreeMap<BatchId, Timestamp>,
+    dues: BTreeMap<(BatchId, u32), Timestamp>,
     thread_due: BTreeMap<ThreadKey, Timestamp>,
     clause: Arc<Clause>,
     next_message: u64,
@@ -94,7 +94,7 @@ impl World {
             open: BTreeSet::new(),
             finished: BTreeMap::new(),
             received: BTreeMap::new(),
-            batch_due: BTreeMap::new(),
+            dues: BTreeMap::new(),
             thread_due: BTreeMap::new(),
             clause,
             next_message: 0,
@@ -226,7 +226,7 @@ impl World {
 
     /// An operator has overruled all times.
     pub(super) fn forget_dues(&mut self) {
-        self.batch_due.clear();
+        self.dues.clear();
         self.thread_due.clear();
     }
 
@@ -262,7 +262,7 @@ impl World {
                     self.records.push(state);
                 }
                 Request::Batch(_) => {}
-                Request::Reroute { id, .. } => drop(self.batch_due.remove(&id)),
+                Request::Reroute { id, .. } => self.dues.retain(|(batch, _), _| *batch != id),
                 other => panic!("the scheduler has no business with {other:?}"),
             }
         }
@@ -302,7 +302,8 @@ impl World {
                 if !self.records.iter().any(|state| state.due == outcome.due) {
                     self.check_wait(outcome.due);
                 }
-                self.batch_due.insert(outcome.batch, outcome.due);
+                let dues = outcome.recipients.iter().map(|one| ((outcome.batch, *one), outcome.due));
+                self.dues.extend(dues);
             }
             Disposition::Expired if [GIVEN_UP, TOO_LATE].contains(&outcome.diagnostic.text.as_str()) => {}
             Disposition::Expired => assert!(expired, "expired before its time: {outcome:?}"),
@@ -344,8 +345,10 @@ impl World {
                     .insert(lease, Agent { thread, carried: Vec::new(), idle: false, closing: false, connects: false });
             }
             Order::Carry { lease, batch } => {
-                let due = self.batch_due.get(&batch.id).copied().unwrap_or(START);
-                assert!(due <= self.now, "{} is not due", batch.id);
+                for one in batch.recipients.iter() {
+                    let due = self.dues.get(&(batch.id, *one)).copied().unwrap_or(START);
+                    assert!(due <= self.now, "recipient {one} of {} is not due", batch.id);
+                }
                 let agent = self.agents.get_mut(&lease).expect("a carry without a lease");
                 assert!(!agent.closing, "a carry behind a close");
                 agent.idle = false;

@@ -36,6 +36,8 @@ struct Held {
     weight: u64,
     /// Recipients without a verdict.
     open: usize,
+    /// When it was handed out.
+    since: Timestamp,
 }
 
 /// See the module's documentation.
@@ -89,10 +91,15 @@ impl Agent {
         }
     }
 
+    /// Whether its thread's host takes mail by LMTP.
+    pub(crate) fn speaks_lmtp(&self) -> bool {
+        &*self.thread.channel == "lmtp"
+    }
+
     /// The connection stands.
     pub(crate) fn talk(&mut self, now: Timestamp, connection: ConnectionKey, peer: &str, encrypts: bool) {
         let settings = Settings {
-            protocol: Protocol::Smtp,
+            protocol: if self.speaks_lmtp() { Protocol::Lmtp } else { Protocol::Smtp },
             hostname: "hub.example".into(),
             peer: peer.into(),
             security: if encrypts { Security::Opportunistic } else { Security::Clear },
@@ -128,7 +135,7 @@ impl Agent {
 
     pub(crate) fn carry(&mut self, ticket: Ticket, with: &mut Surroundings<'_>) {
         self.idle_since = None;
-        let held = Held { weight: ticket.weight, open: ticket.recipients.len() };
+        let held = Held { weight: ticket.weight, open: ticket.recipients.len(), since: ticket.carried };
         assert!(self.held.insert(ticket.id, held).is_none(), "batch {} is carried twice", ticket.id);
         let Stage::Talking { conversation, .. } = &mut self.stage else { panic!("work for an agent without credit") };
         let letter = with.reader.message(ticket.id.message).expect("a message that is carried can be read");
@@ -233,6 +240,11 @@ impl Agent {
     /// Recipients in hand without a verdict.
     pub(crate) fn in_hand(&self) -> usize {
         self.held.values().map(|held| held.open).sum()
+    }
+
+    /// When the first of what it has in hand was handed to it.
+    pub(crate) fn oldest(&self) -> Option<Timestamp> {
+        self.held.values().map(|held| held.since).min()
     }
 
     /// Time has passed.

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use zrelay_agent::{Judgement, Verdict};
-use zrelay_spool::{Disposition, Envelope, MessageId, Outcome};
+use zrelay_spool::{Disposition, Envelope, Handling, MessageId, Outcome};
 
 use crate::mail::{self, Address};
 
@@ -45,6 +45,8 @@ struct Entry {
     transaction: u32,
     /// The report that tells its sender of a failure.
     report: Option<MessageId>,
+    /// That it is late is on the disk.
+    late: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -52,6 +54,7 @@ struct Message {
     first: u32,
     recipients: u32,
     length: u32,
+    handling: Handling,
 }
 
 /// What a queue id stands for.
@@ -60,6 +63,8 @@ enum Name {
     Message(u32),
     /// A report on these recipients.
     Report(Vec<u32>),
+    /// News that some recipients of this message are late.
+    Delay(u32),
 }
 
 /// What a run came to.
@@ -81,7 +86,9 @@ pub struct Figures {
     pub transactions: u64,
     /// Reports stored.
     pub reports: u64,
-    /// Reports that reached their senders.
+    /// Notices of a delay stored.
+    pub delays: u64,
+    /// Reports and notices that reached their senders.
     pub reports_delivered: u64,
 }
 
@@ -98,10 +105,11 @@ pub(crate) struct Books {
 
 impl Books {
     /// A message that a client is about to send, with so many recipients; gives its number and that of the first of them.
-    pub(crate) fn offer(&mut self, recipients: u32, length: u32) -> (u32, u32) {
+    pub(crate) fn offer(&mut self, recipients: u32, length: u32, handling: Handling) -> (u32, u32) {
         let (message, first) = (self.messages.len() as u32, self.entries.len() as u32);
-        self.messages.push(Message { first, recipients, length });
-        let entry = Entry { message, state: State::Offered, staged: None, copies: 0, transaction: 0, report: None };
+        self.messages.push(Message { first, recipients, length, handling });
+        let (state, late) = (State::Offered, false);
+        let entry = Entry { message, state, staged: None, copies: 0, transaction: 0, report: None, late };
         self.entries.extend((0..recipients).map(|_| entry));
         (message, first)
     }
@@ -109,6 +117,19 @@ impl Books {
     /// The queue id of a message.
     pub(crate) fn name(&mut self, id: MessageId, message: u32) {
         assert!(self.names.insert(id, Name::Message(message)).is_none(), "queue id {id} is used twice");
+    }
+
+    /// The number of a client's message, by its queue id.
+    pub(crate) fn message_of(&self, id: MessageId) -> Option<u32> {
+        match self.names.get(&id)? {
+            Name::Message(message) => Some(*message),
+            Name::Report(_) | Name::Delay(_) => None,
+        }
+    }
+
+    /// What is asked for a message.
+    pub(crate) fn handling(&self, message: u32) -> Handling {
+        self.messages[message as usize].handling
     }
 
     fn range(&self, message: u32) -> std::ops::Range<usize> {
@@ -148,6 +169,8 @@ impl Books {
             let entry = &mut self.entries[recipient as usize];
             assert_eq!(entry.message, number, "recipient {recipient} got a foreign message");
             assert!(entry.state == State::Open || !awaited, "recipient {recipient} is sent to as {:?}", entry.state);
+            let gone = entry.staged.filter(|end| *end != End::Delivered);
+            assert!(gone.is_none() || !awaited, "recipient {recipient} is sent to, and has {gone:?}");
             if entry.copies > 0 {
                 self.figures.duplicates += 1;
                 self.again.push((recipient, transaction));
@@ -169,7 +192,8 @@ impl Books {
             if let Judgement::Delivered { .. } = verdict.judgement {
                 let transaction = text.rsplit_once('T').and_then(|(_, number)| number.parse().ok());
                 assert_eq!(Some(entry.transaction), transaction, "recipient {number}: {text} is not its reply");
-            } else if verdict.diagnostic.command == "RCPT TO" && text.contains('@') {
+            }
+            if text.contains('@') {
                 let address = text.split(' ').next().and_then(Address::parse);
                 assert_eq!(address, Some(Address::Recipient(number)), "{text} is not its reply: {id} {verdict:?}");
             }
@@ -218,6 +242,19 @@ impl Books {
         }
     }
 
+    /// The spool says that it is durable that these recipients are late, and that their sender is to be told.
+    pub(crate) fn delayed(&mut self, id: MessageId, recipients: &[u32]) {
+        let Some(Name::Message(message)) = self.names.get(&id) else { return };
+        let first = self.messages[*message as usize].first;
+        for recipient in recipients {
+            let number = first + recipient;
+            let entry = &mut self.entries[number as usize];
+            assert!(!entry.late, "recipient {number} is late for the second time");
+            assert!(mail::notify(number).delay(), "nobody wants to hear that recipient {number} is late");
+            entry.late = true;
+        }
+    }
+
     fn end(&mut self, number: usize, end: End) {
         let entry = &mut self.entries[number];
         assert_eq!(entry.state, State::Open, "recipient {number} comes to an end twice");
@@ -229,11 +266,15 @@ impl Books {
 
     /// The notary hands a report to the spool.
     pub(crate) fn report_staged(&mut self, id: MessageId, envelope: &Envelope) {
-        let Some(origin) = &envelope.origin else { panic!("{id} is no report") };
+        let to = envelope.recipients.first().and_then(|recipient| Address::parse(&recipient.address));
+        let Some(origin) = &envelope.origin else {
+            let Some(Address::Bounces(message)) = to else { panic!("{id} is no report") };
+            self.names.insert(id, Name::Delay(message));
+            return;
+        };
         let Some(Name::Message(message)) = self.names.get(&origin.message) else { return };
         let message = *message;
         let first = self.messages[message as usize].first;
-        let to = envelope.recipients.first().and_then(|recipient| Address::parse(&recipient.address));
         assert_eq!(to, Some(Address::Bounces(message)), "a report goes to the wrong place");
         let about = origin.recipients.iter().map(|recipient| first + recipient).collect();
         self.names.insert(id, Name::Report(about));
@@ -249,10 +290,20 @@ impl Books {
                 for recipient in about {
                     let entry = &mut self.entries[*recipient as usize];
                     let owed = matches!(entry.state, State::Ended(End::Failed | End::Expired));
-                    assert!(owed, "a report on recipient {recipient}, which is {:?}", entry.state);
+                    assert!(
+                        owed && mail::notify(*recipient).failure(),
+                        "a report on recipient {recipient}, which is {:?}",
+                        entry.state
+                    );
                     let before = entry.report.replace(id);
                     assert!(before.is_none_or(|before| before == id), "recipient {recipient} is reported twice");
                 }
+                None
+            }
+            Name::Delay(message) => {
+                self.figures.delays += 1;
+                let is_late = self.range(*message).any(|number| self.entries[number].late);
+                assert!(is_late, "news of a delay of message {message} that there was not");
                 None
             }
         }
@@ -270,7 +321,8 @@ impl Books {
             let entry = &self.entries[number];
             match entry.state {
                 State::Ended(End::Failed | End::Expired) => {
-                    assert!(entry.report.is_some(), "recipient {number} of message {message}: nobody was told");
+                    let told = entry.report.is_some() || !mail::notify(number as u32).failure();
+                    assert!(told, "recipient {number} of message {message}: nobody was told");
                 }
                 State::Ended(_) | State::Void => {}
                 State::Open | State::Offered => panic!("recipient {number} of message {message} is lost"),

@@ -21,6 +21,11 @@ impl Dice {
         self.0.next() % sides
     }
 
+    /// A number from `least` to `most`.
+    pub(crate) fn between_numbers(&mut self, least: u64, most: u64) -> u64 {
+        least + self.below(most - least + 1)
+    }
+
     /// Whether it happens, in so many of a thousand cases.
     pub(crate) fn in_thousand(&mut self, cases: u64) -> bool {
         self.below(1000) < cases

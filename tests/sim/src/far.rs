@@ -1,8 +1,11 @@
-//! One connection as the far side sees it: a strict server that puts into the books what it takes.
+//! One connection as the far side sees it: a strict server of SMTP (RFC 5321) or LMTP (RFC 2033) that puts into the books
+//! what it takes.
 
 use std::time::Duration;
 
 use zrelay_clock::Timestamp;
+use zrelay_smtp::Protocol;
+use zrelay_spool::{ByMode, Handling};
 
 use crate::books::Books;
 use crate::chance::Dice;
@@ -11,6 +14,9 @@ use crate::site::{Offers, Site, Temper};
 
 /// What an ordinary command costs a server.
 const COMMAND_TIME: Duration = Duration::from_micros(50);
+
+/// Seconds that a command waits on its way at most, and so tells of more than is left.
+const BY_SECONDS_MAX: i64 = 300;
 
 /// What a session works with.
 pub(crate) struct Surroundings<'a> {
@@ -52,11 +58,16 @@ pub(crate) struct Session {
     pub(crate) whole: bool,
     silent: bool,
     encrypted: bool,
+    speaks: Protocol,
+    /// Recipients and octets of each message that has come.
+    pub(crate) came: Vec<(u64, u64)>,
 }
 
 impl Session {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(speaks: Protocol) -> Self {
         Self {
+            speaks,
+            came: Vec::new(),
             mode: Mode::Commands,
             input: Vec::new(),
             done: 0,
@@ -132,8 +143,9 @@ impl Session {
     fn command(&mut self, line: &str, with: &mut Surroundings<'_>) {
         let (verb, rest) = line.split_once([' ', ':']).unwrap_or((line, ""));
         match verb {
-            "EHLO" => self.hello(with),
-            "HELO" => self.say("250 far.example"),
+            "EHLO" if self.speaks == Protocol::Smtp => self.hello(with),
+            "LHLO" if self.speaks == Protocol::Lmtp => self.hello(with),
+            "HELO" if self.speaks == Protocol::Smtp => self.say("250 far.example"),
             "STARTTLS" => self.say("220 2.0.0 go ahead"),
             "RSET" => {
                 self.transaction = None;
@@ -186,6 +198,9 @@ impl Session {
         if with.site.encrypts && !self.encrypted {
             lines.push("STARTTLS");
         }
+        if with.site.knows_urgency {
+            lines.extend(["DELIVERBY", "MT-PRIORITY MIXER"]);
+        }
         let last = lines.len() - 1;
         for (at, line) in lines.into_iter().enumerate() {
             self.say(&format!("250{}{line}", if at == last { ' ' } else { '-' }));
@@ -197,12 +212,12 @@ impl Session {
         if let Temper::RateLimiting(most) = with.site.temper {
             let count = with.site.count(with.now);
             if count > 2 * most {
-                self.say("421 4.7.0 far too much from you");
+                self.say("421 4.7.0 this is far too much mail from you");
                 self.closed = true;
                 return;
             }
             if count > most {
-                return self.say("450 4.7.1 too much from you, come back later");
+                return self.say("450 4.7.1 Error: too much mail from you");
             }
         }
         let address = path(rest);
@@ -211,6 +226,7 @@ impl Session {
             None if address.is_empty() => None,
             _ => panic!("{address} sends nothing"),
         };
+        check_urgency(rest, sender.map_or(Handling::default(), |message| with.books.handling(message)), with);
         self.transaction = Some(Transaction { sender, recipients: Vec::new() });
         self.say("250 2.1.0 sender ok");
     }
@@ -248,6 +264,7 @@ impl Session {
         let Some(transaction) = self.transaction.take().filter(|transaction| !transaction.recipients.is_empty()) else {
             return self.say("503 5.5.1 no valid recipients");
         };
+        self.came.push((transaction.recipients.len() as u64, content.len() as u64));
         if with.site.temper == Temper::Breaking && with.dice.in_thousand(30) {
             self.closed = true;
             // It may have been taken.
@@ -260,6 +277,9 @@ impl Session {
         }
         let number = mail::number(content);
         assert_eq!(number, transaction.sender, "a message in a foreign envelope");
+        if self.speaks == Protocol::Lmtp {
+            return self.deliver(number, content, transaction.recipients, with);
+        }
         let reference = with.books.taken(number, content, &transaction.recipients, with.awaited);
         if !self.closed {
             self.say(&format!("250 2.0.0 queued as T{reference}"));
@@ -269,10 +289,51 @@ impl Session {
         }
     }
 
+    /// LMTP: each mailbox takes it or does not, and says so.
+    fn deliver(&mut self, number: Option<u32>, content: &[u8], to: Vec<Address>, with: &mut Surroundings<'_>) {
+        let breaks = self.closed || (with.site.temper == Temper::Breaking && with.dice.in_thousand(100));
+        let heard = if breaks { with.dice.below(to.len() as u64) as usize } else { usize::MAX };
+        for (at, recipient) in to.into_iter().enumerate() {
+            let reply = match with.dice.below(100) {
+                0 => format!("452 4.2.2 {recipient} is full now"),
+                1 => format!("552 5.2.2 {recipient} takes no such mail"),
+                _ => {
+                    let reference = with.books.taken(number, content, &[recipient], with.awaited);
+                    format!("250 2.0.0 {recipient} has it as T{reference}")
+                }
+            };
+            if at < heard {
+                self.say(&reply);
+            }
+        }
+        self.closed |= breaks;
+    }
+
     fn say(&mut self, line: &str) {
         self.output.extend_from_slice(line.as_bytes());
         self.output.extend_from_slice(b"\r\n");
     }
+}
+
+/// The parameters of MAIL say how urgent the message is and how long it is of use, to a host that knows of it; one that
+/// does not is not given what is to come back when it is late.
+fn check_urgency(rest: &str, handling: Handling, with: &Surroundings<'_>) {
+    let value = |key: &str| rest.split(' ').find_map(|word| word.strip_prefix(key));
+    let wanted = |set: bool| set && with.site.knows_urgency;
+    let priority = value("MT-PRIORITY=").map(|text| text.parse().expect("a priority"));
+    assert_eq!(priority, wanted(handling.priority != 0).then_some(handling.priority), "{rest}");
+    let (by, Some(wish)) = (value("BY="), handling.deliver_by) else {
+        return assert_eq!(value("BY="), None, "{rest}");
+    };
+    if !with.site.knows_urgency {
+        assert!(by.is_none() && wish.mode == ByMode::Notify, "{rest} to a host that keeps no promise");
+        return;
+    }
+    let (seconds, mode) = by.and_then(|by| by.split_once(';')).expect("a time");
+    let (seconds, letter) =
+        (seconds.parse::<i64>().expect("seconds"), if wish.mode == ByMode::Return { "R" } else { "N" });
+    let left = wish.deadline.as_secs() as i64 - with.now.as_secs() as i64;
+    assert!(mode == letter && (left - 1..=left + BY_SECONDS_MAX).contains(&seconds), "{rest}: {left} s are left");
 }
 
 /// What stands between the angle brackets.

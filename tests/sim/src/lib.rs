@@ -37,7 +37,10 @@ mod books;
 mod chance;
 mod far;
 mod mail;
+mod manners;
+mod meter;
 mod plan;
+mod queue;
 mod site;
 mod world;
 
@@ -50,10 +53,23 @@ pub struct Ended {
     pub events: u64,
     /// Times that the hub died.
     pub crashes: u64,
+    /// What happened in it.
+    pub seen: Seen,
     /// Virtual time that passed.
     pub time: std::time::Duration,
     /// What became of the mail.
     pub figures: Figures,
+}
+
+/// What happened in a simulation: of something that never happens nothing is shown.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Seen {
+    /// Times that an operator did something.
+    pub operations: u64,
+    /// Times that a thread was seen to wait for a rate.
+    pub rates: u64,
+    /// Times that a thread was seen to wait for a site that wants less mail.
+    pub suspensions: u64,
 }
 
 /// Whether every step is printed.
@@ -86,5 +102,5 @@ fn run(mut world: world::World, history: History) -> Ended {
     let begin = world.now;
     world.run();
     let time = world.now.since(begin);
-    Ended { events: world.events, crashes: world.crashes, time, figures: world.books.figures.clone() }
+    Ended { events: world.events, crashes: world.crashes, seen: world.seen, time, figures: world.books.figures.clone() }
 }

@@ -3,8 +3,10 @@
 //! A recipient is `r7@d3.example`, number 7 in domain 3. A message is `bounce-5@lists2.example`'s, and its content tells
 //! its number: a far side knows of every octet and address that reaches it whether it belongs there.
 
+use std::fmt;
 use std::sync::LazyLock;
 
+use zrelay_spool::Notify;
 use zrelay_spool::testing::Random;
 
 /// The header line that a hub would add.
@@ -71,9 +73,28 @@ impl Address {
     }
 }
 
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Recipient(number) => write!(f, "r{number}@here"),
+            Self::Bounces(message) => write!(f, "bounce-{message}@here"),
+        }
+    }
+}
+
 /// The address of a recipient.
 pub(crate) fn recipient(number: u32, domain: u32) -> String {
     format!("r{number}@d{domain}.example")
+}
+
+/// When the sender wants to hear of a recipient.
+pub(crate) fn notify(number: u32) -> Notify {
+    match number % 13 {
+        3 => Notify::Never,
+        4 => Notify::On { success: false, failure: true, delay: false },
+        5 => Notify::On { success: false, failure: false, delay: true },
+        _ => Notify::Default,
+    }
 }
 
 /// The envelope sender of a message.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use zrelay_clock::Timestamp;
 use zrelay_config::Config;
+use zrelay_spool::ByMode;
 
 use crate::chance::Dice;
 use crate::site::{Site, Temper};
@@ -17,8 +18,18 @@ const START: Timestamp = Timestamp::from_secs(1_795_651_200);
 pub(crate) struct Posting {
     pub(crate) list: u32,
     pub(crate) length: u32,
+    pub(crate) priority: i8,
+    /// How long behind its arrival it is to be delivered, and what if it is not.
+    pub(crate) deliver_by: Option<(Duration, ByMode)>,
     /// The domains of its recipients.
     pub(crate) domains: Vec<u32>,
+}
+
+/// Whether the hub dies in a simulation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Faults {
+    Some,
+    None,
 }
 
 /// The scale of a simulation, and how closely it is looked at.
@@ -26,6 +37,8 @@ pub(crate) struct Posting {
 pub(crate) struct Plan {
     postings: Vec<Posting>,
     sites: u32,
+    pub(crate) domains: u32,
+    pub(crate) faults: Faults,
     pub(crate) segment_bytes: u32,
     /// Longest time that the disk takes for a group.
     pub(crate) sync_time: Duration,
@@ -59,16 +72,11 @@ pub(crate) fn small(seed: u64) -> World {
     let thread_agents = 1 + dice.below(3);
     let ring_agents = thread_agents + dice.below(3);
     let agents = ring_agents + dice.below(10);
-    let config = format!(
-        "hostname = \"hub.example\"\nagents = {agents}\nbounce_gather = \"{}s\"\n\
-         [[route]]\nrecipient = \"d2.example\"\nchannel = \"error\"\nhost = \"5.7.1 not from here\"\n\
-         [[route]]\nrecipient = \"d3.example\"\nchannel = \"discard\"\n\
-         [[thread]]\nmatch = \"*\"\nthread_agents = {}\nring_agents = {}\ninterval = \"{}s\"\nretries = [1, 1, 2, 3]\n\
+    let own = dice.below(2) * (1 + dice.below(hours * 3600));
+    let common = format!(
+        "thread_agents = {thread_agents}\nring_agents = {ring_agents}\ninterval = \"{}s\"\nretries = [1, 1, 2, 3]\n\
          expiry = \"{hours}h\"\nrecipients = {}\nunacknowledged_messages = {}\nidle = \"{}s\"\nconnection_messages = {}\n\
-         timeout = \"{}s\"\n",
-        10 + dice.below(300),
-        thread_agents,
-        ring_agents,
+         timeout = \"{}s\"\ndelay_warning = \"{own}s\"\n",
         10 + dice.below(200),
         1 + dice.below(20),
         1 + dice.below(40),
@@ -76,21 +84,41 @@ pub(crate) fn small(seed: u64) -> World {
         1 + dice.below(100),
         20 + dice.below(100),
     );
+    let config = format!(
+        "hostname = \"hub.example\"\nagents = {agents}\nbounce_gather = \"{}s\"\n\
+         [[route]]\nrecipient = \"d2.example\"\nchannel = \"error\"\nhost = \"5.7.1 not from here\"\n\
+         [[route]]\nrecipient = \"d3.example\"\nchannel = \"discard\"\n\
+         [[route]]\nrecipient = \"d?5.example\"\nchannel = \"lmtp\"\n\
+         [[route]]\nrecipient = \"d4.example\"\nchannel = \"lmtp\"\n\
+         {}[[thread]]\nmatch = \"*\"\n{common}{}",
+        10 + dice.below(300),
+        limited(&common, &mut dice),
+        if dice.below(4) == 0 { rates("clause_rates", &mut dice) } else { String::new() },
+    );
     let messages = 20 + dice.below(60) as u32;
     let postings: Vec<Posting> = (0..messages)
         .map(|_| {
             let most = if dice.below(5) == 0 { 60 } else { 6 };
             let longest = if dice.below(10) == 0 { 60_000 } else { 3000 };
+            // Some posts are for many at few hosts.
+            let range = if dice.below(4) == 0 { 2 } else { domains.into() };
+            let first = dice.below(domains.into());
             Posting {
                 list: dice.below(4) as u32,
                 length: dice.below(longest) as u32,
-                domains: (0..=dice.below(most)).map(|_| dice.below(domains.into()) as u32).collect(),
+                priority: if dice.below(4) == 0 { dice.below(19) as i8 - 9 } else { 0 },
+                deliver_by: deliver_by(&mut dice),
+                domains: (0..=dice.below(most))
+                    .map(|_| ((first + dice.below(range)) % u64::from(domains)) as u32)
+                    .collect(),
             }
         })
         .collect();
     let plan = Plan {
         postings,
         sites,
+        domains,
+        faults: Faults::Some,
         segment_bytes: 16 << 10,
         sync_time: Duration::from_millis(1 + dice.below(200)),
         splits: true,
@@ -117,7 +145,55 @@ pub(crate) fn small(seed: u64) -> World {
         };
         world.agenda.set(at, Event::Fault(fault));
     }
+    let operators = if world.dice.below(2) == 0 { world.dice.below(30) } else { 0 };
+    operators_come(&mut world, operators, span * 2);
     world
+}
+
+/// A clause of some domains that are sent to no faster than so, or from an address that is to become known; or none.
+fn limited(common: &str, dice: &mut Dice) -> String {
+    let pattern = ["smtp/d1*", "*/d?.example", "smtp/*"][dice.below(3) as usize];
+    let clause = format!("[[thread]]\nmatch = \"{pattern}\"\n{common}");
+    match dice.below(6) {
+        0 | 1 => clause + &rates("ring_rates", dice),
+        2 => clause + &rates("ring_rates", dice) + &rates("clause_rates", dice),
+        3 => {
+            let days = [dice.below(100), 50 + dice.below(200), 100 + dice.below(1000)];
+            let start = ["2026-11-26", "2026-11-27"][dice.below(2) as usize];
+            let address = "192.0.2.7";
+            format!(
+                "{clause}source = \"{address}\"\n\
+                 [[source]]\naddress = \"{address}\"\nstart = \"{start}\"\nwarm_up = {days:?}\n"
+            )
+        }
+        _ => String::new(),
+    }
+}
+
+/// One to four rates.
+fn rates(key: &str, dice: &mut Dice) -> String {
+    let mut limit = |unit: &str, least: u64, most: u64| {
+        let (amount, period) = (dice.between_numbers(least, most), ["m", "h"][dice.below(2) as usize]);
+        let amount = if period == "h" { amount * 20 } else { amount };
+        (dice.below(2) == 0).then(|| format!("{unit} = \"{amount}/{period}\""))
+    };
+    let limits = [
+        limit("connections", 1, 20),
+        limit("messages", 1, 60),
+        limit("recipients", 1, 100),
+        limit("bytes", 1000, 1_000_000),
+    ];
+    let limits: Vec<String> = limits.into_iter().flatten().collect();
+    format!("{key} = {{ {} }}\n", limits.join(", "))
+}
+
+/// So many operators do something within `span`; the last of all lets go of everything.
+fn operators_come(world: &mut World, operators: u64, span: Duration) {
+    for _ in 0..operators {
+        let at = START + world.dice.between(Duration::ZERO, span);
+        world.agenda.set(at, Event::Operator);
+    }
+    world.agenda.set(START + span + Duration::from_secs(1), Event::LastOperator);
 }
 
 /// A day of a busy hub: so many recipients in so many threads, and one host in ten with a temper.
@@ -149,11 +225,14 @@ pub(crate) fn day(seed: u64, recipients: u32, domains: u32) -> World {
         };
         domains.truncate(left as usize);
         left -= domains.len() as u32;
-        postings.push(Posting { list, length: 200 + dice.below(4000) as u32, domains });
+        let length = 200 + dice.below(4000) as u32;
+        postings.push(Posting { list, length, priority: 0, deliver_by: None, domains });
     }
     let plan = Plan {
         postings,
         sites,
+        domains,
+        faults: Faults::None,
         segment_bytes: 1 << 20,
         sync_time: Duration::from_millis(20),
         splits: false,
@@ -165,17 +244,26 @@ pub(crate) fn day(seed: u64, recipients: u32, domains: u32) -> World {
     world(plan, config, sites, dice, Duration::from_secs(86_400))
 }
 
+/// Few messages have a time of their own.
+fn deliver_by(dice: &mut Dice) -> Option<(Duration, ByMode)> {
+    if dice.below(8) > 0 {
+        return None;
+    }
+    let mode = if dice.below(2) == 0 { ByMode::Return } else { ByMode::Notify };
+    Some((dice.between(Duration::from_secs(1), Duration::from_secs(7200)), mode))
+}
+
 /// One in so many of a thousand sites has a temper; that of the lists has none.
 fn temper(number: u32, cases: u64, dice: &mut Dice) -> Temper {
     if number == 0 || !dice.in_thousand(cases) {
         return Temper::Good;
     }
-    match dice.below(9) {
+    match dice.below(10) {
         0 => Temper::Slow(Duration::from_millis(1 + dice.below(200))),
         1 => Temper::Dead,
         2 => Temper::Refusing,
         3 => Temper::Flapping(Duration::from_secs(60 + dice.below(3600))),
-        4 => Temper::RateLimiting(1 + dice.below(20) as u32),
+        4 | 9 => Temper::RateLimiting(1 + dice.below(20) as u32),
         5 => Temper::Greylisting,
         6 => Temper::Breaking,
         7 => Temper::Odd,

@@ -58,6 +58,8 @@ pub(crate) struct Site {
     pub(crate) temper: Temper,
     pub(crate) offers: Offers,
     pub(crate) encrypts: bool,
+    /// Whether it knows `MT-PRIORITY` (RFC 6710) and `BY` (RFC 2852).
+    pub(crate) knows_urgency: bool,
     pub(crate) rtt: Duration,
     /// Connections at a time; more are greeted with 421.
     pub(crate) connections_max: u32,
@@ -81,6 +83,7 @@ impl Site {
             temper,
             offers,
             encrypts: dice.below(3) > 0,
+            knows_urgency: dice.below(2) == 0,
             rtt: dice.between(Duration::from_millis(1), Duration::from_millis(250)),
             connections_max: if dice.in_thousand(100) { 2 } else { 50 },
             connections: 0,

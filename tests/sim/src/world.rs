@@ -14,6 +14,7 @@ mod agents;
 mod faults;
 mod mail;
 mod network;
+mod operator;
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -26,15 +27,20 @@ use zrelay_error::Desk;
 use zrelay_local::Agents as Local;
 use zrelay_mailbox::{Received, Receiver, Sender, mailbox};
 use zrelay_router::Router;
+use zrelay_scheduler::snapshot::State;
 use zrelay_scheduler::{Scheduler, Settings};
+use zrelay_sites::{Fact, Sites};
 use zrelay_spool::testing::{Idle, Simulated, Stepped};
 use zrelay_spool::{Committed, Reader, Request, ThreadKey};
 
+use crate::Seen;
 use crate::agent::{Agent, AgentKey, ConnectionKey};
 use crate::books::Books;
 use crate::chance::{Agenda, Dice};
 use crate::far::Session;
-use crate::plan::Plan;
+use crate::manners::{Manners, Way};
+use crate::plan::{Faults, Plan};
+use crate::queue::Queue;
 use crate::site::Site;
 
 /// Requests of the notary in one turn; more than it makes.
@@ -51,6 +57,8 @@ const SETTLE_AFTER: Duration = Duration::from_millis(100);
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// How long a client waits that was told to come again.
 const CLIENT_RETRY: Duration = Duration::from_secs(60);
+/// How often the hub writes down what it has learned, as the real one does.
+const KEEP_EVERY: Duration = zrelay_sites::WRITE_PAUSE;
 /// How long a hub that has crashed is down.
 const DOWN: Duration = Duration::from_secs(2);
 
@@ -81,6 +89,10 @@ pub(crate) enum Event {
     Local,
     /// Something breaks.
     Fault(Fault),
+    /// An operator does something.
+    Operator,
+    /// An operator lets go of everything.
+    LastOperator,
 }
 
 /// What breaks.
@@ -102,6 +114,7 @@ pub(crate) enum Fault {
 struct Connection {
     site: usize,
     session: Session,
+    way: Way,
     /// Whose it is; none when the hub's end is closed.
     agent: Option<AgentKey>,
     rtt: Duration,
@@ -118,6 +131,12 @@ pub(crate) struct World {
     pub(crate) dice: Dice,
     pub(crate) agenda: Agenda<Event>,
     pub(crate) books: Books,
+    queue: Queue,
+    manners: Manners,
+    /// What the hub knows of sites, and what of it is written down.
+    learned: Sites,
+    kept: Vec<Fact>,
+    keep_at: Timestamp,
     plan: Plan,
     config: Config,
     router: Router,
@@ -148,6 +167,9 @@ pub(crate) struct World {
     touched: Vec<ThreadKey>,
     /// Which posting a message of the books is a try of.
     tries: Vec<u32>,
+    /// Threads that an operator wants tried now.
+    retried: Vec<ThreadKey>,
+    pub(crate) seen: Seen,
     pub(crate) events: u64,
     pub(crate) crashes: u64,
     pub(crate) tells: bool,
@@ -169,12 +191,18 @@ impl World {
         let disk = Simulated::default();
         let (spool, news) = Stepped::open(&disk, plan.segment_bytes, start).expect("an empty disk can be read");
         assert!(news.is_empty(), "an empty disk holds something");
-        let scheduler = Scheduler::new(Settings::from(&config), dice.seed());
+        let learned = Sites::new();
+        let scheduler = Scheduler::new(Settings::from(&config), dice.seed()).remembering(start, learned.clone());
         let (desk, notary_requests) = desk(&spool, &config);
         Self {
             now: start,
             agenda: Agenda::new(),
             books: Books::default(),
+            queue: Queue::new(&config),
+            manners: Manners::new(&config, &sites),
+            learned: learned.clone(),
+            kept: Vec::new(),
+            keep_at: start + KEEP_EVERY,
             router: Router::new(&config),
             sites,
             connections: SlotMap::with_key(),
@@ -197,6 +225,8 @@ impl World {
             reports: Vec::new(),
             touched: Vec::new(),
             tries: Vec::new(),
+            retried: Vec::new(),
+            seen: Seen::default(),
             events: 0,
             crashes: 0,
             tells: false,
@@ -209,8 +239,10 @@ impl World {
 
     /// Runs until nothing is left to happen and the queue is empty.
     pub(crate) fn run(&mut self) {
+        tell!(self, "config  {:?}", self.config.clauses);
         while self.step() {
             self.rooms();
+            self.keep();
             self.look();
         }
         assert_eq!(self.scheduler.audit(self.now), 0, "the scheduler keeps recipients that nobody waits for");
@@ -241,6 +273,23 @@ impl World {
         true
     }
 
+    /// What the hub has learned of sites is written down, if it is time.
+    fn keep(&mut self) {
+        if self.now < self.keep_at || self.plan.faults == Faults::None {
+            return;
+        }
+        self.keep_at = self.now + KEEP_EVERY;
+        self.manners.keep();
+        self.kept.clear();
+        loop {
+            let page = self.learned.page(self.now, self.kept.last().map(|fact| &fact.key));
+            if page.is_empty() {
+                return;
+            }
+            self.kept.extend(page);
+        }
+    }
+
     fn happens(&mut self, event: Event) {
         match event {
             Event::Post(message) => self.post(message),
@@ -269,6 +318,8 @@ impl World {
             Event::Timer(key) => self.timer(key),
             Event::Local => self.local.handle_timeout(self.now),
             Event::Fault(fault) => self.fault(fault),
+            Event::Operator => self.operator(),
+            Event::LastOperator => self.last_operator(),
         }
     }
 
@@ -285,19 +336,19 @@ impl World {
             while let Some(request) = self.scheduler.poll_record() {
                 if let Request::Outcomes(outcomes) = &request {
                     outcomes.iter().for_each(|outcome| self.books.staged(outcome));
+                    outcomes.iter().for_each(|outcome| self.queue.staged(self.now, outcome));
                 }
                 self.inbox.push(request);
                 rest = false;
             }
-            while let Some(order) = self.scheduler.poll_order() {
-                self.order(order);
-                rest = false;
-            }
+            rest &= !self.orders();
             while let Some(report) = self.local.poll_report() {
                 self.reports.push(report);
             }
             for report in std::mem::take(&mut self.reports) {
                 self.hear(report);
+                // What it is answered at once is not what it is answered behind the next one.
+                self.orders();
                 rest = false;
             }
             while let Received::Item(request) = self.notary_requests.try_recv() {
@@ -313,6 +364,16 @@ impl World {
             }
         }
         self.arm_disk();
+    }
+
+    /// Hands out the scheduler's orders. Returns whether there were any.
+    fn orders(&mut self) -> bool {
+        let mut any = false;
+        while let Some(order) = self.scheduler.poll_order() {
+            self.order(order);
+            any = true;
+        }
+        any
     }
 
     fn arm_disk(&mut self) {
@@ -333,14 +394,30 @@ impl World {
 
     /// Looks at what must always hold.
     fn look(&mut self) {
+        self.queue.look();
+        self.look_at_retried();
         for key in std::mem::take(&mut self.touched) {
             self.scheduler.audit_thread(self.now, &key);
+            self.look_at_state(&key);
         }
         if self.events.is_multiple_of(self.plan.audit_every) {
             let recipients = self.scheduler.audit(self.now);
-            let known = self.books.open() + self.books.figures.reports as usize;
+            let known = self.books.open() + (self.books.figures.reports + self.books.figures.delays) as usize;
             assert!(recipients <= known, "the scheduler has {recipients} recipients, where {known} are known");
+            self.queue.compare(self.now, &self.scheduler.batches(self.now, None, None, usize::MAX));
         }
+    }
+
+    /// What a thread is said to wait for is there.
+    fn look_at_state(&mut self, thread: &ThreadKey) {
+        let state = self.scheduler.state(self.now, thread);
+        let Some(state @ (State::Rate(..) | State::Suspended(_))) = state else { return };
+        match state {
+            State::Rate(..) => self.seen.rates += 1,
+            _ => self.seen.suspensions += 1,
+        }
+        let way = self.manners.way(thread, self.queue.clause(thread), self.site_of_thread(thread));
+        self.manners.check(self.now, &way, state);
     }
 
     fn tell(&self, what: std::fmt::Arguments<'_>) {

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use zrelay_agent::{LeaseId, Order, Report};
+use zrelay_agent::{LeaseId, Order, Release, Report};
 use zrelay_clock::Timestamp;
 use zrelay_config::Clause;
+use zrelay_scheduler::snapshot::State;
 use zrelay_spool::ThreadKey;
 
 use super::{Event, World, tell};
@@ -22,7 +23,26 @@ impl World {
         if !matches!(report, Report::Hungry { .. }) {
             tell!(self, "agent   {report:?}");
         }
+        match &report {
+            Report::Settled { lease, batch, verdicts, .. } => {
+                self.manners.settled(self.now, *lease, *batch, verdicts);
+            }
+            Report::Released { lease, reason, .. } => {
+                let failed = matches!(reason, Release::Failed(_)) && self.counts(*lease);
+                self.manners.released(self.now, *lease, failed);
+            }
+            _ => {}
+        }
+        self.queue.heard(&report);
         self.scheduler.handle_report(self.now, report);
+    }
+
+    /// Whether a failure of this lease's host is news to the scheduler: of one that has nothing in its queue, or backs off
+    /// already, it is not.
+    fn counts(&self, lease: LeaseId) -> bool {
+        let Some(thread) = self.queue.thread_of(lease) else { return false };
+        let state = self.scheduler.state(self.now, thread);
+        state.is_some_and(|state| !matches!(state, State::Idle | State::Retry(_)))
     }
 
     pub(super) fn order(&mut self, order: Order) {
@@ -31,10 +51,17 @@ impl World {
             Order::Carry { lease, batch } => tell!(self, "carry   {lease} {} {:?}", batch.id, batch.recipients),
             other => tell!(self, "order   {other:?}"),
         }
+        if let Order::Carry { lease, batch } = &order {
+            self.queue.carried(self.now, *lease, batch);
+            self.manners.carried(self.now, *lease, batch);
+        }
         match order {
             Order::Lease { lease, thread, clause, takes_over } => {
+                self.queue.leased(lease, &thread, takes_over);
+                let way = self.manners.way(&thread, &clause, self.site_of_thread(&thread));
+                self.manners.leased(self.now, lease, way, takes_over);
                 self.touched.push(thread.clone());
-                if &*thread.channel == "smtp" {
+                if matches!(&*thread.channel, "smtp" | "lmtp") {
                     return self.lease(lease, thread, clause, takes_over);
                 }
                 self.local.handle_order(self.now, Order::Lease { lease, thread, clause, takes_over });

@@ -6,6 +6,7 @@ use zrelay_agent::Release;
 use zrelay_local::Agents as Local;
 use zrelay_mailbox::mailbox;
 use zrelay_scheduler::{Scheduler, Settings};
+use zrelay_sites::Sites;
 use zrelay_spool::testing::{Idle, News, Simulated, Stepped};
 use zrelay_spool::{Diagnostic, MessageId, Queue, Status};
 
@@ -63,6 +64,7 @@ impl World {
         self.inbox.clear();
         self.reports.clear();
         self.touched.clear();
+        self.retried.clear();
         self.agents.clear();
         self.leases.clear();
         self.agents_of.clear();
@@ -76,7 +78,11 @@ impl World {
         let (spool, news) = opened.expect("what a crash leaves can be read");
         self.spool = spool;
         self.reader = self.spool.reader();
-        self.scheduler = Scheduler::new(Settings::from(&self.config), self.dice.seed());
+        self.learned = Sites::new();
+        self.kept.iter().for_each(|fact| self.learned.put(self.now, fact.clone()));
+        self.manners.crashed();
+        self.scheduler =
+            Scheduler::new(Settings::from(&self.config), self.dice.seed()).remembering(self.now, self.learned.clone());
         (self.desk, self.notary_requests) = desk(&self.spool, &self.config);
         let unrouted: Vec<MessageId> = news
             .iter()
@@ -93,6 +99,15 @@ impl World {
         let lost = self.books.recovered(&unrouted, &queued);
         // Clients without an answer come again; of those whose message is there, some do not, and that is no loss.
         lost.into_iter().for_each(|number| self.try_again(number));
-        news.into_iter().for_each(|news| self.one_news(news));
+        let (threads, rest): (Vec<News>, Vec<News>) =
+            news.into_iter().partition(|news| matches!(news, News::Queue(Queue::Thread(_))));
+        for news in &threads {
+            if let News::Queue(item) = news {
+                self.scheduler.handle_queue(self.now, item.clone());
+            }
+        }
+        let holds = self.scheduler.totals().holds;
+        self.queue.recovered(threads.iter().chain(&rest), &holds);
+        rest.into_iter().for_each(|news| self.one_news(news));
     }
 }

@@ -2,7 +2,9 @@
 
 use zrelay_mailbox::Received;
 use zrelay_spool::testing::{Idle, News};
-use zrelay_spool::{CommitReply, Committed, Content, Envelope, Fact, Handling, Notify, Queue, Recipient, Request};
+use zrelay_spool::{
+    CommitReply, Committed, Content, DeliverBy, Disposition, Envelope, Fact, Handling, Queue, Recipient, Request,
+};
 
 use super::{CLIENT_RETRY, Event, World, tell};
 use crate::mail;
@@ -11,12 +13,15 @@ impl World {
     pub(super) fn post(&mut self, message: u32) {
         let posting = self.plan.posting(message);
         let length = posting.length;
-        let (number, first) = self.books.offer(posting.domains.len() as u32, length);
+        let by = |(span, mode)| DeliverBy { deadline: self.now + span, mode, trace: false };
+        let deliver_by = posting.deliver_by.map(by);
+        let handling = Handling { flow: None, priority: posting.priority, deliver_by };
+        let (number, first) = self.books.offer(posting.domains.len() as u32, length, handling);
         let recipients = (first..).zip(&posting.domains).map(|(recipient, domain)| Recipient {
             address: mail::recipient(recipient, *domain),
             sender: 0,
             orcpt: None,
-            notify: Notify::Default,
+            notify: mail::notify(recipient),
         });
         let envelope = Box::new(Envelope {
             received: self.now,
@@ -25,7 +30,7 @@ impl World {
             content: Content::default(),
             envid: None,
             ret: None,
-            handling: Handling::default(),
+            handling,
             senders: vec![mail::sender(number, posting.list)],
             recipients: recipients.collect(),
             origin: None,
@@ -54,7 +59,15 @@ impl World {
             self.spool.take(self.now, request);
         }
         self.spool.turn(self.now, Idle::No);
+        self.check_disk();
         self.news();
+    }
+
+    /// If the disk works, everything that was taken so far is on it.
+    pub(super) fn check_disk(&mut self) {
+        if !self.spool.is_in_trouble() && self.spool.backlog() == 0 {
+            self.queue.durable();
+        }
     }
 
     /// The spool's news go where they belong.
@@ -90,8 +103,14 @@ impl World {
                     Queue::Batch(batch) => {
                         tell!(self, "spool   {}: {} recipients for {}", batch.id, batch.recipients.len(), batch.thread);
                         self.touched.push(batch.thread.clone());
+                        self.queue.arrived(batch);
                     }
                     other => tell!(self, "spool   {other:?}"),
+                }
+                match &item {
+                    Queue::Paused(_) => self.queue.paused = true,
+                    Queue::Resumed => self.queue.paused = false,
+                    _ => {}
                 }
                 self.scheduler.handle_queue(self.now, item);
             }
@@ -101,6 +120,9 @@ impl World {
                     Fact::Removed(id) => {
                         tell!(self, "spool   {id}: removed");
                         self.books.removed(*id);
+                    }
+                    Fact::Owed(owed) if owed.disposition == Disposition::Delayed => {
+                        self.books.delayed(owed.message, &owed.recipients);
                     }
                     Fact::Owed(_) | Fact::Done(_) => {}
                 }

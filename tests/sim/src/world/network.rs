@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use zrelay_agent::{LeaseId, Release, Report, Site as SiteName};
-use zrelay_spool::{Diagnostic, Status};
+use zrelay_smtp::Protocol;
+use zrelay_spool::{Diagnostic, Status, ThreadKey};
 
 use super::{Connection, Event, SEND_BUFFER, WRITE_MAX, World};
-use crate::agent::{self, AgentKey, ConnectionKey, Fate, Stage};
+use crate::agent::{self, Agent, AgentKey, ConnectionKey, Fate, Stage};
 use crate::far::{Session, Surroundings};
 use crate::site::{Door, Site, Temper};
 
@@ -19,6 +20,11 @@ impl World {
             None => self.plan.site_of(number.strip_prefix('d')?.parse().ok()?),
         };
         Some(site)
+    }
+
+    /// The site of a thread's host, if its mail goes to one.
+    pub(super) fn site_of_thread(&self, thread: &ThreadKey) -> Option<usize> {
+        matches!(&*thread.channel, "smtp" | "lmtp").then(|| self.site_of(&thread.host)).flatten()
     }
 
     pub(super) fn resolved(&mut self, key: AgentKey) {
@@ -41,6 +47,7 @@ impl World {
     pub(super) fn connect(&mut self, lease: LeaseId) {
         let Some(key) = self.leases.get(&lease).copied() else { return };
         let Some(agent) = self.agents.get_mut(key) else { return };
+        self.manners.connects(self.now, lease);
         agent.stage = Stage::Connecting;
         let (host, patience) = (agent.thread.host.clone(), agent.clause.connect_timeout);
         let Some(site) = self.site_of(&host).map(|site| &self.sites[site]) else { return };
@@ -63,10 +70,13 @@ impl World {
             return self.with(key, |agent, with| agent.release(Release::Failed(reason), with));
         }
         site.connections += 1;
+        let way = self.manners.way(&agent.thread, &agent.clause, Some(number));
+        let speaks = if agent.speaks_lmtp() { Protocol::Lmtp } else { Protocol::Smtp };
         let (rtt, peer, encrypts) = (site.rtt, format!("{}[192.0.2.9]:25", site.name), site.encrypts);
         let connection = self.connections.insert(Connection {
             site: number,
-            session: Session::new(),
+            session: Session::new(speaks),
+            way,
             agent: Some(key),
             rtt,
             unread: 0,
@@ -140,7 +150,13 @@ impl World {
             awaited: connection.agent.is_some(),
         };
         act(&mut connection.session, &mut with);
+        let oldest = connection.agent.and_then(|agent| self.agents.get(agent)).and_then(Agent::oldest);
         let session = &mut connection.session;
+        for (recipients, octets) in session.came.drain(..) {
+            if let Some(oldest) = oldest {
+                self.manners.arrives(self.now, &connection.way, recipients, octets, self.now.since(oldest));
+            }
+        }
         if session.output.is_empty() && !session.closed {
             return;
         }

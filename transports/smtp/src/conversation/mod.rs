@@ -35,7 +35,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use slotmap::SlotMap;
-use zrelay_agent::{Rest, Statistics, Ticket, Verdict};
+use zrelay_agent::{Rest, Statistics, Ticket, Verdict, Work};
 use zrelay_clock::Timestamp;
 use zrelay_config::Pipelining;
 use zrelay_spool::{BatchId, Diagnostic};
@@ -179,6 +179,15 @@ pub struct Finished {
     pub quickest: Option<Duration>,
 }
 
+/// Since when the next reply is waited for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Owed {
+    /// Since a command was queued when nothing was owed: a round trip is part of it.
+    BehindCommand(Timestamp),
+    /// Since the reply before it.
+    BehindReply(Timestamp),
+}
+
 /// Why no new transaction is begun.
 #[derive(Clone, Debug)]
 enum Stop {
@@ -240,6 +249,10 @@ pub struct Conversation<L> {
     /// Octets queued and not written above which nothing more is queued.
     backlog_max: u64,
     finished: Finished,
+    answers: Work,
+    owed: Owed,
+    /// Recipients for a transaction, by how long the far side takes; see [`Conversation::set_portion`].
+    portion: u32,
     /// Recipients per transaction, as configured, announced or learned.
     recipients_max: u32,
     /// The far side took so many recipients and refused one more for want of room; not told yet.
@@ -311,6 +324,9 @@ impl<L: Letter> Conversation<L> {
             bytes_in_flight: 0,
             backlog_max: BACKLOG_OCTETS,
             finished: Finished::default(),
+            answers: Work::default(),
+            owed: Owed::BehindCommand(now),
+            portion: u32::MAX,
             recipients_max,
             lesson: None,
             lesson_in_messages: None,
@@ -381,6 +397,7 @@ impl<L: Letter> Conversation<L> {
                 Err(error) => return self.violated(&format!("unintelligible reply: {error}")),
             }
         }
+        self.owed = Owed::BehindReply(now);
         self.pump(now);
     }
 
@@ -517,6 +534,12 @@ impl<L: Letter> Conversation<L> {
         self.pump(now);
     }
 
+    /// Recipients that a transaction should have from here on, unless the settings or the far side want fewer; one in four
+    /// is made twice as large, to see what that does.
+    pub fn set_portion(&mut self, recipients: u32) {
+        self.portion = recipients.max(1);
+    }
+
     /// How to begin; boldly, unless told otherwise before the far side is ready.
     pub fn set_approach(&mut self, approach: Approach) {
         self.approach = approach;
@@ -525,6 +548,21 @@ impl<L: Letter> Conversation<L> {
     /// Transactions that are over.
     pub fn finished(&self) -> Finished {
         self.finished
+    }
+
+    /// Replies to messages and to recipients so far; with LMTP, where both are about recipients, those to messages.
+    pub fn answers(&self) -> Work {
+        self.answers
+    }
+
+    /// Since when the next reply is waited for; says nothing while none is.
+    pub fn owed(&self) -> Owed {
+        self.owed
+    }
+
+    /// Transactions under way.
+    pub fn under_way(&self) -> usize {
+        self.flights.len()
     }
 
     /// Whether there is work that waits for room.

@@ -203,6 +203,7 @@ impl<L: Letter> Conversation<L> {
         };
         let too_many = matches!(answer, Answer::Again).then_some(transaction.accepted);
         transaction.answer(now, answer);
+        self.answers.recipients += u64::from(self.settings.protocol == Protocol::Smtp);
         if kind == Kind::Refusal {
             self.refusals += 1;
         }
@@ -254,11 +255,14 @@ impl<L: Letter> Conversation<L> {
             Protocol::Smtp => transaction.settle_accepted(now, judgement, &diagnostic),
             Protocol::Lmtp => transaction.settle_next_accepted(now, judgement, diagnostic),
         }
-        if protocol == Protocol::Lmtp && transaction.has_accepted() {
+        let more = transaction.has_accepted();
+        self.answers.recipients += u64::from(protocol == Protocol::Lmtp);
+        if protocol == Protocol::Lmtp && more {
             let position = self.output.written();
             self.awaited.push_front(Awaited { what: What::Final(number), position });
             return;
         }
+        self.answers.messages += 1;
         match kind {
             Kind::Positive if had_recipients => self.refusals = 0,
             Kind::Positive => {}

@@ -29,7 +29,7 @@ use super::presumed::Basis;
 use super::replies::What;
 use super::transaction::{Form, Go, LocalVerdict, Plan, Transaction, Unfit};
 use super::urgency;
-use super::{Approach, Batch, BatchKey, Conversation, Protocol, State, Stop};
+use super::{Approach, Batch, BatchKey, Conversation, Owed, Protocol, State, Stop};
 use crate::letter::{Letter, has_eight_bit_header, has_eight_bit_octets};
 
 /// What is written of the newest transaction.
@@ -69,6 +69,9 @@ const RCPT_BURST: usize = 320;
 /// Replies that may be owed to us at a time: bounds what is remembered of them.
 pub(super) const REPLIES_OWED_MAX: usize = 8192;
 
+/// One transaction in so many is twice as large as the others, where the far side's time divides a post.
+const TRIAL_EVERY: u32 = 4;
+
 /// Largest message that is streamed to a host that names no limit: 1 MiB, well below any limit in use.
 const STREAM_OCTETS_MAX: u64 = 1024 * 1024;
 
@@ -78,8 +81,11 @@ impl<L: Letter> Conversation<L> {
         if self.state != State::Ready {
             return;
         }
-        if self.awaited.is_empty() && self.output.is_empty() {
-            self.activity = now;
+        if self.awaited.is_empty() {
+            self.owed = Owed::BehindCommand(now);
+            if self.output.is_empty() {
+                self.activity = now;
+            }
         }
         while self.state == State::Ready && self.step(now) {}
         if self.state == State::Ready && self.may_quit() {
@@ -153,7 +159,9 @@ impl<L: Letter> Conversation<L> {
     }
 
     fn open_transaction(&mut self, now: Timestamp, key: BatchKey, alone: bool) -> bool {
-        let limit = usize::try_from(self.recipients_max).unwrap_or(usize::MAX);
+        let trial = self.carried % TRIAL_EVERY == TRIAL_EVERY - 1;
+        let portion = if trial { self.portion.saturating_mul(2) } else { self.portion };
+        let limit = usize::try_from(self.recipients_max.min(portion)).unwrap_or(usize::MAX);
         let Some(batch) = self.batches.get_mut(key) else {
             return false;
         };

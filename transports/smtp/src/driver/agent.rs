@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use mio::net::TcpStream;
 use mio::{Registry, Token};
-use zrelay_agent::{Judgement, LeaseId, Release, Report, Rest, Statistics, Ticket, Verdict};
+use zrelay_agent::{Judgement, LeaseId, Pace, Release, Report, Rest, Statistics, Ticket, Verdict};
 use zrelay_clock::Timestamp;
 use zrelay_config::{Clause, TlsPolicy};
 use zrelay_dns::DnsClient;
@@ -96,6 +96,8 @@ pub(crate) struct Agent<L> {
     begun: Timestamp,
     idle_since: Option<Timestamp>,
     link_due: Timestamp,
+    /// What the scheduler was told of the host's pace.
+    paced: Option<Pace>,
     /// What the tools were told of rates.
     told: Told,
     statistics: Statistics,
@@ -125,6 +127,7 @@ impl<L: Letter> Agent<L> {
             begun: now,
             idle_since: None,
             link_due: now,
+            paced: None,
             told: Told::new(now),
             statistics: Statistics::default(),
             watches: 0,
@@ -235,6 +238,7 @@ impl<L: Letter> Agent<L> {
         self.idle_since = None;
         self.statistics = Statistics::default();
         self.told = Told::new(now);
+        self.paced = None;
         self.tap(shared);
         if let Stage::Talking(link) = &mut self.stage {
             let _ = link.conversation.take_statistics();

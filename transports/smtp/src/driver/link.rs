@@ -11,11 +11,14 @@ use std::time::Duration;
 
 use mio::net::TcpStream;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use zrelay_agent::Pace;
 use zrelay_clock::Timestamp;
+use zrelay_config::Pipelining;
 use zrelay_tls::{Progress, Session, TlsError};
 
 use super::pipe::{Limits, Load, Pipe, Room, Sample};
-use crate::conversation::Conversation;
+use super::service::Service;
+use crate::conversation::{Conversation, Owed};
 use crate::letter::Letter;
 
 /// Octets read at a time; replies are small.
@@ -50,6 +53,11 @@ impl Scratch {
     pub(crate) fn new() -> Self {
         Self { input: vec![0; READ_OCTETS], plain: Vec::new() }
     }
+}
+
+/// The path's round trip without its queues, as far as the kernel knows it.
+fn shortest(info: &zrelay_sys::TcpInfo) -> Duration {
+    if info.min_rtt.is_zero() { info.rtt } else { info.min_rtt }
 }
 
 /// Whether there is something to be written as soon as a connection stands.
@@ -151,6 +159,9 @@ pub(crate) struct Link<L> {
     pub(crate) readable: bool,
     pub(crate) writable: bool,
     pub(crate) pipe: Pipe,
+    service: Service,
+    /// The shortest round trip of the path, once it was asked for.
+    round_trip: Option<Duration>,
     /// What the socket takes beyond what it has sent, octets.
     unsent: u64,
 }
@@ -176,6 +187,8 @@ impl<L: Letter> Link<L> {
             readable: true,
             writable: true,
             pipe,
+            service: Service::new(),
+            round_trip: None,
             unsent: 0,
         };
         link.bound_unsent(link.pipe.room().unsent);
@@ -190,7 +203,8 @@ impl<L: Letter> Link<L> {
         // A socket that does not tell has ended, which reading it finds out.
         if let Ok(info) = zrelay_sys::tcp_info(&self.stream) {
             let finished = self.conversation.finished();
-            let rtt = if info.min_rtt.is_zero() { info.rtt } else { info.min_rtt };
+            let rtt = shortest(&info);
+            self.round_trip = Some(rtt);
             self.pipe.sample(Sample {
                 at: now,
                 // Behind a proxy the path goes on where the kernel's knowledge ends, but the replies come from its end.
@@ -203,6 +217,41 @@ impl<L: Letter> Link<L> {
             });
         }
         self.fit(now)
+    }
+
+    /// How long the far side takes, as far as that is known.
+    pub(crate) fn pace(&mut self) -> Pace {
+        let round_trip = self.round_trip();
+        self.service.pace(round_trip)
+    }
+
+    fn round_trip(&mut self) -> Duration {
+        let stream = &self.stream;
+        let asked = || zrelay_sys::tcp_info(stream).map(|info| shortest(&info)).unwrap_or_default();
+        *self.round_trip.get_or_insert_with(asked)
+    }
+
+    /// Gives what came to the conversation, and draws conclusions from how long it was waited for.
+    fn hear(&mut self, now: Timestamp, octets: &[u8]) {
+        let waits = self.conversation.is_ready() && self.conversation.replies_awaited() > 0;
+        let (owed, before) = (self.conversation.owed(), self.conversation.answers());
+        self.conversation.handle_input(now, octets);
+        if !waits {
+            return;
+        }
+        let round_trip = self.round_trip();
+        let waited = match owed {
+            // Of a stream the next round trip is not waited for; below it, each is.
+            Owed::BehindCommand(at) if self.conversation.level() == Pipelining::Stream => {
+                now.since(at).saturating_sub(round_trip)
+            }
+            Owed::BehindCommand(at) | Owed::BehindReply(at) => now.since(at),
+        };
+        let mut answers = self.conversation.answers();
+        answers.remove(before);
+        let under_way = self.conversation.under_way() as u64;
+        self.service.heard(waited, answers, under_way, round_trip);
+        self.conversation.set_portion(self.service.portion());
     }
 
     /// Another clause bounds what may be under way.
@@ -281,7 +330,7 @@ impl<L: Letter> Link<L> {
     fn take(&mut self, now: Timestamp, octets: usize, scratch: &mut Scratch) {
         let input = scratch.input.get(..octets).unwrap_or_default();
         let Some(tls) = &mut self.tls else {
-            return self.conversation.handle_input(now, input);
+            return self.hear(now, input);
         };
         let handshaking = tls.is_handshaking();
         scratch.plain.clear();
@@ -298,7 +347,7 @@ impl<L: Letter> Link<L> {
             Ok(_) => {}
         }
         if !scratch.plain.is_empty() {
-            self.conversation.handle_input(now, &scratch.plain);
+            self.hear(now, &scratch.plain);
         }
         if matches!(progress, Ok(Progress::Closed)) {
             self.conversation.handle_lost(now, "");

@@ -3,7 +3,7 @@
 //! [`AgentLoop`] owns one `mio::Poll`. Orders come in through a mailbox that wakes it, reports go out through an outbox
 //! that never blocks. Every lease is an [`agent`](agent): it resolves, connects, and then drives a
 //! [`Conversation`](crate::Conversation) over a [`link`](link). What may be in flight is
-//! measured in [`pipe`](pipe); what hosts taught is kept in [`memory`](memory).
+//! measured in [`pipe`](pipe), how long the far side takes in [`service`](service); what hosts taught is kept in [`memory`](memory).
 
 mod agent;
 mod agent_loop;
@@ -13,6 +13,7 @@ mod memory;
 mod pipe;
 mod race;
 mod resolve;
+mod service;
 mod timers;
 mod window;
 

@@ -36,11 +36,17 @@ impl<L: Letter> Agent<L> {
     }
 
     pub(super) fn ask_for_more<S>(&mut self, shared: &mut Shared<S>) {
-        let Stage::Talking(link) = &self.stage else {
+        let Stage::Talking(link) = &mut self.stage else {
             return;
         };
         if !link.conversation.is_ready() || link.conversation.is_ending() {
             return;
+        }
+        // Ahead of the credit that it bounds.
+        let pace = link.pace();
+        if self.paced.is_none_or(|paced| pace.is_notable(&paced)) {
+            self.paced = Some(pace);
+            self.say(shared, |lease| Report::Pace { lease, pace });
         }
         if let Some(credit) = self.window.open() {
             self.say(shared, |lease| Report::Hungry { lease, credit });
