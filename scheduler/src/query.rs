@@ -13,10 +13,11 @@ use crate::operator::{Action, Changed, Chosen, Selector};
 use crate::scheduler::Scheduler;
 use crate::snapshot::{AgeView, BatchView, ChannelView, RingMark, RingView, ThreadView, ThreadZoom, TotalsView};
 
-/// Rows in one answer at most: a page costs the scheduler well under a millisecond.
-pub const PAGE_MAX: usize = 1024;
-/// Threads that one answer looks through for a message at most.
-pub const SCAN_MAX: usize = 4096;
+/// Rows in one answer at most: a page costs the scheduler well under a millisecond, also where each thread has to come from
+/// the far end of the memory (two microseconds; see `tests/bench-scale`). Between two pages it does whatever else there is.
+pub const PAGE_MAX: usize = 256;
+/// Threads that one answer looks through for a message at most: a quarter of the work for each.
+pub const SCAN_MAX: usize = 1024;
 /// How long [`SchedulerHandle::ask`] waits for an answer.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
