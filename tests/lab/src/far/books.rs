@@ -33,6 +33,8 @@ pub struct Delivery {
 pub struct Final {
     /// When it was written.
     pub at: Instant,
+    /// Number of the connection, from 0.
+    pub connection: usize,
     /// The message's mark.
     pub mark: String,
     /// Recipients accepted with it.

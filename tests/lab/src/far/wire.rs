@@ -144,7 +144,8 @@ impl<'a> Wire<'a> {
                 session.messages += self.finals.len() as u64;
             }
             let finals = self.finals.drain(..);
-            books.finals.extend(finals.map(|(mark, recipients)| super::Final { at: now, mark, recipients }));
+            let connection = self.number;
+            books.finals.extend(finals.map(|(mark, recipients)| super::Final { at: now, connection, mark, recipients }));
         }
         self.output.clear();
         written.map_err(|_| Ended)

@@ -5,18 +5,20 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use zrelay_lab::{FarSide, Lab, LabError, Offer, plain};
+use zrelay_lab::{Action, FarSide, Lab, LabError, Offer, Verb, plain};
 use zrelay_tests::peers::{Peers, Postfix};
 use zrelay_tests::{Certificate, Hub, Mail, Usage};
 
 use crate::inject;
 use crate::options::Options;
 use crate::report::Outcome;
-use crate::works::Work;
+use crate::works::{AGENTS, Work};
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Contender {
     Zrelay,
+    /// zrelay with several connections allowed.
+    Several,
     Plain,
     PostfixOne,
     Postfix,
@@ -24,15 +26,21 @@ pub(crate) enum Contender {
 
 impl Contender {
     /// In the order in which they run: the plain transfer needs to know how many octets zrelay sent.
-    pub(crate) const ALL: [Self; 4] = [Self::Zrelay, Self::Plain, Self::PostfixOne, Self::Postfix];
+    pub(crate) const ALL: [Self; 5] =
+        [Self::Zrelay, Self::Several, Self::Plain, Self::PostfixOne, Self::Postfix];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Zrelay => "zrelay",
+            Self::Several => "zrelay, up to 4",
             Self::Plain => "plain TCP",
             Self::PostfixOne => "Postfix, 1 connection",
             Self::Postfix => "Postfix, default",
         }
+    }
+
+    pub(crate) fn is_zrelay(self) -> bool {
+        matches!(self, Self::Zrelay | Self::Several)
     }
 
     pub(crate) fn is_postfix(self) -> bool {
@@ -114,10 +122,21 @@ pub(crate) fn run(
     if work.tls {
         builder = builder.certificate(Certificate::new(&["far.test"]));
     }
+    if !work.slowness.is_zero() {
+        let slowness = work.slowness;
+        builder = builder.script(move |moment| match moment.verb {
+            Verb::End => Action::Delay(slowness),
+            _ => Action::Usual,
+        });
+    }
     let far = lab.far().run(|| builder.start((Ipv4Addr::UNSPECIFIED, PORT)))??;
     let next_hop = format!("[{}]:{PORT}", lab.far_address());
     let usage = lab.near().run(|| match (contender, peers) {
-        (Contender::Zrelay, _) => zrelay(&next_hop, &mails, &far, options, stop),
+        (Contender::Zrelay, _) => zrelay(&next_hop, &options.clause, &mails, &far, options, stop),
+        (Contender::Several, _) => {
+            let clause = format!("{};thread_agents = {AGENTS}", options.clause);
+            zrelay(&next_hop, &clause, &mails, &far, options, stop)
+        }
         (_, Some(peers)) => postfix(contender, peers, &next_hop, &mails, &far, work, stop),
         (_, None) => Err(Failure::Other("there is no Postfix".to_owned())),
     })??;
@@ -126,13 +145,14 @@ pub(crate) fn run(
 
 fn zrelay(
     next_hop: &str,
+    clause: &str,
     mails: &[Mail],
     far: &FarSide,
     options: &Options,
     stop: &AtomicBool,
 ) -> Result<Option<Usage>, Failure> {
     let binary = options.zrelay.display().to_string();
-    let keys = options.clause.replace(';', "\n");
+    let keys = clause.replace(';', "\n");
     let builder = Hub::towards(&binary, next_hop);
     let builder = if keys.is_empty() { builder } else { builder.clause("smtp/*", &keys) };
     let hub = builder.start();

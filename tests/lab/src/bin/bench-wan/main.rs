@@ -59,7 +59,7 @@ fn measure(options: &Options, stop: &AtomicBool) -> Result<(Vec<Outcome>, Vec<re
     };
     let mut outcomes: Vec<Outcome> = Vec::new();
     for work in works::all(options) {
-        let contenders = Contender::ALL.into_iter().filter(|it| !it.is_postfix() || (options.postfix && !work.tls));
+        let contenders = Contender::ALL.into_iter().filter(|it| work.takes(*it) && (options.postfix || !it.is_postfix()));
         let mut octets = 0;
         for contender in contenders {
             eprintln!("{}: {} ...", work.title(contender), contender.name());

@@ -28,6 +28,7 @@ fn colour(contender: Contender) -> &'static str {
     match contender {
         Contender::Plain => "#888888",
         Contender::Zrelay => "#0b6fc2",
+        Contender::Several => "#3fa07a",
         Contender::PostfixOne => "#d9831f",
         Contender::Postfix => "#b03a2e",
     }

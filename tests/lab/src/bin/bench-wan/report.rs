@@ -1,12 +1,12 @@
 //! What came out, as a table and as JSON.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use zrelay_lab::plain::Transfer;
-use zrelay_lab::{Books, Gap, LinkReport};
+use zrelay_lab::{Books, Final, Gap, LinkReport};
 use zrelay_tests::{Mail, Usage};
 
 use crate::contenders::Contender;
@@ -27,6 +27,8 @@ pub(crate) struct Outcome {
     /// Octets the client sent in all.
     pub(crate) octets_all: u64,
     connections: usize,
+    /// Those on which the last third of the recipients were accepted.
+    connections_late: usize,
     /// Recipients of messages that never came.
     missing: usize,
     /// Recipients that came more than once.
@@ -55,6 +57,10 @@ impl Outcome {
         let (recipients, seconds) = match work.timed {
             Timed::All => (total(&work.mails(Contender::Plain)), (end - begin).as_secs_f64()),
             Timed::Second => (total(&work.mails(Contender::Plain)) / 2, (transfer.replied - half).as_secs_f64()),
+            Timed::Last => {
+                let third = transfer.curve.reached(transfer.curve.total / 3 * 2).unwrap_or(begin);
+                (total(&work.mails(Contender::Plain)) / 3, (transfer.replied - third).as_secs_f64())
+            }
         };
         Self {
             contender: Contender::Plain,
@@ -63,6 +69,7 @@ impl Outcome {
             seconds,
             octets_all: transfer.curve.total,
             connections: 1,
+            connections_late: 1,
             missing: 0,
             doubled: 0,
             foreign: 0,
@@ -95,13 +102,21 @@ impl Outcome {
         let end = last(None);
         let mark = |index: usize| mails.get(index).map(|mail| mail.marked().mark);
         let (recipients, seconds) = match work.timed {
-            Timed::All => (total(mails), (end + round_trip / 2 - begin).as_secs_f64()),
+            Timed::All | Timed::Last => (total(mails), (end + round_trip / 2 - begin).as_secs_f64()),
             Timed::Second => {
                 let ends = [last(mark(0)), last(mark(1))];
                 let apart = ends[1].max(ends[0]) - ends[1].min(ends[0]);
                 (total(mails) / 2, apart.as_secs_f64())
             }
         };
+        let late = late(books);
+        let (recipients, seconds) = match (work.timed, late.first()) {
+            (Timed::Last, Some(first)) => {
+                (late.iter().map(|it| it.recipients).sum(), (end - first.at).as_secs_f64())
+            }
+            _ => (recipients, seconds),
+        };
+        let connections_late = late.iter().map(|it| it.connection).collect::<HashSet<_>>().len();
         let [missing, doubled, foreign] = balance(mails, books);
         let mut gaps: Vec<Gap> = Vec::new();
         let (mut idle, mut busy) = (0.0, 0.0);
@@ -122,6 +137,7 @@ impl Outcome {
             seconds,
             octets_all: books.octets(),
             connections: books.sessions.len(),
+            connections_late,
             missing,
             doubled,
             foreign,
@@ -140,6 +156,11 @@ impl Outcome {
         self.recipients as f64 / self.seconds.max(1e-6)
     }
 
+    /// Whether the work's goals are meant for it.
+    fn is_judged(&self) -> bool {
+        self.contender == if self.work.takes(Contender::Several) { Contender::Several } else { Contender::Zrelay }
+    }
+
     /// Whether each recipient has got what was sent to it, once.
     pub(crate) fn is_exact(&self) -> bool {
         self.missing == 0 && self.doubled == 0 && self.foreign == 0
@@ -153,6 +174,16 @@ fn before(accepted: Instant, round_trip: Duration) -> Instant {
 
 fn since(begin: Instant, points: &[(Instant, u64)]) -> Vec<(f64, u64)> {
     points.iter().map(|(at, octets)| (at.saturating_duration_since(begin).as_secs_f64(), *octets)).collect()
+}
+
+/// The final replies to the last third of the recipients.
+fn late(books: &Books) -> &[Final] {
+    let mut left = books.deliveries.len() / 3;
+    let mut finals = books.finals.iter().rposition(|it| {
+        left = left.saturating_sub(it.recipients);
+        left == 0
+    });
+    books.finals.get(finals.take().unwrap_or(0)..).unwrap_or_default()
 }
 
 fn total(mails: &[Mail]) -> usize {
@@ -193,21 +224,28 @@ impl Rates<'_> {
 }
 
 /// A goal in words, what was reached, and whether that is enough; `None` when it was not measured.
-fn judge(goal: Goal, outcome: &Outcome, rates: &Rates<'_>) -> Vec<(String, f64, bool)> {
+fn judge(goal: &Goal, outcome: &Outcome, rates: &Rates<'_>) -> Vec<(String, f64, bool)> {
     let rate = outcome.rate();
     let ratio = |words: &str, least: f64, other: Contender| {
         let reached = rate / rates.of(other)?;
         Some((format!("at least {least} x {words}"), reached, reached >= least))
     };
     match goal {
-        Goal::Rate(least) => vec![(format!("at least {least:.0}/s"), rate, rate >= least)],
-        Goal::OfPlain(least) => ratio("plain TCP", least, Contender::Plain).into_iter().collect(),
+        Goal::Rate(least) => vec![(format!("at least {least:.0}/s"), rate, rate >= *least)],
+        Goal::OfPlain(least) => ratio("plain TCP", *least, Contender::Plain).into_iter().collect(),
         Goal::OfPostfix(one, usual) => {
             let both = [
-                ratio("Postfix on one connection", one, Contender::PostfixOne),
-                ratio("Postfix as it is", usual, Contender::Postfix),
+                ratio("Postfix on one connection", *one, Contender::PostfixOne),
+                ratio("Postfix as it is", *usual, Contender::Postfix),
             ];
             both.into_iter().flatten().collect()
+        }
+        Goal::OfOne(least, connections) => {
+            let used = outcome.connections_late;
+            let words = format!("{} to {} connections at the end", connections.start(), connections.end());
+            let mut verdicts: Vec<_> = ratio("zrelay on one connection", *least, Contender::Zrelay).into_iter().collect();
+            verdicts.push((words, used as f64, connections.contains(&used)));
+            verdicts
         }
     }
 }
@@ -249,8 +287,8 @@ pub(crate) fn table(options: &Options, outcomes: &[Outcome]) -> String {
                 let _infallible = writeln!(text, "    violation: {violation}");
             }
         }
-        for outcome in group.iter().filter(|it| it.contender == Contender::Zrelay) {
-            for (words, reached, met) in outcome.work.goals.iter().flat_map(|goal| judge(*goal, outcome, &rates)) {
+        for outcome in group.iter().filter(|it| it.is_judged()) {
+            for (words, reached, met) in outcome.work.goals.iter().flat_map(|goal| judge(goal, outcome, &rates)) {
                 let verdict = if met { "met" } else { "MISSED" };
                 let _infallible = writeln!(text, "    goal: {words}: {} {verdict}", number(reached));
             }
@@ -276,8 +314,8 @@ pub(crate) fn json(options: &Options, outcomes: &[Outcome], real: &[crate::real:
         let same = outcomes.iter().filter(|it| it.work.name == outcome.work.name);
         let rates = Rates(same.collect());
         let share = |other: Contender| rates.of(other).map(|other| outcome.rate() / other);
-        let goals = outcome.work.goals.iter().filter(|_| outcome.contender == Contender::Zrelay);
-        let goals = goals.flat_map(|goal| judge(*goal, outcome, &rates));
+        let goals = outcome.work.goals.iter().filter(|_| outcome.is_judged());
+        let goals = goals.flat_map(|goal| judge(goal, outcome, &rates));
         let line = outcome.line.map(|line| {
             json!({
                 "packets": line.packets,
@@ -304,6 +342,7 @@ pub(crate) fn json(options: &Options, outcomes: &[Outcome], real: &[crate::real:
             "of_postfix_default": share(Contender::Postfix),
             "octets": outcome.octets_all,
             "connections": outcome.connections,
+            "connections_late": outcome.connections_late,
             "missing": outcome.missing,
             "doubled": outcome.doubled,
             "foreign": outcome.foreign,

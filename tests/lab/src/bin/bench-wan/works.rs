@@ -1,5 +1,6 @@
 //! The works: what is sent over which line, and what the goal is.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use zrelay_lab::LinkSettings;
@@ -8,13 +9,16 @@ use zrelay_tests::{Body, Mail};
 use crate::contenders::Contender;
 use crate::options::Options;
 
-pub(crate) const NAMES: [&str; 9] = ["A", "B", "BT", "C", "CT", "D", "E", "FB", "FC"];
+pub(crate) const NAMES: [&str; 11] = ["A", "B", "BT", "C", "CT", "D", "E", "FB", "FC", "GR", "GL"];
 
 /// Octets of a message.
 const MESSAGE_OCTETS: usize = 4096;
 
 /// Most messages for Postfix on one connection.
 const MESSAGES_MAX_ONE: usize = 40;
+
+/// Connections that a thread may have in the works about them.
+pub(crate) const AGENTS: u32 = 4;
 
 /// What a work consists of.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -32,10 +36,12 @@ pub(crate) enum Timed {
     All,
     /// From the last reply for the first message to that for the second.
     Second,
+    /// The last third of the recipients: what goes on when everybody has found their pace.
+    Last,
 }
 
 /// What zrelay shall reach.
-#[derive(Clone, Copy, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub(crate) enum Goal {
     /// Recipients a second.
     Rate(f64),
@@ -43,6 +49,8 @@ pub(crate) enum Goal {
     OfPlain(f64),
     /// Times the rate of Postfix on one connection, and of Postfix as it is.
     OfPostfix(f64, f64),
+    /// Where several connections are allowed: times the rate of one, and how many there are at the end.
+    OfOne(f64, RangeInclusive<usize>),
 }
 
 #[derive(Clone, Debug)]
@@ -59,8 +67,12 @@ pub(crate) struct Work {
     address_octets: usize,
     pub(crate) timed: Timed,
     pub(crate) goals: &'static [Goal],
-    /// Messages for Postfix.
+    /// Messages for Postfix, if it takes part.
     pub(crate) peers: usize,
+    /// Messages for zrelay with [`AGENTS`] connections allowed, if it takes part.
+    several: usize,
+    /// What the far side takes over each message, on each connection.
+    pub(crate) slowness: Duration,
 }
 
 impl Work {
@@ -70,6 +82,17 @@ impl Work {
         match self.shape {
             Shape::Posts => format!("{} {} to {} recipients", self.name, self.what, self.recipients),
             Shape::Personal => format!("{} {count} {}", self.name, self.what),
+        }
+    }
+
+    /// Whether it has a part in this work.
+    pub(crate) fn takes(&self, contender: Contender) -> bool {
+        match contender {
+            Contender::Zrelay => true,
+            // The line is not what holds a slow far side back.
+            Contender::Plain => self.slowness.is_zero(),
+            Contender::Several => self.several > 0,
+            Contender::Postfix | Contender::PostfixOne => self.peers > 0 && !self.tls,
         }
     }
 
@@ -93,6 +116,7 @@ impl Work {
     fn count(&self, contender: Contender) -> usize {
         match contender {
             Contender::Zrelay | Contender::Plain => self.messages,
+            Contender::Several => self.several,
             Contender::Postfix => self.peers,
             // Three round trips for each.
             Contender::PostfixOne => self.peers.min(MESSAGES_MAX_ONE),
@@ -126,6 +150,8 @@ pub(crate) fn all(options: &Options) -> Vec<Work> {
         timed: Timed::All,
         goals: &[Goal::Rate(6300.0), Goal::OfPlain(0.6)],
         peers: 1,
+        several: 0,
+        slowness: Duration::ZERO,
     };
     let second = Work {
         name: "B",
@@ -182,6 +208,28 @@ pub(crate) fn all(options: &Options) -> Vec<Work> {
             what: "messages to one recipient each, 1 % lost",
             line: lossy,
             goals: &[Goal::OfPlain(0.8)],
+            ..personal.clone()
+        },
+        Work {
+            name: "GR",
+            what: "messages at a far side that takes 10 ms for each",
+            messages: 1000,
+            several: 5000,
+            slowness: Duration::from_millis(10),
+            timed: Timed::Last,
+            goals: &[Goal::OfOne(2.5, 3..=AGENTS as usize)],
+            peers: 0,
+            ..personal.clone()
+        },
+        Work {
+            name: "GL",
+            what: "messages on a line of 10 Mbit/s",
+            line: LinkSettings::new(Duration::from_millis(130), 10_000_000),
+            messages: 2500,
+            several: 6000,
+            timed: Timed::Last,
+            goals: &[Goal::OfOne(0.9, 1..=1)],
+            peers: 0,
             ..personal
         },
     ];
