@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::contenders::Contender;
-use crate::report::Outcome;
+use crate::outcome::Outcome;
 
 /// Pixels of a panel's drawing area, and around it.
 const WIDTH: f64 = 360.0;
