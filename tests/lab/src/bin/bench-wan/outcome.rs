@@ -102,9 +102,9 @@ impl Outcome {
         let begin = before(opened, round_trip);
         let end = books.finals.iter().map(|it| it.at).max().unwrap_or(now);
         let late = late(books);
-        let mark = mails.first().map(|mail| mail.marked().mark);
-        // A message of many recipients has many final replies.
-        let first = books.finals.iter().rfind(|it| Some(&it.mark) == mark.as_ref());
+        // The first by time: several connections inject them. One of many recipients has many final replies.
+        let mark = books.finals.first().map(|it| &it.mark);
+        let first = books.finals.iter().rfind(|it| Some(&it.mark) == mark);
         let others = total(mails.get(1..).unwrap_or_default());
         let (recipients, seconds) = match (work.timed, first, late.first()) {
             (Timed::Behind, Some(first), _) => (others, end - first.at),
