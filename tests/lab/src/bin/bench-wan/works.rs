@@ -247,7 +247,8 @@ pub(crate) fn all(options: &Options) -> Vec<Work> {
             messages: 4,
             goals: &[Goal::OfPlain(0.8), Goal::Smooth],
             peers: 0,
-            runs: RUNS,
+            // Each has only a handful of losses.
+            runs: 2 * RUNS,
             ..second
         },
         Work {
