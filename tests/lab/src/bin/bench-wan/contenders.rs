@@ -13,7 +13,7 @@ use zrelay_tests::{Body, Certificate, Hub, Mail, Usage};
 use crate::inject;
 use crate::options::Options;
 use crate::outcome::Outcome;
-use crate::works::{AGENTS, Acquaintance, Slowness, Tls, Work};
+use crate::works::{AGENTS, Acquaintance, Slowness, Way, Work};
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Contender {
@@ -139,9 +139,9 @@ fn far_side(work: &Work) -> FarSideBuilder {
         builder = builder.with(Offer::PipeConnect);
     }
     builder = match work.tls {
-        Tls::Clear => builder,
-        Tls::StartTls => builder.certificate(&Certificate::new(&["far.test"]), Handshake::StartTls),
-        Tls::Implicit => builder.certificate(&Certificate::new(&["far.test"]), Handshake::Implicit),
+        Way::Clear => builder,
+        Way::StartTls => builder.certificate(&Certificate::new(&["far.test"]), Handshake::StartTls),
+        Way::Implicit => builder.certificate(&Certificate::new(&["far.test"]), Handshake::Implicit),
     };
     let at_the_end = |moment: &Moment<'_>, delay: &dyn Fn() -> Duration| match moment.verb {
         Verb::End => Action::Delay(delay()),
@@ -178,7 +178,7 @@ fn zrelay(
 ) -> Result<Done, Failure> {
     let binary = options.zrelay.display().to_string();
     let mut keys = clause.replace(';', "\n");
-    if work.tls == Tls::Implicit {
+    if work.tls == Way::Implicit {
         keys.push_str("\nimplicit_tls = true");
     }
     let builder = Hub::towards(&binary, next_hop);

@@ -45,7 +45,7 @@ pub(crate) enum Timed {
 
 /// How the far side comes to TLS, if it does.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Tls {
+pub(crate) enum Way {
     Clear,
     StartTls,
     Implicit,
@@ -76,7 +76,7 @@ pub(crate) struct Work {
     pub(crate) line: LinkSettings,
     pub(crate) chunking: bool,
     /// Postfix and the plain transfer stay in the clear.
-    pub(crate) tls: Tls,
+    pub(crate) tls: Way,
     pub(crate) acquaintance: Acquaintance,
     shape: Shape,
     messages: usize,
@@ -110,7 +110,7 @@ impl Work {
             // The line is not what holds a slow far side back.
             Contender::Plain => self.slowness == Slowness::None,
             Contender::Several => self.several > 0,
-            Contender::Postfix | Contender::PostfixOne => self.peers > 0 && self.tls == Tls::Clear,
+            Contender::Postfix | Contender::PostfixOne => self.peers > 0 && self.tls == Way::Clear,
         }
     }
 
@@ -160,7 +160,7 @@ pub(crate) fn all(options: &Options) -> Vec<Work> {
         what: "one message",
         line: long,
         chunking: true,
-        tls: Tls::Clear,
+        tls: Way::Clear,
         acquaintance: Acquaintance::Stranger,
         shape: Shape::Posts,
         messages: 1,
@@ -194,12 +194,12 @@ pub(crate) fn all(options: &Options) -> Vec<Work> {
     let works = [
         post.clone(),
         second.clone(),
-        Work { name: "BT", what: "a second message under TLS", tls: Tls::StartTls, ..second.clone() },
+        Work { name: "BT", what: "a second message under TLS", tls: Way::StartTls, ..second.clone() },
         personal.clone(),
         Work {
             name: "CT",
             what: "messages to one recipient each under TLS",
-            tls: Tls::StartTls,
+            tls: Way::StartTls,
             // STARTTLS, the handshake, and EHLO again.
             goals: &[Goal::OfPlainLater(0.8, 3)],
             ..personal.clone()
@@ -207,7 +207,7 @@ pub(crate) fn all(options: &Options) -> Vec<Work> {
         Work {
             name: "CK",
             what: "messages to one recipient each under TLS, host known",
-            tls: Tls::StartTls,
+            tls: Way::StartTls,
             acquaintance: Acquaintance::Known,
             // Two more for TLS, one less than in C because the greeting is not waited for.
             goals: &[Goal::OfPlainLater(0.8, 1)],
@@ -216,7 +216,7 @@ pub(crate) fn all(options: &Options) -> Vec<Work> {
         Work {
             name: "CI",
             what: "messages to one recipient each under implicit TLS",
-            tls: Tls::Implicit,
+            tls: Way::Implicit,
             // The handshake.
             goals: &[Goal::OfPlainLater(0.8, 1)],
             ..personal.clone()
