@@ -122,7 +122,7 @@ pub(crate) fn small(seed: u64) -> World {
         segment_bytes: 16 << 10,
         sync_time: Duration::from_millis(1 + dice.below(200)),
         splits: true,
-        audit_every: 1,
+        audit_every: 5,
         events_max: 2_000_000,
         idle: Duration::from_secs(60),
     };
