@@ -235,7 +235,7 @@ fn timed(work: impl FnOnce()) -> Duration {
 }
 
 /// So many events, a few at a time; what the closure says took time.
-fn chunks(count: u64, mut chunk: impl FnMut(u64) -> Duration) -> Duration {
+fn chunks(count: u64, chunk: impl FnMut(u64) -> Duration) -> Duration {
     let whole = (0..count / CHUNK).map(|_| CHUNK);
     let rest = std::iter::once(count % CHUNK).filter(|rest| *rest > 0);
     whole.chain(rest).map(chunk).sum()
