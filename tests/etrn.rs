@@ -32,9 +32,7 @@ fn a_host_that_comes_up_asks_for_its_mail_and_has_it_long_before_the_next_retry(
     let Ok(python) = python else { return skip("python3 is not installed") };
     let said = String::from_utf8_lossy(&python.stdout).into_owned();
     let lines: Vec<&str> = said.lines().collect();
-    let [started, again, wrong, other] = lines[..] else {
-        panic!("{said}{}", String::from_utf8_lossy(&python.stderr))
-    };
+    let [started, again, wrong, other] = lines[..] else { panic!("{said}{}", String::from_utf8_lossy(&python.stderr)) };
     assert_eq!(started, "250 2.0.0 OK, queuing for node b.test started");
     assert!(again.starts_with("458 4.7.0 "), "{again}");
     assert!(wrong.starts_with("501 5.5.4 "), "{wrong}");

@@ -60,7 +60,14 @@ impl Router {
             route.sender.is_none() && !route.recipient.as_ref().is_some_and(|pattern| pattern.is_whole_address())
         });
         let (routes, clauses) = (config.routes.clone(), config.clauses.clone());
-        Self { routes, clauses, postmaster: config.postmaster.clone(), file: None, by_domain, standing: Standing::default() }
+        Self {
+            routes,
+            clauses,
+            postmaster: config.postmaster.clone(),
+            file: None,
+            by_domain,
+            standing: Standing::default(),
+        }
     }
 
     /// The same, but recipients that an operator holds go into batches of their own.

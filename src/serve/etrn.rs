@@ -22,12 +22,7 @@ const TRIED_MAX: usize = 10_000;
 
 /// The body of the thread. Returns when the intake or the scheduler has ended.
 #[expect(clippy::needless_pass_by_value, reason = "a thread owns what it works with")]
-pub(super) fn run(
-    turns: Receiver<Turn>,
-    scheduler: SchedulerHandle,
-    router: Arc<RwLock<Arc<Router>>>,
-    clock: Clock,
-) {
+pub(super) fn run(turns: Receiver<Turn>, scheduler: SchedulerHandle, router: Arc<RwLock<Arc<Router>>>, clock: Clock) {
     let mut tried: HashMap<String, Timestamp> = HashMap::new();
     loop {
         let turn = match turns.wait(PATIENCE) {

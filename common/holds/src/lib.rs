@@ -61,7 +61,9 @@ impl Terms {
             let before = match text.split_once(':').filter(|(key, _)| !key.contains('/')) {
                 Some(("sender", rest)) => terms.sender.replace(pattern(rest)?).is_some(),
                 Some(("recipient", rest)) => terms.recipient.replace(pattern(rest)?).is_some(),
-                Some(("flow", name)) if name.is_empty() => return Err(TermsError::Pattern(text.to_owned(), PatternError::Empty)),
+                Some(("flow", name)) if name.is_empty() => {
+                    return Err(TermsError::Pattern(text.to_owned(), PatternError::Empty));
+                }
                 Some(("flow", name)) if name.contains(char::is_control) => {
                     return Err(TermsError::Pattern(text.to_owned(), PatternError::Control));
                 }

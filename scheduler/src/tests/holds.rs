@@ -66,8 +66,13 @@ impl Hub {
     /// What is in the queue and these terms are for.
     fn found(&self, terms: &Terms) -> Vec<Chosen> {
         let is_meant = |batch: &&QueuedBatch| self.is_for(terms, batch);
-        let chosen =
-            |batch: &QueuedBatch| Chosen { thread: batch.thread.clone(), batch: batch.id, recipients: None };
+        let chosen = |batch: &QueuedBatch| Chosen {
+            thread: batch.thread.clone(),
+            batch: batch.id,
+            run: None,
+            open: 1,
+            recipients: None,
+        };
         self.all.iter().filter(is_meant).map(chosen).collect()
     }
 
@@ -206,7 +211,8 @@ enum Step {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let hold = "(smtp/[ab*] )?((sender:([ab]@[ab]|[*]@[ab]|[ab]|[*])|flow:[ab]|recipient:([ab]|[ab]@[ab]|[*])))|smtp/[ab*]";
+    let hold =
+        "(smtp/[ab*] )?((sender:([ab]@[ab]|[*]@[ab]|[ab]|[*])|flow:[ab]|recipient:([ab]|[ab]@[ab]|[*])))|smtp/[ab*]";
     prop_oneof![
         3 => hold.prop_map(Step::Hold),
         2 => hold.prop_map(Step::Release),

@@ -24,8 +24,8 @@ pub(super) enum Verb {
 }
 
 const NAMES: [&str; 16] = [
-    "helo", "ehlo", "lhlo", "starttls", "mail", "rcpt", "data", "bdat", "rset", "noop", "vrfy", "expn", "help", "etrn", "quit",
-    "unknown",
+    "helo", "ehlo", "lhlo", "starttls", "mail", "rcpt", "data", "bdat", "rset", "noop", "vrfy", "expn", "help", "etrn",
+    "quit", "unknown",
 ];
 
 impl Verb {
