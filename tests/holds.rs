@@ -1,7 +1,10 @@
-//! Holds that stand: by sender and recipient, for mail to come, over crashes.
+//! Holds that stand: by sender and recipient, for mail to come, over crashes; and selections that reach beyond the window.
+
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use serde_json::Value;
-use zrelay_tests::{Hub, SOON, Sink, wait_until};
+use zrelay_tests::{Answered, Body, Hub, Mail, Port, SOON, Sink, inject, wait_until};
 
 const ZRELAY: &str = env!("CARGO_BIN_EXE_zrelay");
 const CONTENT: &[u8] = b"Subject: x\r\n\r\nx\r\n";
@@ -79,4 +82,37 @@ fn a_thread_held_by_its_name_is_among_the_holds() {
     assert_eq!((&rows[0]["hold"], &rows[0]["scope"]), (&Value::from(name.as_str()), &Value::from("thread")));
     done(&hub, &["release", &name]);
     assert_eq!(hub.zrelay(&["holds"]).status.code(), Some(1), "none is left");
+}
+
+#[test]
+fn terms_reach_what_waits_beyond_the_window_and_count_it_right() {
+    // A window of 8,192 batches, the smallest there is.
+    const MESSAGES: usize = 12_000;
+    let down = Port::free();
+    let host = format!("[127.0.0.1]:{}", down.number());
+    let hub =
+        Hub::towards(ZRELAY, &host).table("[queue]\nmemory = \"16MiB\"").clause("smtp/*", "interval = \"1h\"").start();
+    let make = |number: usize| {
+        let sender = if number.is_multiple_of(10) { "x@bad.test" } else { "s@good.test" };
+        Mail::generate(&format!("w.{number}"), 300, Body::Text, sender, &[&*format!("r{number}@b.test")])
+    };
+    assert_eq!(inject(hub.smtp(), MESSAGES, 8, &AtomicBool::new(false), make), vec![Answered::Accepted; MESSAGES]);
+    let late = Duration::from_secs(60);
+    assert!(wait_until(late, || hub.queued() == MESSAGES as u64), "{}", hub.queued());
+    let counted = |method: &str, terms: &[&str]| {
+        let answer = hub.json(&[&[method], terms].concat());
+        (answer["batches"].as_u64(), answer["recipients"].as_u64(), answer["threads"].as_u64())
+    };
+    let bad = (Some(1200), Some(1200), Some(1));
+    assert_eq!(counted("drop", &["--dry-run", "sender:*@bad.test"]), bad);
+    assert_eq!(hub.json(&["messages", "--limit", "20000"]).as_array().map(Vec::len), Some(MESSAGES), "all are listed");
+    assert_eq!(counted("hold", &["sender:*@bad.test"]), bad);
+    let held = || hub.json(&["messages", "--limit", "20000", "state:held"]).as_array().map_or(0, Vec::len);
+    assert!(wait_until(late, || held() == 1200), "{}", held());
+    assert_eq!(counted("expire", &["--dry-run", "state:held", "recipient:r11990@*"]), (Some(1), Some(1), Some(1)));
+    assert_eq!(counted("drop", &["recipient:r11999@*"]), (Some(1), Some(1), Some(1)));
+    assert!(wait_until(late, || hub.queued() == MESSAGES as u64 - 1), "{}", hub.queued());
+    assert_eq!(counted("drop", &["state:held"]), bad);
+    assert!(wait_until(late, || hub.queued() == MESSAGES as u64 - 1201), "{}", hub.queued());
+    assert_eq!(counted("drop", &["--dry-run", "sender:*@good.test", "age:<1h"]).0, Some(MESSAGES as u64 - 1201));
 }

@@ -9,10 +9,10 @@ use mio::{Events, Poll, Token, Waker};
 use zrelay_agent::{LeaseId, Order, Report};
 use zrelay_clock::{Clock, Timestamp};
 use zrelay_mailbox::{Outbox, Receiver, Sender, mailbox_waking};
-use zrelay_spool::{Queue, Request, Spill};
+use zrelay_spool::{MessageId, Queue, Request, Spill, ThreadKey};
 
-use crate::beyond::{SpillOrder, Spilled};
-use crate::query::{Ask, Query, SchedulerHandle};
+use crate::beyond::{RunId, SpillOrder, Spilled};
+use crate::query::{Answer, Ask, Query, RunView, SchedulerHandle};
 use crate::scheduler::Scheduler;
 
 /// Items from the spool that wait for the scheduler.
@@ -123,7 +123,13 @@ impl SchedulerLoop {
             if matches!(query.ask, Ask::Stop) {
                 next = Next::Stop;
             }
-            answers.push((scheduler.answer(now, &query.ask), query.reply));
+            let answer = match &query.ask {
+                Ask::Run { thread, message, after } => {
+                    Answer::Run(self.look_into(scheduler, now, (thread.as_ref(), *message, *after)))
+                }
+                ask => scheduler.answer(now, ask),
+            };
+            answers.push((answer, query.reply));
         }
         if !switch.is_congested() {
             for report in self.reports.drain(ROUND_MAX) {
@@ -150,6 +156,23 @@ impl SchedulerLoop {
             let _ = reply.try_send(answer);
         }
         next
+    }
+
+    /// Reads the next run beyond the window for somebody who looks through the queue.
+    fn look_into(
+        &self,
+        scheduler: &Scheduler,
+        now: Timestamp,
+        (thread, message, after): (Option<&ThreadKey>, Option<MessageId>, Option<RunId>),
+    ) -> Option<RunView> {
+        let (run, thread) = scheduler.next_run(thread, message, after)?;
+        let read = || self.spill.as_ref().and_then(|spill| spill.read(run.0, &thread).ok());
+        let batches = scheduler.unwritten(run).map(<[_]>::to_vec).or_else(read);
+        let batches = batches.map(|batches| scheduler.views_of(now, (run, &thread), batches));
+        if batches.is_none() {
+            log::error!("batches of {thread} that wait on disk cannot be looked at");
+        }
+        Some(RunView { run, batches })
     }
 
     /// Writes and reads what is beyond the window. The file is not synced, so that this mostly takes a copy in memory.

@@ -167,6 +167,13 @@ impl Scheduler {
         self.holds.list.clone()
     }
 
+    /// Threads that are held by their own names, in their order.
+    pub fn held_threads(&self) -> Vec<ThreadKey> {
+        let held =
+            self.names.iter().filter(|(_, id)| self.threads.get(**id).is_some_and(|thread| thread.hold.is_held()));
+        held.map(|(key, _)| key.clone()).collect()
+    }
+
     /// Holds what these terms are for, if it comes from now on; threads that there are as well. What is in the queue of
     /// other terms is for the caller to find, behind this. `by` says who wants it.
     pub fn stand(&mut self, now: Timestamp, terms: &Terms, by: &str) -> Stood {
@@ -221,6 +228,8 @@ impl Scheduler {
                 let since = (remembered.due != Timestamp::ZERO).then_some(remembered.due);
                 let by = remembered.last.as_ref().map_or("", |last| &last.text);
                 self.holds.add(HoldView { terms: Arc::new(terms), since, by: by.into() });
+                // The spool tells them in any order.
+                self.holds.list.sort_by_key(|hold| hold.since);
                 self.apply_holds();
             }
             Ok(_) => {}

@@ -176,7 +176,7 @@ pub use holds::{Envelopes, HOLDS_MAX, HoldView, Stood};
 pub use limiter::{Allowance, Unit};
 pub use mute::{STARTING_SLICE, STARTING_SLICE_AMONG_FAILED};
 pub use operator::{Action, Changed, Chosen, Selector, SelectorError};
-pub use query::{Answer, Ask, Moving, PAGE_MAX, PATIENCE, Query, SCAN_MAX, SchedulerHandle, Unavailable};
+pub use query::{Answer, Ask, Moving, PAGE_MAX, PATIENCE, Query, RunView, SCAN_MAX, SchedulerHandle, Unavailable};
 pub use recent::{Heard, RECENT_MAX};
 pub use retry::WAIT_MIN;
 pub use scheduler::{MEMORY, MEMORY_THREADS_MAX, OUTCOMES_MAX, Scheduler};

@@ -12,6 +12,7 @@ use zrelay_holds::Terms;
 use zrelay_spool::{BatchId, BatchState, Diagnostic, Disposition, MessageId, Request, Status, ThreadKey};
 
 use crate::batch::{Hold, Place};
+use crate::beyond::RunId;
 use crate::holds::Stood;
 use crate::scheduler::Scheduler;
 use crate::sweep::Work;
@@ -94,9 +95,21 @@ pub struct Chosen {
     pub thread: ThreadKey,
     /// Its name.
     pub batch: BatchId,
+    /// In which run beyond the window it was seen last.
+    pub run: Option<RunId>,
+    /// Its open recipients as they were seen: what is counted of it while it is beyond the window.
+    pub open: u32,
     /// The recipients that are meant, ascending; `None` means all. Only drop and expire tell recipients of a batch
     /// apart, what else is done is done to the batch.
     pub recipients: Option<Vec<u32>>,
+}
+
+impl Chosen {
+    /// Recipients that an action concerns.
+    fn meant(&self, action: Action) -> u64 {
+        let part = self.recipients.as_ref().filter(|_| action.is_final());
+        part.map_or(u64::from(self.open), |part| u64::try_from(part.len()).unwrap_or(u64::MAX))
+    }
 }
 
 /// How much an action concerned. Field names are those of the control socket.
@@ -162,8 +175,9 @@ impl Scheduler {
             let part = one.recipients.as_deref();
             if self.threads.get(id).is_some_and(|thread| thread.batches.contains_key(&one.batch)) {
                 self.operate_on_batch(now, action, (id, one.batch), part, &mut changed);
-            } else if self.operate_beyond_on(action, (id, one.batch), part) {
-                changed.beyond += 1;
+            } else if self.operate_beyond_on(action, (id, one.batch), one.run, part) {
+                changed.batches += 1;
+                changed.recipients += one.meant(action);
             }
             if changed != before && last != Some(id) {
                 changed.threads += 1;

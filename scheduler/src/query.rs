@@ -8,6 +8,7 @@ use zrelay_holds::Terms;
 use zrelay_mailbox::{Received, Sender, mailbox};
 use zrelay_spool::{BatchId, MessageId, ThreadKey};
 
+use crate::beyond::RunId;
 use crate::holds::{HoldView, Stood};
 use crate::operator::{Action, Changed, Chosen, Selector};
 use crate::scheduler::Scheduler;
@@ -60,6 +61,16 @@ pub enum Ask {
         thread: Option<ThreadKey>,
         /// The last batch of the page before, and its thread.
         after: Option<(ThreadKey, BatchId)>,
+    },
+    /// What is in the next run beyond the window, of one thread or of all; the run stays where it is. Only the driver can
+    /// read it.
+    Run {
+        /// The thread.
+        thread: Option<ThreadKey>,
+        /// Only one that may hold a batch of this message.
+        message: Option<MessageId>,
+        /// The run before.
+        after: Option<RunId>,
     },
     /// The batches of a message in the next [`SCAN_MAX`] threads.
     Message {
@@ -142,6 +153,8 @@ pub enum Answer {
     Thread(Option<Box<ThreadZoom>>),
     /// To [`Ask::Batches`].
     Batches(Vec<BatchView>),
+    /// To [`Ask::Run`]: `None` when there is no other.
+    Run(Option<RunView>),
     /// To [`Ask::Message`].
     Message {
         /// What was found.
@@ -152,13 +165,27 @@ pub enum Answer {
     /// To [`Ask::Operate`], [`Ask::OperateOn`] and [`Ask::Reroute`].
     Changed(Changed),
     /// To [`Ask::Holds`].
-    Holds(Vec<HoldView>),
+    Holds {
+        /// For mail to come as well.
+        standing: Vec<HoldView>,
+        /// Threads that are held by their own names.
+        threads: Vec<ThreadKey>,
+    },
     /// To [`Ask::Stand`].
     Stood(Stood),
     /// To [`Ask::Lift`]: how many.
     Lifted(u64),
     /// To [`Ask::Drain`] and [`Ask::Stop`].
     Done,
+}
+
+/// A run beyond the window.
+#[derive(Clone, Debug)]
+pub struct RunView {
+    /// Its name.
+    pub run: RunId,
+    /// What is in it; `None` when it could not be read.
+    pub batches: Option<Vec<BatchView>>,
 }
 
 impl Scheduler {
@@ -180,13 +207,14 @@ impl Scheduler {
             Ask::Batches { thread, after } => {
                 Answer::Batches(self.batches(now, thread.as_ref(), after.as_ref(), PAGE_MAX))
             }
+            Ask::Run { .. } => Answer::Run(None),
             Ask::Message { message, after } => {
                 let (batches, next) = self.message(now, *message, after.as_ref(), SCAN_MAX);
                 Answer::Message { batches, next }
             }
             Ask::Operate { action, selector } => Answer::Changed(self.operate(now, *action, selector)),
             Ask::OperateOn { action, batches } => Answer::Changed(self.operate_on(now, *action, batches)),
-            Ask::Holds => Answer::Holds(self.holds()),
+            Ask::Holds => Answer::Holds { standing: self.holds(), threads: self.held_threads() },
             Ask::Stand { terms, by } => Answer::Stood(self.stand(now, terms, by)),
             Ask::Lift(terms) => Answer::Lifted(self.lift(now, terms)),
             Ask::Reroute { what: Moving::Selected(selector), to } => Answer::Changed(self.reroute(now, selector, to)),

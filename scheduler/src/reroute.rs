@@ -3,7 +3,7 @@
 //! Durable, and effective at once. What moves keeps its age, so that expiry counts on, and its hold; it begins anew as far
 //! as attempts, due time and last reply go, since these were the old next hop's. A hold that stands for the new thread holds it. What an agent carries stays where it is,
 //! and so does a batch of which only some recipients were meant. A thread or a pattern of threads moves with all that is
-//! beyond the window, a message with what is in memory. Mail that comes later goes where its route says.
+//! beyond the window, and so does what is selected by other terms; a message by its id alone with what is in memory. Mail that comes later goes where its route says.
 
 use zrelay_clock::Timestamp;
 use zrelay_spool::{BatchId, BatchState, Request, ThreadKey};
@@ -54,7 +54,13 @@ impl Scheduler {
                 changed.divided += 1;
                 continue;
             }
-            self.reroute_one(now, (id, one.batch), to, &mut changed);
+            if self.threads.get(id).is_some_and(|thread| thread.batches.contains_key(&one.batch)) {
+                self.reroute_one(now, (id, one.batch), to, &mut changed);
+            } else if one.thread != *to && self.reroute_beyond(id, one, to) {
+                changed.threads += 1;
+                changed.batches += 1;
+                changed.recipients += u64::from(one.open);
+            }
         }
         self.turn(now);
         changed

@@ -284,6 +284,7 @@ fn batch_view(thread: &Thread, id: BatchId, batch: &Batch, now: Timestamp) -> Ba
         attempts: batch.attempts,
         flow: batch.flow,
         place,
+        run: None,
         last: batch.last.clone(),
     }
 }

@@ -66,7 +66,13 @@ impl Hub {
     /// What is in the queue and these terms are for.
     fn found(&self, terms: &Terms) -> Vec<Chosen> {
         let is_meant = |batch: &&QueuedBatch| self.is_for(terms, batch);
-        let chosen = |batch: &QueuedBatch| Chosen { thread: batch.thread.clone(), batch: batch.id, recipients: None };
+        let chosen = |batch: &QueuedBatch| Chosen {
+            thread: batch.thread.clone(),
+            batch: batch.id,
+            run: None,
+            open: 1,
+            recipients: None,
+        };
         self.all.iter().filter(is_meant).map(chosen).collect()
     }
 

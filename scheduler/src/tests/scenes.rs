@@ -397,7 +397,8 @@ fn expire_gives_up_what_is_not_under_way_held_or_not() {
 fn some_recipients_of_a_batch_are_dropped_and_the_others_go_out() {
     let mut world = world();
     let batch = world.arrive("smtp/a", 4, 100);
-    let chosen = Chosen { thread: "smtp/a".parse().unwrap(), batch, recipients: Some(vec![1, 3, 9]) };
+    let chosen =
+        Chosen { thread: "smtp/a".parse().unwrap(), batch, run: None, open: 1, recipients: Some(vec![1, 3, 9]) };
     let changed = world.scheduler.operate_on(world.now, Action::Drop, &[chosen.clone(), chosen]);
     world.settle_down();
     assert_eq!((changed.threads, changed.batches, changed.recipients), (1, 1, 2));

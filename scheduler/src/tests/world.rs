@@ -268,6 +268,14 @@ impl World {
     }
 
     fn take_output(&mut self) {
+        self.take_records_and_orders();
+        while let Some(order) = self.scheduler.poll_spill() {
+            self.spill(order);
+            self.take_records_and_orders();
+        }
+    }
+
+    fn take_records_and_orders(&mut self) {
         // Records before orders: what is recorded decides what may be carried.
         while let Some(record) = self.scheduler.poll_record() {
             match record {
@@ -291,9 +299,6 @@ impl World {
         while let Some(order) = self.scheduler.poll_order() {
             self.obey(order);
         }
-        let Some(order) = self.scheduler.poll_spill() else { return };
-        self.spill(order);
-        self.take_output();
     }
 
     fn spill(&mut self, order: SpillOrder) {

@@ -10,9 +10,8 @@ use super::{Methods, listing, unexpected};
 use crate::control::access::Caller;
 use crate::control::rpc::{RpcError, UNAVAILABLE};
 use crate::holds::{HOLDS_MAX, HoldView, Stood};
-use crate::query::{Answer, Ask, PAGE_MAX};
-use crate::snapshot::{BatchView, State};
-use crate::thread::HOLD_CHANNEL;
+use crate::query::{Answer, Ask};
+use crate::snapshot::BatchView;
 
 /// What a hold is for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
@@ -52,30 +51,20 @@ impl HoldView {
 
 impl Methods {
     pub(super) fn holds(&self) -> Result<Value, RpcError> {
-        let mut rows: Vec<HoldRow> = self.standing()?.iter().map(HoldView::row).collect();
-        let mut after = None;
-        loop {
-            let Answer::Threads(page) = self.scheduler.ask(Ask::Threads { after })? else { return unexpected() };
-            let more = page.len() >= PAGE_MAX;
-            after = page.last().map(|view| view.key.clone());
-            let held = page.iter().filter(|view| {
-                matches!(view.state, State::Held) && view.held_by.is_none() && &*view.key.channel != HOLD_CHANNEL
-            });
-            rows.extend(held.map(|view| HoldRow {
-                hold: view.key.to_string(),
-                scope: Scope::Thread,
-                since: None,
-                by: String::new(),
-            }));
-            if !more || after.is_none() {
-                return Ok(Value::Object(listing("holds", &rows)?));
-            }
-        }
+        let Answer::Holds { standing, threads } = self.scheduler.ask(Ask::Holds)? else { return unexpected() };
+        let by_name = threads.iter().map(|thread| HoldRow {
+            hold: thread.to_string(),
+            scope: Scope::Thread,
+            since: None,
+            by: String::new(),
+        });
+        let rows: Vec<HoldRow> = standing.iter().map(HoldView::row).chain(by_name).collect();
+        Ok(Value::Object(listing("holds", &rows)?))
     }
 
     pub(super) fn standing(&self) -> Result<Vec<HoldView>, RpcError> {
         match self.scheduler.ask(Ask::Holds)? {
-            Answer::Holds(holds) => Ok(holds),
+            Answer::Holds { standing, .. } => Ok(standing),
             _ => unexpected(),
         }
     }

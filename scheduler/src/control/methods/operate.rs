@@ -1,5 +1,6 @@
 //! `hold`, `release`, `retry`, `expire`, `drop`, `reroute`: what operators do.
 
+use std::collections::HashSet;
 use std::ops::ControlFlow;
 
 use schemars::JsonSchema;
@@ -12,7 +13,7 @@ use super::mail::row;
 use super::{Methods, rendered, unexpected};
 use crate::control::access::Caller;
 use crate::control::rpc::RpcError;
-use crate::control::selection::{Given, Match, Selection};
+use crate::control::selection::{Given, Match, Order, Selection};
 use crate::operator::{Action, Changed, Chosen, Selector};
 use crate::query::{Answer, Ask, Moving};
 use crate::snapshot::{BatchPlace, BatchView, MessageRow};
@@ -144,24 +145,27 @@ impl Methods {
         act: impl Fn(Vec<Chosen>) -> Result<Changed, RpcError>,
     ) -> Result<Changed, RpcError> {
         let mut all = Changed::default();
-        let mut last = None;
-        self.each_page(selection, self.clock.now(), |page| {
-            let chosen =
-                |found: Match| Chosen { thread: found.view.thread, batch: found.view.id, recipients: found.recipients };
+        let mut threads = HashSet::new();
+        self.each_page(selection, Order::ToAct, self.clock.now(), |page| {
+            let chosen = |found: Match| {
+                let open = u32::try_from(found.view.recipients.len()).unwrap_or(u32::MAX);
+                let BatchView { thread, id: batch, run, .. } = found.view;
+                Chosen { thread, batch, run, open, recipients: found.recipients }
+            };
             let batches: Vec<Chosen> = page.into_iter().filter(|found| admit(&found.view)).map(chosen).collect();
-            let (first, end) =
-                (batches.first().map(|one| one.thread.clone()), batches.last().map(|one| one.thread.clone()));
+            let concerned: Vec<ThreadKey> = batches.iter().map(|one| one.thread.clone()).collect();
             let changed = act(batches)?;
-            // A thread at the border of two pages is one.
-            let twice = changed.threads > 0 && first.is_some() && first == last;
-            all.threads += changed.threads.saturating_sub(u64::from(twice));
+            // A thread on two pages is one.
+            if changed.threads > 0 {
+                threads.extend(concerned);
+            }
             all.batches += changed.batches;
             all.recipients += changed.recipients;
             all.under_way += changed.under_way;
             all.divided += changed.divided;
-            last = end.or_else(|| last.take());
             Ok(ControlFlow::Continue(()))
         })?;
+        all.threads = u64::try_from(threads.len()).unwrap_or(u64::MAX);
         Ok(all)
     }
 
@@ -169,8 +173,8 @@ impl Methods {
         let mut preview = Preview { counts: Changed::default(), sample: Vec::new() };
         let counts = &mut preview.counts;
         let now = self.clock.now();
-        let mut last = None;
-        self.each_page(selection, now, |page| {
+        let mut threads = HashSet::new();
+        self.each_page(selection, Order::ToAct, now, |page| {
             for found in page {
                 if ends == Ends::Whole && found.recipients.is_some() {
                     counts.divided += 1;
@@ -190,9 +194,8 @@ impl Methods {
                     counts.batches += 1;
                     counts.recipients += meant;
                 }
-                if last.as_ref() != Some(&found.view.thread) {
+                if threads.insert(found.view.thread.clone()) {
                     counts.threads += 1;
-                    last = Some(found.view.thread.clone());
                 }
                 if preview.sample.len() < SAMPLE_MAX {
                     preview.sample.push(row(found, now));
