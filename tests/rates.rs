@@ -148,12 +148,14 @@ fn a_site_that_has_too_much_gets_nothing_until_an_operator_wants_it_tried() {
     let hub = hub(&sink.host(), "interval = \"1h\"").start();
     let name = format!("smtp/{}", sink.host());
     send(&hub, 3, 1);
+    assert!(wait_until(SOON, || mails.load(Ordering::SeqCst) == 3), "{}", hub.json(&["threads"]));
+    assert!(wait_until(SOON, || hub.thread(&name)["recipients"] == 1), "{}", hub.json(&["threads"]));
+
+    // What comes now waits, and a look at it does not wake it.
+    send(&hub, 5, 1);
     let thread = suspended(&hub, &name);
     assert!(thread["next_attempt"].as_str().is_some(), "{thread}");
     assert!(thread["last_reply"].as_str().is_some_and(|reply| reply.contains("too much mail")), "{thread}");
-
-    // What comes now waits as well, and a look at it does not wake it.
-    send(&hub, 5, 1);
     assert!(wait_until(SOON, || hub.thread(&name)["recipients"] == 6), "{}", hub.json(&["threads"]));
     let before = mails.load(Ordering::SeqCst);
     assert_eq!((hub.thread(&name)["state"].as_str(), sink.count()), (Some("suspended"), 2));
@@ -178,9 +180,9 @@ fn a_suspension_ends_by_itself_when_its_time_is_over() {
 #[test]
 fn a_day_of_a_warm_up_is_not_begun_anew_by_a_restart() {
     let sink = Sink::start();
-    // Ten years of the same, so that any day of a test is one of them.
-    let days = vec![5; 4000];
-    let source = format!("[[source]]\naddress = \"127.0.0.1\"\nstart = \"2026-01-01\"\nwarm_up = {days:?}");
+    let date = std::process::Command::new("date").args(["-u", "+%F"]).output().expect("today's date");
+    let today = String::from_utf8_lossy(&date.stdout).trim().to_owned();
+    let source = format!("[[source]]\naddress = \"127.0.0.1\"\nstart = \"{today}\"\nwarm_up = [5, 5, 5]");
     let mut hub = hub(&sink.host(), "source = \"127.0.0.1\"").table(&source).start();
     let name = format!("smtp/{}", sink.host());
     send(&hub, 8, 1);

@@ -108,7 +108,7 @@ impl Chosen {
     /// Recipients that an action concerns.
     fn meant(&self, action: Action) -> u64 {
         let part = self.recipients.as_ref().filter(|_| action.is_final());
-        part.map_or(u64::from(self.open), |part| u64::try_from(part.len()).unwrap_or(u64::MAX))
+        part.map_or_else(|| u64::from(self.open), |part| u64::try_from(part.len()).unwrap_or(u64::MAX))
     }
 }
 

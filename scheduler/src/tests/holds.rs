@@ -14,10 +14,12 @@ use crate::scheduler::Scheduler;
 
 /// Sender and recipients of each message.
 #[derive(Clone, Debug, Default)]
-struct Letters(Arc<Mutex<BTreeMap<MessageId, (String, Vec<String>)>>>);
+struct Letters(Arc<Mutex<BTreeMap<MessageId, Letter>>>);
+
+type Letter = (String, Vec<String>);
 
 impl Letters {
-    fn get(&self, message: MessageId) -> (String, Vec<String>) {
+    fn get(&self, message: MessageId) -> Letter {
         self.0.lock().unwrap()[&message].clone()
     }
 }
