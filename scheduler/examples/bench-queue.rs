@@ -157,7 +157,8 @@ fn start(options: &Options_) -> Hub {
     }));
     let outlets = SchedulerOutlets { spool: handle.sender(), smtp: vec![orders_in.clone()], local: orders_in };
     threads.push(thread::spawn(move || scheduler_loop.run(scheduler, outlets, &clock)));
-    let (routing, arrived) = mailbox(1024);
+    // As the hub has it.
+    let (routing, arrived) = mailbox(64);
     let (facts, told) = mailbox::<Fact>(4096);
     threads.push(thread::spawn(move || while !matches!(told.wait(PATIENCE), Received::Closed) {}));
     let (sender, count) = (handle.sender(), options.threads);

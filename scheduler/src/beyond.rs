@@ -37,6 +37,9 @@ use crate::thread::{Thread, ThreadId};
 pub const BATCH_OCTETS: u64 = 512;
 /// Batches in a run at most: some hundred KiB on disk, read in less than a millisecond.
 pub const RUN_MAX: usize = 1000;
+/// Batches in the window for each run that may be remembered before runs grow: a line about a run takes as much memory as
+/// a batch, so that all lines take a part of what the window does.
+const BATCHES_PER_LINE: usize = 8;
 /// Batches that a thread keeps in memory in any case, at most: an agent's credit and some more.
 const KEPT_MAX: usize = 64;
 /// Threads that are asked for batches when there are too many, each time.
@@ -51,11 +54,11 @@ pub struct RunId(pub u64);
 /// What the driver is to do with batches beyond the window; each is to be answered by [`Scheduler::handle_spill`].
 #[derive(Clone, Debug)]
 pub enum SpillOrder {
-    /// Write these batches of one thread. No answer is needed when that works.
+    /// Write these batches of one thread, behind those that are in the run already. No answer is needed when that works.
     Write {
         /// The name of the run.
         run: RunId,
-        /// What is in it.
+        /// What is to be in it.
         batches: Vec<QueuedBatch>,
     },
     /// Read a run, and forget it once it was read.
@@ -70,11 +73,11 @@ pub enum SpillOrder {
 /// What came of a [`SpillOrder`].
 #[derive(Clone, Debug)]
 pub enum Spilled {
-    /// A run could not be written: here it is again.
+    /// Batches could not be written: here they are again. What was in the run before is still there.
     NotWritten {
         /// Its name.
         run: RunId,
-        /// What is in it.
+        /// What was to be in it.
         batches: Vec<QueuedBatch>,
     },
     /// A run was read.
@@ -140,6 +143,15 @@ impl Run {
         })
     }
 
+    /// Other batches of the thread go into the same run.
+    fn join(&mut self, other: Self) {
+        self.load.add(other.load);
+        self.due = self.due.min(other.due);
+        self.expires = self.expires.min(other.expires);
+        self.oldest = self.oldest.min(other.oldest);
+        self.ids = (self.ids.0.min(other.ids.0), self.ids.1.max(other.ids.1));
+    }
+
     fn batches(&self) -> usize {
         usize::try_from(self.load.batches).unwrap_or(usize::MAX)
     }
@@ -185,6 +197,27 @@ impl Beyond {
         self.wanted.remove(&id);
         self.reading = self.reading.filter(|reading| *reading != id);
         Some(run)
+    }
+
+    /// The last run, if so many batches may go into it and nothing is wanted of it.
+    fn open(&self, batches: usize, fill: usize) -> Option<RunId> {
+        let (id, run) = self.runs.last_key_value()?;
+        let idle = run.pending.is_empty() && !self.wanted.contains(id) && self.reading != Some(*id);
+        (idle && run.batches() + batches <= fill).then_some(*id)
+    }
+
+    /// Further batches have gone into a run.
+    fn extend(&mut self, id: RunId, more: Run) {
+        let Some(mut run) = self.remove(id) else { return };
+        run.join(more);
+        self.add(id, run);
+    }
+
+    /// Batches are not in a run after all, of which others are; returns what is to be done to them.
+    fn take_back(&mut self, id: RunId, batches: &[QueuedBatch]) -> Option<Vec<Pending>> {
+        let run = self.runs.get_mut(&id).filter(|run| run.batches() > batches.len())?;
+        run.load.remove(load_of(batches));
+        Some(run.pending.clone())
     }
 
     fn set_due(&mut self, id: RunId, due: Timestamp) {
@@ -283,8 +316,16 @@ impl Window {
         (self.max / (4 * (self.owners.len() + 1).min(self.sizes.len() + 1))).clamp(1, RUN_MAX)
     }
 
+    /// Batches up to which the last run of a thread is filled, so that there are not too many runs to remember.
+    fn fill(&self) -> usize {
+        let lines = (self.max / BATCHES_PER_LINE).max(1);
+        (self.beyond / lines).clamp(self.run_max(), RUN_MAX)
+    }
+
+    /// Batches that a thread keeps: all threads together no more than half of the window, as long as there are not more
+    /// threads than that.
     fn kept(&self) -> usize {
-        (self.run_max() / 2).clamp(1, KEPT_MAX)
+        (self.run_max() / 2).min(self.max / (2 * (self.sizes.len() + 1))).clamp(1, KEPT_MAX)
     }
 }
 
@@ -320,7 +361,7 @@ impl Scheduler {
             Spilled::Read { run, batches } => self.bring_in(run, batches, now),
             Spilled::NotWritten { run, batches } => {
                 self.window.refused_until = now + UNREADABLE_PAUSE;
-                self.bring_in(run, batches, now);
+                self.take_back(run, batches, now);
             }
             Spilled::NotRead { run } => {
                 if let Some(id) = self.window.owners.get(&run).copied() {
@@ -334,15 +375,33 @@ impl Scheduler {
         self.turn(now);
     }
 
+    /// Batches could not go into a run: all of it, or those behind others.
+    fn take_back(&mut self, run: RunId, batches: Vec<QueuedBatch>, now: Timestamp) {
+        let owner = self.window.owners.get(&run).copied();
+        let thread = owner.and_then(|id| Some((id, self.threads.get_mut(id)?)));
+        let rest = thread.and_then(|(id, thread)| Some((id, thread.beyond.take_back(run, &batches)?)));
+        match rest {
+            Some((id, pending)) => {
+                self.window.beyond = self.window.beyond.saturating_sub(batches.len());
+                self.put_back(id, batches, pending, now);
+            }
+            None => self.bring_in(run, batches, now),
+        }
+    }
+
     fn bring_in(&mut self, run_id: RunId, batches: Vec<QueuedBatch>, now: Timestamp) {
         let Some(id) = self.window.owners.remove(&run_id) else { return };
         let Some(run) = self.threads.get_mut(id).and_then(|thread| thread.beyond.remove(run_id)) else { return };
         self.window.beyond = self.window.beyond.saturating_sub(run.batches());
+        self.put_back(id, batches, run.pending, now);
+    }
+
+    fn put_back(&mut self, id: ThreadId, batches: Vec<QueuedBatch>, pending: Vec<Pending>, now: Timestamp) {
         let ids: Vec<BatchId> = batches.iter().map(|batch| batch.id).collect();
         for batch in batches {
             self.insert_batch(id, batch, now);
         }
-        for pending in run.pending {
+        for pending in pending {
             self.catch_up_on(id, &ids, &pending, now);
         }
         self.touch(id);
@@ -439,12 +498,13 @@ impl Scheduler {
         }
     }
 
-    /// What is in a run that the driver has not written yet.
-    pub fn unwritten(&self, wanted: RunId) -> Option<&[QueuedBatch]> {
-        self.window.orders.iter().find_map(|order| match order {
-            SpillOrder::Write { run, batches } if *run == wanted => Some(&batches[..]),
-            _ => None,
-        })
+    /// What is to go into a run and the driver has not written yet.
+    pub fn unwritten<'a>(&'a self, wanted: RunId) -> impl Iterator<Item = &'a QueuedBatch> + use<'a> {
+        let of_run = move |order: &'a SpillOrder| match order {
+            SpillOrder::Write { run, batches } if *run == wanted => batches.as_slice(),
+            _ => &[],
+        };
+        self.window.orders.iter().flat_map(of_run)
     }
 
     /// Batches of a run, as they were read, for the tools.
@@ -525,7 +585,7 @@ impl Scheduler {
 
     /// Sends the batches of the thread whose turn is last beyond the window; says whether there were any.
     fn spill(&mut self, id: ThreadId) -> bool {
-        let (run_max, kept) = (self.window.run_max(), self.window.kept());
+        let (run_max, kept, fill) = (self.window.run_max(), self.window.kept(), self.window.fill());
         let Some(thread) = self.threads.get_mut(id).filter(|thread| thread.sweeps.is_empty()) else { return false };
         let count = run_max.min(thread.batches.len().saturating_sub(kept));
         if count == 0 {
@@ -548,11 +608,20 @@ impl Scheduler {
         let Some(run) = Run::of(&batches, |batch| thread.expires(batch.received).min(thread.promised(batch))) else {
             return false;
         };
-        let run_id = RunId(self.window.next_run);
-        self.window.next_run += 1;
         self.window.beyond += batches.len();
-        self.window.owners.insert(run_id, id);
-        thread.beyond.add(run_id, run);
+        let run_id = match thread.beyond.open(batches.len(), fill) {
+            Some(run_id) => {
+                thread.beyond.extend(run_id, run);
+                run_id
+            }
+            None => {
+                let run_id = RunId(self.window.next_run);
+                self.window.next_run += 1;
+                self.window.owners.insert(run_id, id);
+                thread.beyond.add(run_id, run);
+                run_id
+            }
+        };
         self.window.orders.push_back(SpillOrder::Write { run: run_id, batches });
         // Its timer counts from the queue as it was.
         self.touch(id);

@@ -1,7 +1,7 @@
 //! The scheduler's thread: mailboxes in, outboxes out, and a clock.
 
 use std::collections::HashMap;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use zrelay_clock::{Clock, Timestamp};
 use zrelay_mailbox::{Outbox, Receiver, Sender, mailbox_waking};
 use zrelay_spool::{MessageId, Queue, Request, Spill, ThreadKey};
 
-use crate::beyond::{RunId, SpillOrder, Spilled};
+use crate::beyond::{RUN_MAX, RunId, SpillOrder, Spilled};
 use crate::query::{Answer, Ask, Query, RunView, SchedulerHandle};
 use crate::scheduler::Scheduler;
 
@@ -26,8 +26,8 @@ const ROUND_MAX: usize = 512;
 /// Requests that wait for the spool before the scheduler takes nothing more that makes further ones. The spool is
 /// then the slowest part of the hub, and the agents' reports wait with the agents.
 const RECORDS_WAITING_MAX: usize = 64;
-/// Runs of batches written or read in one round: each takes about a millisecond.
-const SPILL_ROUND_MAX: usize = 8;
+/// Batches that are written or read in one round: about ten milliseconds.
+const SPILL_ROUND_BATCHES: usize = 8 * RUN_MAX;
 /// How soon to look again whether a full mailbox of another loop has room.
 const FLUSH_PAUSE: Duration = Duration::from_millis(2);
 /// How long a stop waits for the other loops to take what is ready for them.
@@ -104,7 +104,7 @@ impl SchedulerLoop {
             }
             let sleep = self.sleep(&scheduler, &switch, clock.now());
             if let Err(error) = self.poll.poll(&mut events, Some(sleep))
-                && error.kind() != io::ErrorKind::Interrupted
+                && error.kind() != ErrorKind::Interrupted
             {
                 log::error!("the scheduler cannot wait for events: {error}");
                 std::thread::sleep(FLUSH_PAUSE);
@@ -139,10 +139,14 @@ impl SchedulerLoop {
             if scheduler.poll_timeout().is_some_and(|due| due <= now) {
                 scheduler.handle_timeout(now);
             }
-            for item in self.queue.drain(ROUND_MAX) {
-                scheduler.handle_queue(now, item);
-            }
             self.spill(scheduler, now);
+            // What is on its way to the disk is in memory: no more comes in before it is there.
+            if !scheduler.has_spill_orders() {
+                for item in self.queue.drain(ROUND_MAX) {
+                    scheduler.handle_queue(now, item);
+                }
+                self.spill(scheduler, now);
+            }
         }
         while let Some(order) = scheduler.poll_order() {
             switch.order(order);
@@ -166,8 +170,13 @@ impl SchedulerLoop {
         (thread, message, after): (Option<&ThreadKey>, Option<MessageId>, Option<RunId>),
     ) -> Option<RunView> {
         let (run, thread) = scheduler.next_run(thread, message, after)?;
-        let read = || self.spill.as_ref().and_then(|spill| spill.read(run.0, &thread).ok());
-        let batches = scheduler.unwritten(run).map(<[_]>::to_vec).or_else(read);
+        let mut unwritten = scheduler.unwritten(run).peekable();
+        let written = match self.spill.as_ref().map(|spill| spill.read(run.0, &thread)) {
+            Some(Ok(batches)) => Some(batches),
+            Some(Err(error)) if error.kind() == ErrorKind::NotFound && unwritten.peek().is_some() => Some(Vec::new()),
+            Some(Err(_)) | None => None,
+        };
+        let batches = written.map(|written| written.into_iter().chain(unwritten.cloned()).collect());
         let batches = batches.map(|batches| scheduler.views_of(now, (run, &thread), batches));
         if batches.is_none() {
             log::error!("batches of {thread} that wait on disk cannot be looked at");
@@ -177,18 +186,24 @@ impl SchedulerLoop {
 
     /// Writes and reads what is beyond the window. The file is not synced, so that this mostly takes a copy in memory.
     fn spill(&mut self, scheduler: &mut Scheduler, now: Timestamp) {
-        for _ in 0..SPILL_ROUND_MAX {
+        let mut moved = 0;
+        while moved < SPILL_ROUND_BATCHES {
             let Some(order) = scheduler.poll_spill() else { return };
             let spilled = match order {
                 SpillOrder::Write { run, batches } => {
+                    moved += batches.len();
                     let written = self.spill.as_mut().map(|spill| spill.write(run.0, &batches));
                     let Some(Err(error)) = written else { continue };
                     log::error!("{} batches cannot wait on disk and stay in memory: {error}", batches.len());
                     Spilled::NotWritten { run, batches }
                 }
                 SpillOrder::Read { run, thread } => match self.spill.as_ref().map(|spill| spill.read(run.0, &thread)) {
-                    Some(Ok(batches)) => Spilled::Read { run, batches },
+                    Some(Ok(batches)) => {
+                        moved += batches.len();
+                        Spilled::Read { run, batches }
+                    }
                     Some(Err(error)) => {
+                        moved += RUN_MAX;
                         log::error!("batches of {thread} that wait on disk cannot be read: {error}; trying again");
                         Spilled::NotRead { run }
                     }

@@ -99,6 +99,11 @@ impl<T> Sender<T> {
         Ok(())
     }
 
+    /// Whether all items have been taken.
+    pub fn is_empty(&self) -> bool {
+        self.channel.is_empty()
+    }
+
     fn ring(&self) {
         if let Some(bell) = &self.bell {
             bell.ring();

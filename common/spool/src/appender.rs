@@ -168,6 +168,11 @@ impl Appender {
         }
     }
 
+    /// The books.
+    pub(crate) fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
     /// Takes one request.
     pub(crate) fn take(&mut self, request: Request) {
         match request {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use zrelay_mailbox::{Outbox, Received, Receiver, Sender, wait_either};
 
+use crate::announce::Announcer;
 use crate::appender::{Appender, Output};
 use crate::backlog::Backlog;
 use crate::checkpoint::job::Job;
@@ -46,7 +47,7 @@ pub(crate) struct Driver {
     appender: Appender,
     intake: Inbox,
     requests: Inbox,
-    routing: Outbox<Arrived>,
+    routing: Announcer,
     scheduler: Outbox<Queue>,
     facts: Outbox<Fact>,
     answers: VecDeque<(Sender<Committed>, Committed)>,
@@ -108,7 +109,7 @@ impl Driver {
             appender,
             intake: Inbox { receiver: intake, state: InboxState::Open },
             requests: Inbox { receiver: requests, state: InboxState::Open },
-            routing: Outbox::new(outlets.routing),
+            routing: Announcer::new(outlets.routing),
             scheduler: Outbox::new(outlets.scheduler),
             facts: Outbox::new(outlets.facts),
             answers: VecDeque::new(),
@@ -248,11 +249,14 @@ impl Driver {
                 self.answers.push_back((to, committed));
             }
         }
-        // What had no room before may have it now. A message is small until it is routed: while the scheduler does not take
-        // the batches there are, or the disk not their records, no more are made.
+        // What had no room before may have it now. While the scheduler does not take the batches there are, or the disk not
+        // their records, no more are made.
         self.scheduler.flush();
+        if self.requests.receiver.is_empty() {
+            self.routing.forget_if_taken();
+        }
         if self.scheduler.len() < OUTBOX_MAX && self.takes_requests() {
-            self.routing.flush();
+            self.routing.flush(self.appender.ledger());
         }
         self.facts.flush();
         feed(&mut self.recovered.queue, &mut self.scheduler);

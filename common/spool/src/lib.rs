@@ -67,6 +67,7 @@
 //! Layouts on disk: `checkpoint.rs`, `format.rs` (segments, framing, where a torn log ends), `message.rs`, `record.rs`.
 #![forbid(unsafe_code)]
 
+mod announce;
 mod appender;
 mod backlog;
 mod bits;

@@ -4,7 +4,9 @@
 //! and the file has no name: it is gone with the process. It is a copy of what the scheduler knows of each batch, so that
 //! reading it back needs no look at the log.
 //!
-//! Batches lie in **runs** of some hundred of one thread, written at once and read at once. A run begins at a multiple of
+//! Batches lie in **runs** of some hundred of one thread, read at once. A run is one piece or several, one behind the
+//! other, each with its octets (u32) in front of it and its CRC-32 behind it: so a run can grow by a few batches at a
+//! time, and somebody who has to remember something of each run has little to remember. A run begins at a multiple of
 //! [`BLOCK`], so that its space can be given back when it has been read.
 
 use std::collections::HashMap;
@@ -27,8 +29,6 @@ use crate::{BatchId, Diagnostic, Handling, MessageId, QueuedBatch, ThreadKey};
 const BLOCK: u64 = 4096;
 /// Octets of a batch at the least: bounds what is believed of a count.
 const BATCH_MIN: usize = 50;
-/// Octets of the checksum behind a run.
-const CHECKSUM: usize = 4;
 
 /// Batches on disk, outside of the log.
 pub struct Spill {
@@ -44,6 +44,8 @@ pub struct Spill {
 struct Stretch {
     at: u64,
     octets: u32,
+    /// Octets that it may take where it is.
+    room: u32,
 }
 
 impl fmt::Debug for Spill {
@@ -66,20 +68,57 @@ impl Spill {
         Ok(Self { file, runs: HashMap::new(), end: 0, octets: 0 })
     }
 
-    /// Writes batches of one thread as the run of this number.
+    /// Writes batches of one thread as the run of this number, or behind those that are in it already.
     ///
     /// # Errors
-    /// They cannot be written; nothing is kept of them.
+    /// They cannot be written; nothing is kept of them, and what was in the run before stays.
     pub fn write(&mut self, run: u64, batches: &[QueuedBatch]) -> io::Result<()> {
-        let mut octets = Vec::with_capacity(batches.len() * 64);
-        encode(&mut octets, batches);
-        octets.extend_from_slice(&crc32fast::hash(&octets).to_le_bytes());
-        let length = u32::try_from(octets.len()).map_err(|_| io::ErrorKind::FileTooLarge)?;
-        self.file.write_all_at(&octets, self.end)?;
-        self.runs.insert(run, Stretch { at: self.end, octets: length });
-        self.octets += u64::from(length);
-        self.end = (self.end + u64::from(length)).next_multiple_of(BLOCK);
+        let mut piece = vec![0; size_of::<u32>()];
+        piece.reserve(batches.len() * 64);
+        encode(&mut piece, batches);
+        let body = piece.get(size_of::<u32>()..).unwrap_or_default();
+        let (length, checksum) = (body.len() as u32, crc32fast::hash(body));
+        piece.splice(..size_of::<u32>(), length.to_le_bytes());
+        piece.extend_from_slice(&checksum.to_le_bytes());
+        let before = self.runs.get(&run).copied();
+        let stretch = match before {
+            Some(before) => self.extend(before, &piece)?,
+            None => self.append(&piece, 1)?,
+        };
+        self.runs.insert(run, stretch);
+        self.octets += piece.len() as u64;
+        if let Some(before) = before.filter(|before| before.at != stretch.at) {
+            self.punch(before);
+        }
         Ok(())
+    }
+
+    /// Octets at the end of the file, with room for so many times as much.
+    fn append(&mut self, octets: &[u8], times: u64) -> io::Result<Stretch> {
+        let too_large = |_| io::Error::from(io::ErrorKind::FileTooLarge);
+        let room = (octets.len() as u64 * times).next_multiple_of(BLOCK);
+        let room = u32::try_from(room).map_err(too_large)?;
+        let stretch = Stretch { at: self.end, octets: octets.len() as u32, room };
+        self.file.write_all_at(octets, stretch.at)?;
+        self.end += u64::from(room);
+        Ok(stretch)
+    }
+
+    fn extend(&mut self, before: Stretch, piece: &[u8]) -> io::Result<Stretch> {
+        let end = u64::from(before.octets) + piece.len() as u64;
+        if end <= u64::from(before.room) {
+            self.file.write_all_at(piece, before.at + u64::from(before.octets))?;
+            return Ok(Stretch { octets: end as u32, ..before });
+        }
+        // Twice the room, so that a run which grows again and again is seldom copied. Room takes no space.
+        let octets = [&*self.read_octets(before)?, piece].concat();
+        self.append(&octets, 2)
+    }
+
+    fn read_octets(&self, stretch: Stretch) -> io::Result<Vec<u8>> {
+        let mut octets = vec![0; stretch.octets as usize];
+        self.file.read_exact_at(&mut octets, stretch.at)?;
+        Ok(octets)
     }
 
     /// Reads a run of `thread`, and keeps it.
@@ -88,14 +127,15 @@ impl Spill {
     /// It is not there, cannot be read, or is not what was written.
     pub fn read(&self, run: u64, thread: &ThreadKey) -> io::Result<Vec<QueuedBatch>> {
         let stretch = self.runs.get(&run).ok_or(io::ErrorKind::NotFound)?;
-        let mut octets = vec![0; stretch.octets as usize];
-        self.file.read_exact_at(&mut octets, stretch.at)?;
+        let octets = self.read_octets(*stretch)?;
         let damaged = || io::Error::new(io::ErrorKind::InvalidData, "batches on disk are not what was written");
-        let (body, checksum) = octets.split_at_checked(octets.len().saturating_sub(CHECKSUM)).ok_or_else(damaged)?;
-        if checksum != crc32fast::hash(body).to_le_bytes() {
-            return Err(damaged());
+        let mut batches = Vec::new();
+        let mut rest = Decoder(&octets);
+        while !rest.0.is_empty() {
+            let piece = piece(&mut rest).map_err(|Malformed| damaged())?;
+            batches.append(&mut decode(piece, thread).map_err(|Malformed| damaged())?);
         }
-        decode(body, thread).map_err(|_| damaged())
+        Ok(batches)
     }
 
     /// Gives the space of a run back.
@@ -109,6 +149,10 @@ impl Spill {
             }
             return;
         }
+        self.punch(stretch);
+    }
+
+    fn punch(&self, stretch: Stretch) {
         let length = u64::from(stretch.octets).next_multiple_of(BLOCK);
         // A file system that cannot do this keeps the space until the file is empty.
         let _ = fallocate(&self.file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, stretch.at, length);
@@ -118,6 +162,13 @@ impl Spill {
     pub fn octets(&self) -> u64 {
         self.octets
     }
+}
+
+/// The next piece of a run, without its frame.
+fn piece<'a>(from: &mut Decoder<'a>) -> Result<&'a [u8], Malformed> {
+    let length = from.u32()?;
+    let body = from.take(length as usize)?;
+    if from.u32()? == crc32fast::hash(body) { Ok(body) } else { Err(Malformed) }
 }
 
 fn encode(octets: &mut Vec<u8>, batches: &[QueuedBatch]) {
@@ -259,6 +310,24 @@ mod tests {
             }
             prop_assert_eq!((spill.octets(), spill.file.metadata().unwrap().len()), (0, 0));
             prop_assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0, "it has no name");
+        }
+
+        #[test]
+        fn runs_that_grow_in_turn_hold_all_that_was_written(
+            pieces in prop::collection::vec((0u64..3, batches()), 1..30),
+        ) {
+            let directory = tempfile::tempdir().unwrap();
+            let mut spill = Spill::create(directory.path()).unwrap();
+            let mut expected: HashMap<u64, Vec<QueuedBatch>> = HashMap::new();
+            for (run, batches) in pieces {
+                spill.write(run, &batches).unwrap();
+                expected.entry(run).or_default().extend(batches);
+            }
+            for (run, batches) in expected {
+                prop_assert_eq!(spill.read(run, &key()).unwrap(), batches);
+                spill.forget(run);
+            }
+            prop_assert_eq!((spill.octets(), spill.file.metadata().unwrap().len()), (0, 0));
         }
 
         #[test]

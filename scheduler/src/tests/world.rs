@@ -306,7 +306,7 @@ impl World {
             (SpillOrder::Write { run, batches }, Disk::Full) => Spilled::NotWritten { run, batches },
             (SpillOrder::Write { run, batches }, _) => {
                 assert!(!batches.is_empty());
-                assert!(self.spilled.insert(run, batches).is_none());
+                self.spilled.entry(run).or_default().extend(batches);
                 return;
             }
             (SpillOrder::Read { run, .. }, Disk::Unreadable) => Spilled::NotRead { run },
