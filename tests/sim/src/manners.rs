@@ -400,7 +400,7 @@ fn of_unit(rates: &Rates, unit: Unit) -> Option<zrelay_config::Rate> {
 
 /// The shortest wait behind so many refusals in a row, as the scheduler's documentation has it.
 fn shortest(clause: &Clause, times: u32) -> Duration {
-    let units = clause.retries.get(times as usize - 1).or(clause.retries.last()).copied().unwrap_or(1);
+    let units = clause.retries.get(times as usize - 1).or_else(|| clause.retries.last()).copied().unwrap_or(1);
     (clause.interval * units).mul_f64(1.0 - clause.jitter).saturating_sub(ROUNDING)
 }
 

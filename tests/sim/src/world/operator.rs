@@ -141,7 +141,7 @@ impl World {
         self.seen.operations += 1;
         match target {
             Target::Selected(Selector::Thread(key)) => {
-                self.operated_on_threads(wish, &|thread| thread == key, &changed)
+                self.operated_on_threads(wish, &|thread| thread == key, &changed);
             }
             Target::Selected(Selector::Threads(pattern)) => {
                 let patterns = match wish {
