@@ -66,6 +66,8 @@ struct Rest {
     failures: u32,
     failed: Timestamp,
     down: Timestamp,
+    /// Until when it may be left alone without having failed here.
+    given_up: Timestamp,
     /// Connections that have delivered, all reports of deliveries, and whether the site has ever refused anything.
     connections: u32,
     deliveries: u32,
@@ -162,7 +164,16 @@ impl Manners {
         let Some(open) = rest.open.remove(&lease) else { return };
         rest.refused |= failed;
         let others_work = rest.open.values().any(|open| open.word);
-        if !failed || others_work || now < rest.suspended.1 || (rest.failures > 0 && open.since < rest.failed) {
+        if !failed && !open.word {
+            // It may have been given up for saying nothing: that counts as a failure as well.
+            rest.given_up = now + longest(&clause);
+        }
+        if !failed
+            || now < rest.given_up
+            || others_work
+            || now < rest.suspended.1
+            || (rest.failures > 0 && open.since < rest.failed)
+        {
             return;
         }
         rest.failures += 1;
