@@ -26,16 +26,18 @@ Terms:
   attempts:3                batches tried so often; '>3' for more often, '<3' for less
   'reply:TEXT'              batches whose last reply holds the text
 
-With a thread or a pattern alone, hold, release and retry concern the threads as such: a held
-thread holds what comes later too, and a retry forgets the host's back-off. A hold on a pattern
-goes for hosts to come, and is released by the same pattern or a wider one. Everything else
-concerns the batches in the queue now; drop and expire end those of their recipients that are
-meant, and reroute moves only batches of which all recipients are.
+With a thread or a pattern alone, hold, release and retry concern the threads as such, and a retry
+forgets the host's back-off. A hold goes for mail to come as well, unless one of its terms is a
+message, age, state, attempts or reply: it stands (see zrelay holds) until it is released by the
+same terms or wider ones, and of a message to come only the recipients that are meant are held. All
+else concerns the batches in the queue now; drop and expire end those of their recipients that are
+meant, reroute moves only batches of which all recipients are.
 
 Examples:
   zrelay messages age:1d 'reply:greylist'
   zrelay expire --dry-run 'smtp/*.example.net' recipient:gone.example.net
   zrelay reroute smtp/example.net --to 'smtp/[192.0.2.1]:2525'
+  zrelay hold 'sender:*@bad.example'                what is there, and what comes
   zrelay drop 'sender:spammer@*' 'age:<1h'";
 
 const THREADS: &str = "\
@@ -120,12 +122,14 @@ pub(crate) enum Command {
     Messages(MessagesArgs),
     /// One message: the state of each recipient, and what was tried for it
     Message(MessageArgs),
-    /// Hold threads or a message: nothing is handed out until it is released
+    /// Hold threads or mail, that to come as well: nothing is handed out until it is released
     #[command(after_help = TERMS)]
     Hold(SelectArgs),
     /// Release what was held
     #[command(after_help = TERMS)]
     Release(SelectArgs),
+    /// Holds that stand: what they are for, since when, and who set them
+    Holds(Listing),
     /// Try again now, whatever the back-off says
     #[command(after_help = TERMS)]
     Retry(SelectArgs),

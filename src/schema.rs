@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
 use serde_json::{Value, json};
 use zrelay_scheduler::Changed;
-use zrelay_scheduler::control::{Caller, MessageDetail, Method, Overview, Preview, Status, Trace};
+use zrelay_scheduler::control::{Caller, HoldRow, MessageDetail, Method, Overview, Preview, Status, Trace};
 use zrelay_scheduler::snapshot::{AgeRow, ChannelRow, MessageRow, RingRow, ThreadDetail, ThreadRow};
 
 use crate::sites::SiteRow;
@@ -24,6 +24,7 @@ struct Results {
     threads: Threads,
     thread: ThreadDetail,
     qshape: Qshape,
+    holds: Holds,
     messages: Messages,
     message: MessageDetail,
     sites: Sites,
@@ -91,6 +92,13 @@ struct Messages {
     messages: Vec<MessageRow>,
     /// Whether the limit has cut something off.
     more: bool,
+}
+
+#[derive(JsonSchema)]
+#[expect(dead_code, reason = "its shape is what counts")]
+struct Holds {
+    /// In the order in which they came; threads held by their own names last.
+    holds: Vec<HoldRow>,
 }
 
 #[derive(JsonSchema)]

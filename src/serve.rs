@@ -1,6 +1,7 @@
 //! `zrelay serve`: the hub in the foreground.
 
 mod access;
+mod etrn;
 mod hub;
 mod store;
 mod threads;

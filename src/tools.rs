@@ -30,6 +30,7 @@ pub(crate) fn run(hub: &HubOptions, command: Command) -> Result<Done, Failure> {
             hub.list("channels", json!({}), &listing, &tables::channel_columns(), tables::channel)
         }
         Command::Rings(listing) => hub.list("rings", json!({}), &listing, &tables::ring_columns(), tables::ring),
+        Command::Holds(listing) => hub.list("holds", json!({}), &listing, &tables::HOLDS, tables::hold),
         Command::Threads(args) => hub.list("threads", threads(&args), &args.listing, &tables::THREADS, tables::thread),
         Command::Messages(args) => {
             hub.list("messages", messages(&args), &args.listing, &tables::MESSAGES, tables::message)

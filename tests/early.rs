@@ -22,6 +22,24 @@ fn one_by_one(hub: &Hub, messages: usize, arrived: impl Fn() -> usize) {
     }
 }
 
+/// Messages that are sent at most until two have gone ahead.
+const MESSAGES_MAX: usize = 16;
+
+/// Sends messages until Exim says of two that they came ahead of its greeting; of the first it cannot. It looks for what
+/// has come once, in the moment before it greets: on a busy machine the hub's octets may come behind that moment, which it
+/// takes as well, and does not count.
+fn until_two_are_early(hub: &Hub, exim: &Exim, early: impl Fn() -> usize) {
+    for number in 0..MESSAGES_MAX {
+        let before = exim.delivered().len();
+        one_by_one(hub, 1, || exim.delivered().len() - before);
+        assert!(number > 0 || early() == 0, "it was not offered yet\n{}", exim.log());
+        if early() == 2 {
+            return;
+        }
+    }
+    panic!("{} of {MESSAGES_MAX} were early\n{}", early(), exim.log());
+}
+
 /// How often the hub, as a client of this Exim, used what it had been offered.
 fn accepted_early(exim: &Exim) -> usize {
     exim.log().lines().filter(|line| line.contains(" <= ") && line.contains(" L* ")).count()
@@ -32,8 +50,7 @@ fn exim_is_sent_envelopes_ahead_of_its_greeting_once_it_has_offered_that() {
     let Some(peers) = Peers::find_as_root() else { return skip(peers::MISSING) };
     let exim = Exim::start(&peers, "log_selector = +pipelining\npipelining_connect_advertise_hosts = *\n");
     let hub = Hub::towards(ZRELAY, &exim.host()).clause("smtp/*", NO_IDLE).start();
-    one_by_one(&hub, 3, || exim.delivered().len());
-    assert_eq!(accepted_early(&exim), 2, "all but the first\n{}", exim.log());
+    until_two_are_early(&hub, &exim, || accepted_early(&exim));
     assert!(!exim.log().contains("synchronization error"), "{}", exim.log());
     assert!(hub.json(&["sites", "--topic", "ehlo"]).to_string().contains("PIPECONNECT"));
     assert!(hub.log_lines(&["status=deferred"]).is_empty());
@@ -46,9 +63,8 @@ fn exim_is_sent_envelopes_ahead_of_its_greeting_behind_starttls_too() {
     let tls = Exim::tls(&Certificate::new(&["exim.test"]), files.path());
     let exim = Exim::start(&peers, &format!("log_selector = +pipelining\n{tls}"));
     let hub = Hub::towards(ZRELAY, &exim.host()).clause("smtp/*", NO_IDLE).start();
-    one_by_one(&hub, 3, || exim.delivered().len());
-    let early = exim.log().lines().filter(|line| line.contains(" L* ") && line.contains(" X=TLS")).count();
-    assert_eq!(early, 2, "all but the first\n{}", exim.log());
+    let early = || exim.log().lines().filter(|line| line.contains(" L* ") && line.contains(" X=TLS")).count();
+    until_two_are_early(&hub, &exim, early);
 }
 
 #[test]

@@ -276,7 +276,8 @@ fn chasquid_which_drops_what_comes_with_the_dot_receives_what_is_for_it() {
         refuses_senders: false,
         refuses_size: true,
         level: "transaction",
-        lessons: &[("recipients", 100..=101)],
+        // That it takes a hundred recipients shows only where it is fast enough to be given more.
+        lessons: &[],
         clause: "tls = \"none\"",
     };
     side.receives_what_is_for_it();

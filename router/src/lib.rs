@@ -4,10 +4,11 @@
 //!   Arrived ──▶ Worker ──▶ Router::route ──▶ Routed (batches) ──▶ spool ──▶ scheduler
 //! ```
 //!
-//! [`Router`] is a pure function of the configuration: recipients in, batches out, no I/O, no clock, no DNS. Duplicates
+//! [`Router`] is a pure function of the configuration and the holds that stand: recipients in, batches out, no I/O, no clock, no DNS. Duplicates
 //! are taken out first (per message and sender), then every recipient gets its channel and host from the first
 //! `[[route]]` that matches, or from its domain; recipients with the same pair form one batch, or several where they are
-//! more than go out at once. A recipient that cannot be
+//! more than go out at once; those that an operator holds before they are there ([`Standing`]) are kept apart, so that the
+//! others are not held with them. A recipient that cannot be
 //! routed goes to the channel `error`, whose host is the reason: failures come back to the sender in the same way
 //! wherever they are noticed.
 //!
@@ -27,6 +28,7 @@ pub use worker::{Worker, decide, duplicates};
 use std::sync::Arc;
 
 use zrelay_config::{Clause, Config, Route};
+use zrelay_holds::Standing;
 
 /// Reason for a recipient whose domain is no domain. The channel `error` answers with it; the leading status is RFC
 /// 3463's "bad destination system address".
@@ -48,6 +50,7 @@ pub struct Router {
     file: Option<String>,
     /// Whether the recipient's domain alone decides, so that it need be asked once only.
     by_domain: bool,
+    standing: Standing,
 }
 
 impl Router {
@@ -57,7 +60,21 @@ impl Router {
             route.sender.is_none() && !route.recipient.as_ref().is_some_and(|pattern| pattern.is_whole_address())
         });
         let (routes, clauses) = (config.routes.clone(), config.clauses.clone());
-        Self { routes, clauses, postmaster: config.postmaster.clone(), file: None, by_domain }
+        Self {
+            routes,
+            clauses,
+            postmaster: config.postmaster.clone(),
+            file: None,
+            by_domain,
+            standing: Standing::default(),
+        }
+    }
+
+    /// The same, but recipients that an operator holds go into batches of their own.
+    #[must_use]
+    pub fn apart(mut self, standing: Standing) -> Self {
+        self.standing = standing;
+        self
     }
 
     /// The same with the name of the file that the rules stand in, for [`Router::explain`].

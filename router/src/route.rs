@@ -76,7 +76,7 @@ impl Router {
             domains: Vec::new(),
             seen: HashMap::with_capacity(recipients.size_hint().0),
             by_rule: HashMap::new(),
-            groups: Groups::new(&self.clauses, size),
+            groups: Groups::new(&self.clauses, size, self.standing.get()),
             duplicates: Vec::new(),
         };
         recipients.for_each(|recipient| work.add(recipient));
@@ -93,6 +93,7 @@ impl<'a> Work<'a> {
         let domain = self.domain(domain_text);
         let known = self.domains.get(domain).and_then(|(_, group)| *group).filter(|_| !bare);
         let group = known.unwrap_or_else(|| self.decide(recipient, domain, bare));
+        let group = self.groups.apart(group, recipient);
         match self.seen.entry((domain, local, recipient.sender)) {
             Entry::Occupied(first) => {
                 let (of, batch) = *first.get();

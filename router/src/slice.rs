@@ -11,7 +11,10 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use zrelay_config::{Clause, defaults};
+use zrelay_holds::Terms;
 use zrelay_spool::{RoutedBatch, ThreadKey};
+
+use crate::Submitted;
 
 /// The recipients of a message that go to one thread: position in [`Groups`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -20,6 +23,8 @@ pub(crate) struct Group(usize);
 /// All batches of a message in the making.
 pub(crate) struct Groups<'a> {
     clauses: &'a [Arc<Clause>],
+    /// Holds that stand.
+    holds: Arc<[Arc<Terms>]>,
     /// Octets of the message.
     size: u64,
     by_thread: HashMap<ThreadKey, Group>,
@@ -30,6 +35,10 @@ pub(crate) struct Groups<'a> {
 /// A group and its latest batch, which may have room.
 struct Open<'a> {
     thread: ThreadKey,
+    /// Holds that can be for some of its recipients.
+    holds: Vec<Arc<Terms>>,
+    /// Where these are kept.
+    held: Option<Group>,
     limits: Limits,
     batch: Option<usize>,
     senders: HashSet<&'a str>,
@@ -56,8 +65,8 @@ impl Limits {
 }
 
 impl<'a> Groups<'a> {
-    pub(crate) fn new(clauses: &'a [Arc<Clause>], size: u64) -> Self {
-        Self { clauses, size, by_thread: HashMap::new(), groups: Vec::new(), batches: Vec::new() }
+    pub(crate) fn new(clauses: &'a [Arc<Clause>], size: u64, holds: Arc<[Arc<Terms>]>) -> Self {
+        Self { clauses, holds, size, by_thread: HashMap::new(), groups: Vec::new(), batches: Vec::new() }
     }
 
     /// The group of a thread.
@@ -65,11 +74,38 @@ impl<'a> Groups<'a> {
         if let Some(group) = self.by_thread.get(&thread) {
             return *group;
         }
-        let group = Group(self.groups.len());
         let limits = Limits::of(self.clauses, &thread, self.size);
-        self.by_thread.insert(thread.clone(), group);
-        self.groups.push(Open { thread, limits, batch: None, senders: HashSet::new(), last: "" });
+        let mut holds = Vec::new();
+        if !self.holds.is_empty() {
+            let name = thread.to_string();
+            holds.extend(self.holds.iter().filter(|terms| terms.admits_thread(&name)).cloned());
+        }
+        let group = self.open(thread.clone(), limits, holds);
+        self.by_thread.insert(thread, group);
         group
+    }
+
+    fn open(&mut self, thread: ThreadKey, limits: Limits, holds: Vec<Arc<Terms>>) -> Group {
+        let group = Group(self.groups.len());
+        self.groups.push(Open { thread, holds, held: None, limits, batch: None, senders: HashSet::new(), last: "" });
+        group
+    }
+
+    /// The group for this recipient of a group: that of the held ones, if a hold is for it.
+    pub(crate) fn apart(&mut self, group: Group, recipient: Submitted<'_>) -> Group {
+        let Some(open) = self.groups.get(group.0).filter(|open| !open.holds.is_empty()) else { return group };
+        if !open.holds.iter().any(|terms| terms.admits_address(recipient.sender, recipient.address)) {
+            return group;
+        }
+        if let Some(held) = open.held {
+            return held;
+        }
+        let (thread, limits) = (open.thread.clone(), open.limits);
+        let held = self.open(thread, limits, Vec::new());
+        if let Some(open) = self.groups.get_mut(group.0) {
+            open.held = Some(held);
+        }
+        held
     }
 
     /// Puts a recipient into its group; returns the position of its batch.

@@ -222,3 +222,24 @@ proptest! {
         prop_assert_eq!(router.route(100, submitted(&recipients)), routing);
     }
 }
+
+#[test]
+fn recipients_that_a_hold_is_for_are_kept_apart_from_the_others() {
+    let standing = Standing::default();
+    let router = router("").apart(standing.clone());
+    let recipients =
+        [("ann@b.example", "x@bad.example"), ("bob@b.example", "y@good.example"), ("cyd@b.example", "x@bad.example")];
+    let split = |router: &Router| threads(router, &recipients).into_iter().map(|(_, batch)| batch).collect::<Vec<_>>();
+    assert_eq!(split(&router), [vec![0, 1, 2]]);
+    let holds = |texts: &[&str]| {
+        standing.set(vec![zrelay_holds::Terms::parse(texts.iter().copied()).unwrap().into()]);
+    };
+    holds(&["sender:*@bad.example"]);
+    assert_eq!(split(&router), [vec![0, 2], vec![1]]);
+    holds(&["recipient:bob@*"]);
+    assert_eq!(split(&router), [vec![0, 2], vec![1]]);
+    holds(&["smtp/elsewhere", "recipient:bob@*"]);
+    assert_eq!(split(&router), [vec![0, 1, 2]]);
+    standing.set(Vec::new());
+    assert_eq!(split(&router), [vec![0, 1, 2]]);
+}

@@ -9,6 +9,8 @@
 //! comes to its expiry: by due time, and of the thread that needs it. It comes in whole, and what does not fit then goes
 //! out again. Nothing is counted anew: sums cover what is beyond the window as well.
 //!
+//! Whoever looks through the queue reads runs and leaves them where they are ([`Scheduler::next_run`]).
+//!
 //! What an operator does to a thread or a message is noted at the runs that it may concern and done when they come in:
 //! at once, where it ends batches or is about single ones; else (retry) when it is their turn. What happens to the host
 //! of a thread concerns only batches that were tried: those beyond the window are not, and so do not count attempts.
@@ -17,15 +19,16 @@
 //! window and there happens to be room: at most an agent's credit of them.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Bound;
 use std::time::Duration;
 
 use zrelay_clock::Timestamp;
 use zrelay_spool::{BatchId, MessageId, QueuedBatch, ThreadKey};
 
 use crate::batch::Place;
-use crate::operator::{Action, Changed};
+use crate::operator::{Action, Changed, Chosen};
 use crate::scheduler::Scheduler;
-use crate::snapshot::Load;
+use crate::snapshot::{BatchPlace, BatchView, Load};
 use crate::sweep::Work;
 use crate::thread::{Thread, ThreadId};
 
@@ -124,6 +127,7 @@ enum Pending {
     All(Work),
     Message(Action, MessageId),
     Batch(Action, BatchId, Option<Vec<u32>>),
+    Reroute(BatchId, ThreadKey),
 }
 
 impl Run {
@@ -254,6 +258,14 @@ impl Beyond {
         let is_hold =
             |pending: &Pending| matches!(pending, Pending::Message(Action::Hold, _) | Pending::Batch(Action::Hold, ..));
         self.runs.values_mut().for_each(|run| run.pending.retain(|pending| !is_hold(pending)));
+    }
+
+    /// Notes something for a run; says whether there is such a one.
+    fn pend_at(&mut self, id: RunId, pending: &Pending) -> bool {
+        let Some(run) = self.runs.get_mut(&id) else { return false };
+        run.pending.push(pending.clone());
+        self.wanted.insert(id);
+        true
     }
 
     /// Notes something for the runs that may hold the message; says whether there are any.
@@ -408,6 +420,9 @@ impl Scheduler {
                     self.operate_on_batch(now, *action, (id, *batch), None, &mut changed);
                 }
             }
+            Pending::Reroute(batch, to) => {
+                self.reroute_batch(id, *batch, to, now);
+            }
             Pending::Batch(action, batch, part) => {
                 self.operate_on_batch(now, *action, (id, *batch), part.as_deref(), &mut changed);
             }
@@ -439,13 +454,78 @@ impl Scheduler {
         &mut self,
         action: Action,
         (id, batch): (ThreadId, BatchId),
+        run: Option<RunId>,
         part: Option<&[u32]>,
     ) -> bool {
-        let pending = Pending::Batch(action, batch, part.map(<[u32]>::to_vec));
+        self.pend_for_batch((id, batch), run, &Pending::Batch(action, batch, part.map(<[u32]>::to_vec)))
+    }
+
+    /// A batch that is not in memory is to go to another thread; says whether it may be beyond the window.
+    pub(crate) fn reroute_beyond(&mut self, id: ThreadId, chosen: &Chosen, to: &ThreadKey) -> bool {
+        self.pend_for_batch((id, chosen.batch), chosen.run, &Pending::Reroute(chosen.batch, to.clone()))
+    }
+
+    /// The run in which it was seen, if that is still there; else all that may hold it.
+    fn pend_for_batch(&mut self, (id, batch): (ThreadId, BatchId), run: Option<RunId>, pending: &Pending) -> bool {
         let Some(thread) = self.threads.get_mut(id) else { return false };
-        let concerned = thread.beyond.pend_for(batch.message, &pending);
+        let seen = run.is_some_and(|run| thread.beyond.pend_at(run, pending));
+        let concerned = seen || thread.beyond.pend_for(batch.message, pending);
         self.touch(id);
         concerned
+    }
+
+    /// The next run behind this one, of one thread or of all, that may hold a batch of the message, and its thread. Runs
+    /// are numbered as they are made.
+    pub fn next_run(
+        &self,
+        thread: Option<&ThreadKey>,
+        message: Option<MessageId>,
+        after: Option<RunId>,
+    ) -> Option<(RunId, ThreadKey)> {
+        let behind = (after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded);
+        let fits = |id: &ThreadId, run: &RunId| {
+            let thread = self.threads.get(*id)?;
+            let known = thread.beyond.runs.get(run)?;
+            message.is_none_or(|message| known.may_hold(message)).then(|| (*run, thread.key.clone()))
+        };
+        match thread {
+            Some(key) => {
+                let id = self.find_thread(key)?;
+                let mut runs = self.threads.get(id)?.beyond.runs.range(behind);
+                runs.find_map(|(run, _)| fits(&id, run))
+            }
+            None => self.window.owners.range(behind).find_map(|(run, id)| fits(id, run)),
+        }
+    }
+
+    /// What is to go into a run and the driver has not written yet.
+    pub fn unwritten<'a>(&'a self, wanted: RunId) -> impl Iterator<Item = &'a QueuedBatch> + use<'a> {
+        let of_run = move |order: &'a SpillOrder| match order {
+            SpillOrder::Write { run, batches } if *run == wanted => batches.as_slice(),
+            _ => &[],
+        };
+        self.window.orders.iter().flat_map(of_run)
+    }
+
+    /// Batches of a run, as they were read, for the tools.
+    pub fn views_of(
+        &self,
+        now: Timestamp,
+        (run, thread): (RunId, &ThreadKey),
+        batches: Vec<QueuedBatch>,
+    ) -> Vec<BatchView> {
+        let Some(thread) = self.find_thread(thread).and_then(|id| self.threads.get(id)) else { return Vec::new() };
+        let view = |batch: QueuedBatch| {
+            let due = thread.due_at(batch.due);
+            let place = match () {
+                () if batch.held || thread.is_held() => BatchPlace::Held,
+                () if due > now => BatchPlace::Waiting(due),
+                () => BatchPlace::Due,
+            };
+            let QueuedBatch { id, thread, recipients, received, size, attempts, flow, last, .. } = batch;
+            BatchView { id, thread, recipients, received, size, attempts, flow, place, run: Some(run), last }
+        };
+        batches.into_iter().map(view).collect()
     }
 
     /// Asks for a run of the thread, if it needs one.

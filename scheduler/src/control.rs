@@ -23,6 +23,7 @@
 //! | `thread` | `thread` | [`ThreadDetail`] |
 //! | `qshape` | `pattern?`, `limit?` (default 1,000) | `{qshape: [`[`AgeRow`]`], total: `[`AgeRow`]`, limits_minutes, matched}` |
 //! | `whoami` | | [`Caller`] |
+//! | `holds` | | `{holds: [`[`HoldRow`]`]}` |
 //! | `messages` | `selector?`, `limit?` (default 1,000) | `{messages: [`[`MessageRow`]`], more}` |
 //! | `message` | `id` | [`MessageDetail`] |
 //! | `hold` | `selector`, `dry_run?` | [`Changed`](crate::Changed), or [`Preview`] |
@@ -57,8 +58,9 @@
 //! | `reply:TEXT` | batches whose last reply holds the text, whatever its case |
 //!
 //! With a thread or a pattern alone, an action concerns the threads as such: held threads hold what comes later too, and a
-//! retry forgets the host's back-off. A hold on a pattern goes for threads to come, stands in `status` as one of `holds`,
-//! and is released by the same pattern or a wider one. Everything else concerns the batches that are there now; `expire` and `drop` end
+//! retry forgets the host's back-off. A hold on a pattern of threads, or by sender, recipient or flow, goes for mail to
+//! come, stands in `holds`, and is released by the same terms or wider ones; of a message to come only the recipients
+//! that are meant are held. A release of one thread or message lets go what is there, whatever else stands. Everything else concerns the batches that are there now; `expire` and `drop` end
 //! only those of their recipients that are meant, the other actions do not tell recipients of one batch apart. With
 //! `dry_run` nothing is done: the answer counts what would be concerned, and shows the first few.
 //!
@@ -96,7 +98,7 @@ mod subscription;
 pub use access::{Access, Caller, OwnerOnly, Role};
 pub use client::{Client, ClientError};
 pub use connection::REQUEST_MAX;
-pub use methods::{Addressed, MessageDetail, MessageFacts, Method, Preview, SAMPLE_MAX, Status, Store};
+pub use methods::{Addressed, HoldRow, MessageDetail, MessageFacts, Method, Preview, SAMPLE_MAX, Scope, Status, Store};
 pub use rpc::{
     FORBIDDEN, INTERNAL, INVALID_PARAMS, INVALID_REQUEST, NO_METHOD, NOTHING_MATCHED, PARSE_ERROR, RpcError,
     UNAVAILABLE,

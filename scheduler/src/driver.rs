@@ -1,7 +1,7 @@
 //! The scheduler's thread: mailboxes in, outboxes out, and a clock.
 
 use std::collections::HashMap;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,10 +9,10 @@ use mio::{Events, Poll, Token, Waker};
 use zrelay_agent::{LeaseId, Order, Report};
 use zrelay_clock::{Clock, Timestamp};
 use zrelay_mailbox::{Outbox, Receiver, Sender, mailbox_waking};
-use zrelay_spool::{Queue, Request, Spill};
+use zrelay_spool::{MessageId, Queue, Request, Spill, ThreadKey};
 
-use crate::beyond::{RUN_MAX, SpillOrder, Spilled};
-use crate::query::{Ask, Query, SchedulerHandle};
+use crate::beyond::{RUN_MAX, RunId, SpillOrder, Spilled};
+use crate::query::{Answer, Ask, Query, RunView, SchedulerHandle};
 use crate::scheduler::Scheduler;
 
 /// Items from the spool that wait for the scheduler.
@@ -104,7 +104,7 @@ impl SchedulerLoop {
             }
             let sleep = self.sleep(&scheduler, &switch, clock.now());
             if let Err(error) = self.poll.poll(&mut events, Some(sleep))
-                && error.kind() != io::ErrorKind::Interrupted
+                && error.kind() != ErrorKind::Interrupted
             {
                 log::error!("the scheduler cannot wait for events: {error}");
                 std::thread::sleep(FLUSH_PAUSE);
@@ -118,13 +118,18 @@ impl SchedulerLoop {
 
     fn round(&mut self, scheduler: &mut Scheduler, switch: &mut Switch, now: Timestamp) -> Next {
         let mut next = Next::Go;
+        let mut answers = Vec::new();
         for query in self.queries.drain(QUERIES_MAX) {
             if matches!(query.ask, Ask::Stop) {
                 next = Next::Stop;
             }
-            let answer = scheduler.answer(now, &query.ask);
-            // Who asked may have given up waiting.
-            let _ = query.reply.try_send(answer);
+            let answer = match &query.ask {
+                Ask::Run { thread, message, after } => {
+                    Answer::Run(self.look_into(scheduler, now, (thread.as_ref(), *message, *after)))
+                }
+                ask => scheduler.answer(now, ask),
+            };
+            answers.push((answer, query.reply));
         }
         if !switch.is_congested() {
             for report in self.reports.drain(ROUND_MAX) {
@@ -150,7 +155,33 @@ impl SchedulerLoop {
             switch.spool.push(record);
         }
         switch.flush();
+        // Behind what is to be recorded, so that who asked can wait until it is durable. Who asked may have given up.
+        for (answer, reply) in answers {
+            let _ = reply.try_send(answer);
+        }
         next
+    }
+
+    /// Reads the next run beyond the window for somebody who looks through the queue.
+    fn look_into(
+        &self,
+        scheduler: &Scheduler,
+        now: Timestamp,
+        (thread, message, after): (Option<&ThreadKey>, Option<MessageId>, Option<RunId>),
+    ) -> Option<RunView> {
+        let (run, thread) = scheduler.next_run(thread, message, after)?;
+        let mut unwritten = scheduler.unwritten(run).peekable();
+        let written = match self.spill.as_ref().map(|spill| spill.read(run.0, &thread)) {
+            Some(Ok(batches)) => Some(batches),
+            Some(Err(error)) if error.kind() == ErrorKind::NotFound && unwritten.peek().is_some() => Some(Vec::new()),
+            Some(Err(_)) | None => None,
+        };
+        let batches = written.map(|written| written.into_iter().chain(unwritten.cloned()).collect());
+        let batches = batches.map(|batches| scheduler.views_of(now, (run, &thread), batches));
+        if batches.is_none() {
+            log::error!("batches of {thread} that wait on disk cannot be looked at");
+        }
+        Some(RunView { run, batches })
     }
 
     /// Writes and reads what is beyond the window. The file is not synced, so that this mostly takes a copy in memory.

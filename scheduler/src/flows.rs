@@ -3,13 +3,13 @@
 //! The next hop's time is divided twice, each time by [turns](crate::turns): between **urgencies** (the priority of the
 //! message, RFC 6710) in proportion to their shares, then between the **flows** of one urgency ([`zrelay_spool::Flow`]:
 //! mail of one sender domain, or what the configuration makes of it) equally; in [`zrelay_agent::weight`]s, that is in
-//! octets and recipients. A flow is served in its own order, by due time.
+//! octets and recipients, or in the next hop's time where that is more (see [`carry`](crate::carry)). A flow is served in its own order, by due time.
 //!
 //! The share doubles with every third step of priority: the highest has eight times that of 0, the lowest an eighth.
 //!
 //! What follows from it:
 //! - A message of a flow that had nothing due goes out before any further batch of a busy one of its urgency: behind what
-//!   agents have been given already, one credit at most. The first message of an urgency goes before any further one of
+//!   agents have been given already, one credit at most, which is about a second of the next hop's time. The first message of an urgency goes before any further one of
 //!   the others, whatever their priorities.
 //! - While two flows of one urgency both have something due, what they were served differs by less than the heaviest
 //!   batch of each. For two urgencies the same holds of what they were served divided by their shares.

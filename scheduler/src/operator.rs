@@ -8,9 +8,12 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use zrelay_clock::Timestamp;
 use zrelay_config::{Pattern, PatternError};
+use zrelay_holds::Terms;
 use zrelay_spool::{BatchId, BatchState, Diagnostic, Disposition, MessageId, Request, Status, ThreadKey};
 
 use crate::batch::{Hold, Place};
+use crate::beyond::RunId;
+use crate::holds::Stood;
 use crate::scheduler::Scheduler;
 use crate::sweep::Work;
 use crate::thread::ThreadId;
@@ -92,9 +95,21 @@ pub struct Chosen {
     pub thread: ThreadKey,
     /// Its name.
     pub batch: BatchId,
+    /// In which run beyond the window it was seen last.
+    pub run: Option<RunId>,
+    /// Its open recipients as they were seen: what is counted of it while it is beyond the window.
+    pub open: u32,
     /// The recipients that are meant, ascending; `None` means all. Only drop and expire tell recipients of a batch
     /// apart, what else is done is done to the batch.
     pub recipients: Option<Vec<u32>>,
+}
+
+impl Chosen {
+    /// Recipients that an action concerns.
+    fn meant(&self, action: Action) -> u64 {
+        let part = self.recipients.as_ref().filter(|_| action.is_final());
+        part.map_or_else(|| u64::from(self.open), |part| u64::try_from(part.len()).unwrap_or(u64::MAX))
+    }
 }
 
 /// How much an action concerned. Field names are those of the control socket.
@@ -112,7 +127,7 @@ pub struct Changed {
     /// at once, and not counted here.
     #[serde(default)]
     pub beyond: u64,
-    /// Patterns that are held from now on, or not any more.
+    /// Holds for mail to come that stand from now on, or not any more.
     #[serde(default)]
     pub patterns: u64,
     /// Batches that `reroute` left where they are, since other recipients in them were not meant.
@@ -132,9 +147,10 @@ impl Scheduler {
                 }
             }
             Selector::Threads(pattern) => {
+                let terms = || Terms { threads: Some(pattern.clone()), ..Terms::default() };
                 match action {
-                    Action::Hold => changed.patterns += self.hold_pattern(pattern),
-                    Action::Release => changed.patterns += self.release_pattern(pattern),
+                    Action::Hold => changed.patterns += u64::from(self.stand(now, &terms(), "") == Stood::New),
+                    Action::Release => changed.patterns += self.lift(now, &terms()),
                     _ => {}
                 }
                 let matching = |(key, id): (&ThreadKey, &ThreadId)| pattern.matches(&key.to_string()).then_some(*id);
@@ -159,8 +175,9 @@ impl Scheduler {
             let part = one.recipients.as_deref();
             if self.threads.get(id).is_some_and(|thread| thread.batches.contains_key(&one.batch)) {
                 self.operate_on_batch(now, action, (id, one.batch), part, &mut changed);
-            } else if self.operate_beyond_on(action, (id, one.batch), part) {
-                changed.beyond += 1;
+            } else if self.operate_beyond_on(action, (id, one.batch), one.run, part) {
+                changed.batches += 1;
+                changed.recipients += one.meant(action);
             }
             if changed != before && last != Some(id) {
                 changed.threads += 1;

@@ -1,19 +1,24 @@
 //! Questions to the scheduler's thread, and its answers.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use zrelay_clock::Timestamp;
+use zrelay_holds::Terms;
 use zrelay_mailbox::{Received, Sender, mailbox};
 use zrelay_spool::{BatchId, MessageId, ThreadKey};
 
+use crate::beyond::RunId;
+use crate::holds::{HoldView, Stood};
 use crate::operator::{Action, Changed, Chosen, Selector};
 use crate::scheduler::Scheduler;
 use crate::snapshot::{AgeView, BatchView, ChannelView, RingMark, RingView, ThreadView, ThreadZoom, TotalsView};
 
-/// Rows in one answer at most: a page costs the scheduler well under a millisecond.
-pub const PAGE_MAX: usize = 1024;
-/// Threads that one answer looks through for a message at most.
-pub const SCAN_MAX: usize = 4096;
+/// Rows in one answer at most: a page costs the scheduler well under a millisecond, also where each thread has to come from
+/// the far end of the memory (two microseconds; see `tests/bench-scale`). Between two pages it does whatever else there is.
+pub const PAGE_MAX: usize = 256;
+/// Threads that one answer looks through for a message at most: a quarter of the work for each.
+pub const SCAN_MAX: usize = 1024;
 /// How long [`SchedulerHandle::ask`] waits for an answer.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -57,6 +62,16 @@ pub enum Ask {
         /// The last batch of the page before, and its thread.
         after: Option<(ThreadKey, BatchId)>,
     },
+    /// What is in the next run beyond the window, of one thread or of all; the run stays where it is. Only the driver can
+    /// read it.
+    Run {
+        /// The thread.
+        thread: Option<ThreadKey>,
+        /// Only one that may hold a batch of this message.
+        message: Option<MessageId>,
+        /// The run before.
+        after: Option<RunId>,
+    },
     /// The batches of a message in the next [`SCAN_MAX`] threads.
     Message {
         /// The message.
@@ -78,6 +93,17 @@ pub enum Ask {
         /// To what.
         batches: Vec<Chosen>,
     },
+    /// The holds that stand.
+    Holds,
+    /// That a hold stands from now on.
+    Stand {
+        /// What it is for.
+        terms: Terms,
+        /// Who wants it.
+        by: Arc<str>,
+    },
+    /// That holds which these terms cover stand no more.
+    Lift(Terms),
     /// To send mail to another thread.
     Reroute {
         /// Which.
@@ -127,6 +153,8 @@ pub enum Answer {
     Thread(Option<Box<ThreadZoom>>),
     /// To [`Ask::Batches`].
     Batches(Vec<BatchView>),
+    /// To [`Ask::Run`]: `None` when there is no other.
+    Run(Option<RunView>),
     /// To [`Ask::Message`].
     Message {
         /// What was found.
@@ -136,8 +164,28 @@ pub enum Answer {
     },
     /// To [`Ask::Operate`], [`Ask::OperateOn`] and [`Ask::Reroute`].
     Changed(Changed),
+    /// To [`Ask::Holds`].
+    Holds {
+        /// For mail to come as well.
+        standing: Vec<HoldView>,
+        /// Threads that are held by their own names.
+        threads: Vec<ThreadKey>,
+    },
+    /// To [`Ask::Stand`].
+    Stood(Stood),
+    /// To [`Ask::Lift`]: how many.
+    Lifted(u64),
     /// To [`Ask::Drain`] and [`Ask::Stop`].
     Done,
+}
+
+/// A run beyond the window.
+#[derive(Clone, Debug)]
+pub struct RunView {
+    /// Its name.
+    pub run: RunId,
+    /// What is in it; `None` when it could not be read.
+    pub batches: Option<Vec<BatchView>>,
 }
 
 impl Scheduler {
@@ -159,12 +207,16 @@ impl Scheduler {
             Ask::Batches { thread, after } => {
                 Answer::Batches(self.batches(now, thread.as_ref(), after.as_ref(), PAGE_MAX))
             }
+            Ask::Run { .. } => Answer::Run(None),
             Ask::Message { message, after } => {
                 let (batches, next) = self.message(now, *message, after.as_ref(), SCAN_MAX);
                 Answer::Message { batches, next }
             }
             Ask::Operate { action, selector } => Answer::Changed(self.operate(now, *action, selector)),
             Ask::OperateOn { action, batches } => Answer::Changed(self.operate_on(now, *action, batches)),
+            Ask::Holds => Answer::Holds { standing: self.holds(), threads: self.held_threads() },
+            Ask::Stand { terms, by } => Answer::Stood(self.stand(now, terms, by)),
+            Ask::Lift(terms) => Answer::Lifted(self.lift(now, terms)),
             Ask::Reroute { what: Moving::Selected(selector), to } => Answer::Changed(self.reroute(now, selector, to)),
             Ask::Reroute { what: Moving::Chosen(batches), to } => {
                 Answer::Changed(self.reroute_chosen(now, batches, to))

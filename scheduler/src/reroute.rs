@@ -1,14 +1,14 @@
 //! Sending mail that is in the queue to another thread.
 //!
 //! Durable, and effective at once. What moves keeps its age, so that expiry counts on, and its hold; it begins anew as far
-//! as attempts, due time and last reply go, since these were the old next hop's. What an agent carries stays where it is,
+//! as attempts, due time and last reply go, since these were the old next hop's. A hold that stands for the new thread holds it. What an agent carries stays where it is,
 //! and so does a batch of which only some recipients were meant. A thread or a pattern of threads moves with all that is
-//! beyond the window, a message with what is in memory. Mail that comes later goes where its route says.
+//! beyond the window, and so does what is selected by other terms; a message by its id alone with what is in memory. Mail that comes later goes where its route says.
 
 use zrelay_clock::Timestamp;
-use zrelay_spool::{BatchId, Request, ThreadKey};
+use zrelay_spool::{BatchId, BatchState, Request, ThreadKey};
 
-use crate::batch::Place;
+use crate::batch::{Hold, Place};
 use crate::operator::{Changed, Chosen, Selector};
 use crate::scheduler::Scheduler;
 use crate::snapshot::Load;
@@ -54,7 +54,13 @@ impl Scheduler {
                 changed.divided += 1;
                 continue;
             }
-            self.reroute_one(now, (id, one.batch), to, &mut changed);
+            if self.threads.get(id).is_some_and(|thread| thread.batches.contains_key(&one.batch)) {
+                self.reroute_one(now, (id, one.batch), to, &mut changed);
+            } else if one.thread != *to && self.reroute_beyond(id, one, to) {
+                changed.threads += 1;
+                changed.batches += 1;
+                changed.recipients += u64::from(one.open);
+            }
         }
         self.turn(now);
         changed
@@ -94,11 +100,17 @@ impl Scheduler {
         self.count_out(id, received, load);
         self.touch(id);
 
+        let was_held = batch.hold.is_held();
         batch.due = received;
         batch.attempts = 0;
         batch.reported = 0;
         batch.last = None;
         batch.place = Place::Queued;
+        if self.is_awaited(to, batch_id.message, &batch.recipients, batch.flow) {
+            batch.hold = Hold::Held;
+        }
+        let state = BatchState { id: batch_id, held: batch.hold.is_held(), due: batch.due, attempts: 0 };
+        let held = !was_held && state.held;
         let new = self.thread_named(to);
         if let Some(thread) = self.threads.get_mut(new) {
             thread.batches.insert(batch_id, batch);
@@ -108,6 +120,9 @@ impl Scheduler {
         self.count_in(new, received, load);
         self.touch(new);
         self.record(Request::Reroute { id: batch_id, thread: to.clone() });
+        if held {
+            self.record(Request::Batch(state));
+        }
         true
     }
 }

@@ -21,6 +21,7 @@ use crate::gain::Gain;
 use crate::holds::Holds;
 use crate::lease::Lease;
 use crate::limit::{Channel, ChannelId, Level, Ring, RingId, RingKey, RingPlace};
+use crate::names::Names;
 use crate::promises::Promises;
 use crate::recent::Recent;
 use crate::retry::Rng;
@@ -49,7 +50,7 @@ pub struct Scheduler {
     pub(crate) holds: Holds,
     pub(crate) rng: Rng,
     pub(crate) threads: SlotMap<ThreadId, Thread>,
-    pub(crate) names: BTreeMap<ThreadKey, ThreadId>,
+    pub(crate) names: Names,
     pub(crate) rings: SlotMap<RingId, Ring>,
     pub(crate) ring_names: BTreeMap<RingKey, RingId>,
     pub(crate) gates: Gates,
@@ -99,7 +100,7 @@ impl Scheduler {
             holds: Holds::default(),
             rng: Rng::new(seed),
             threads: SlotMap::with_key(),
-            names: BTreeMap::new(),
+            names: Names::default(),
             rings: SlotMap::with_key(),
             ring_names: BTreeMap::new(),
             sites: Sites::new(),
@@ -388,10 +389,11 @@ impl Scheduler {
         }
     }
 
-    fn add_batch(&mut self, now: Timestamp, queued: QueuedBatch) {
+    fn add_batch(&mut self, now: Timestamp, mut queued: QueuedBatch) {
         if queued.recipients.is_empty() {
             return;
         }
+        self.catch(&mut queued);
         let id = self.thread_named(&queued.thread);
         let (received, load) = (queued.received, Load::of(&queued.recipients, queued.size));
         if self.insert_batch(id, queued, now) {
@@ -418,7 +420,7 @@ impl Scheduler {
     }
 
     fn recall_thread(&mut self, state: ThreadState) {
-        if self.recall_pattern(&state) {
+        if self.recall_hold(&state) {
             return;
         }
         let id = self.thread_named(&state.key);

@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use zrelay_agent::{Order, Report};
 use zrelay_clock::Clock;
 use zrelay_config::Config;
+use zrelay_holds::Standing;
 use zrelay_mailbox::{SendError, Sender, mailbox};
 use zrelay_router::{Router, Worker};
 use zrelay_scheduler::control::{ControlServer, SpoolStore, Stopper};
@@ -31,6 +32,7 @@ use zrelay_tls::{ClientTls, Roots, ServerTls};
 use zrelay_trace::Tracing;
 
 use super::access::Users;
+use super::etrn;
 use super::store::HubStore;
 use super::threads::{Notices, Thread};
 use crate::Failure;
@@ -73,6 +75,7 @@ struct Threads {
     router: Thread,
     notary: Thread,
     keeper: Thread,
+    etrn: Thread,
 }
 
 impl Hub {
@@ -108,7 +111,8 @@ impl Hub {
         let control =
             ControlServer::bind(&config.control, inlets.handle.clone(), store, access, tracing.clone(), version, clock)
                 .map_err(Failure::new)?;
-        let options = zrelay_smtpserver::Options { storage: handle.clone(), tls, clock };
+        let (turns, wishes) = mailbox(etrn::TURNS_MAX);
+        let options = zrelay_smtpserver::Options { storage: handle.clone(), tls, turns: Some(turns), clock };
         let intake = Intake::bind(config, options).map_err(Failure::new)?;
 
         let addresses = intake.local_addresses();
@@ -117,14 +121,19 @@ impl Hub {
         let agents = start_agents(config, &handle.reader(), &sites, &tracing, &inlets.reports, clock, notices)?;
         let outlets = Outlets { spool: handle.sender(), smtp: agents.smtp, local: agents.local };
         let agents = agents.threads;
-        let mut scheduler = Scheduler::new(Settings::from(config), seed()).remembering(clock.now(), sites.clone());
+        let standing = Standing::default();
+        let mut scheduler = Scheduler::new(Settings::from(config), seed())
+            .remembering(clock.now(), sites.clone())
+            .holding(Box::new(handle.reader()), standing.clone());
         scheduler.set_window(window);
         let scheduler = Thread::start("scheduler", notices, move || scheduler_loop.run(scheduler, outlets, &clock))?;
 
         let (routing, arrived) = mailbox(ROUTING_MAX);
         let (facts, told) = mailbox(FACTS_MAX);
         let requests = handle.sender();
-        let router = router(config, file);
+        let router = router(config, file, standing);
+        let (retries, routes) = (inlets.handle.clone(), Arc::clone(&router));
+        let etrn = Thread::start("etrn", notices, move || etrn::run(wishes, retries, routes, clock))?;
         let reader = handle.reader();
         let worker = requests.clone();
         let router = Thread::start("router", notices, move || Worker::run(arrived, reader, worker, router, clock))?;
@@ -143,7 +152,7 @@ impl Hub {
         let keeper = Thread::start("sites", notices, move || keeper.run())?;
         let loops = intake.loops.into_iter().map(|one| Thread::start("intake", notices, move || one.run()));
         let intake_loops = loops.collect::<Result<_, _>>()?;
-        let threads = Threads { intake: intake_loops, scheduler, agents, control, spool, router, notary, keeper };
+        let threads = Threads { intake: intake_loops, scheduler, agents, control, spool, router, notary, keeper, etrn };
         Ok(Self {
             addresses,
             recovered: messages,
@@ -181,9 +190,12 @@ impl Hub {
 
     /// Ends all threads, the spool's last but those that wait for it: what they recorded is durable then.
     pub(crate) fn stop(self) {
-        let Threads { intake, scheduler, agents, control, spool, router, notary, keeper } = self.threads;
+        let Threads { intake, scheduler, agents, control, spool, router, notary, keeper, etrn } = self.threads;
         self.intake.stop();
         intake.into_iter().for_each(|thread| thread.join(PATIENCE));
+        // Nobody is left to wish for anything.
+        drop(self.intake);
+        etrn.join(PATIENCE);
         // An error says that it has ended, as it does after a drain.
         let _ = self.scheduler.stop();
         scheduler.join(PATIENCE);
@@ -218,8 +230,8 @@ fn no_descriptors(error: std::io::Error) -> Failure {
 }
 
 /// The routing rules, in the place where a reload could swap them.
-fn router(config: &Config, file: Option<&Path>) -> Arc<RwLock<Arc<Router>>> {
-    let mut router = Router::new(config);
+fn router(config: &Config, file: Option<&Path>, standing: Standing) -> Arc<RwLock<Arc<Router>>> {
+    let mut router = Router::new(config).apart(standing);
     if let Some(file) = file {
         router = router.in_file(&file.display().to_string());
     }

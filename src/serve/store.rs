@@ -28,6 +28,10 @@ impl Store for HubStore {
         self.spool.past(id)
     }
 
+    fn settle(&self) -> bool {
+        self.spool.settle()
+    }
+
     fn statistics(&self) -> Value {
         self.spool.statistics()
     }

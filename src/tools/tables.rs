@@ -1,6 +1,7 @@
 //! The columns of each listing, and its rows as cells.
 
 use serde::Deserialize;
+use zrelay_scheduler::control::{HoldRow, Scope};
 use zrelay_scheduler::snapshot::{
     AgeRow, ChannelRow, FlowRow, LeaseRow, MessageRow, ReplyRow, RingRow, ThreadDetail, ThreadRow, Usage,
 };
@@ -112,6 +113,18 @@ const AGENTS: [Column; 17] = [
     numbers("delivered"),
     numbers("sent"),
 ];
+
+pub(super) const HOLDS: [Column; 4] = [words("hold"), words("scope"), words("since"), words("by")];
+
+pub(super) fn hold(row: HoldRow) -> Row {
+    let scope = match row.scope {
+        Scope::Thread => "thread",
+        Scope::Threads => "threads",
+        Scope::Mail => "mail",
+    };
+    let or_dash = |text: String| if text.is_empty() { "-".to_owned() } else { text };
+    vec![row.hold, scope.to_owned(), row.since.unwrap_or_else(|| "-".to_owned()), or_dash(row.by)].into()
+}
 
 pub(super) const MESSAGES: [Column; 9] = [
     words("message"),

@@ -12,7 +12,7 @@
 //!
 //! Kept are the last [`ATTEMPTS_MAX`] attempts of each batch and the ends of its recipients, in
 //! [`OCTETS_MAX`] + [`OCTETS_PER_RECIPIENT`] octets for each recipient of the message. An attempt takes 15 octets where
-//! recipients and reply are like before, as with a host that is down: 120 octets more in the checkpoint, and some 200 in
+//! recipients and reply are like before, as with a host that is down: 120 octets more in the checkpoint, and some 300 in
 //! the memory of the thread that makes it, for each message that it finds tried eight times. What is gone is in the
 //! delivery log. An outcome whose segment goes before a checkpoint has seen it is gone as well; that takes a segment that
 //! no message needs although less than 64 MiB have been recorded since.

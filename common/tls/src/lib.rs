@@ -44,7 +44,15 @@ use rustls::crypto::CryptoProvider;
 /// switch a second provider on, and rustls would then refuse to choose.
 fn provider() -> Arc<CryptoProvider> {
     static PROVIDER: OnceLock<Arc<CryptoProvider>> = OnceLock::new();
-    Arc::clone(PROVIDER.get_or_init(|| Arc::new(rustls::crypto::aws_lc_rs::default_provider())))
+    let provider = PROVIDER.get_or_init(|| {
+        let provider = rustls::crypto::aws_lc_rs::default_provider();
+        // The first random octets of a process take some 70 ms, in which entropy is gathered from the jitter of the
+        // clock. Here that delays the start; in a loop it would hold up the connections of everybody. Should there be
+        // none, the first session says so.
+        let _ = provider.secure_random.fill(&mut [0; 32]);
+        Arc::new(provider)
+    });
+    Arc::clone(provider)
 }
 
 #[cfg(test)]

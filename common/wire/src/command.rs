@@ -1,4 +1,4 @@
-//! Commands (RFC 5321 §4.1, RFC 2033, RFC 3030, RFC 3207): parsing of whole lines, and writing.
+//! Commands (RFC 5321 §4.1, RFC 1985, RFC 2033, RFC 3030, RFC 3207): parsing of whole lines, and writing.
 
 use nom::bytes::complete::{tag_no_case, take_while, take_while_m_n, take_while1};
 use nom::character::complete::alpha1;
@@ -7,6 +7,7 @@ use nom::sequence::{preceded, terminated};
 use nom::{IResult, Parser};
 
 use crate::address::{AddressError, DOMAIN_MAX, Utf8};
+use crate::etrn::Node;
 use crate::parameters::{self, DIGITS_MAX, MailParameters, Notify, Parameter, RcptParameters};
 use crate::path::{self, ForwardPath, ReversePath};
 use crate::reply::{Reply, Status};
@@ -63,6 +64,8 @@ pub enum Command {
     Expn(String),
     /// `HELP`; its text is dropped.
     Help,
+    /// `ETRN` (RFC 1985), with whose mail is to be tried now.
+    Etrn(Node),
     /// `STARTTLS` (RFC 3207)
     Starttls,
     /// `QUIT`
@@ -130,6 +133,7 @@ enum Verb {
     Vrfy,
     Expn,
     Help,
+    Etrn,
     Starttls,
     Quit,
     Unoffered,
@@ -152,7 +156,7 @@ const VERBS: [(&str, Verb, &str); 20] = [
     ("VRFY", Verb::Vrfy, "VRFY address"),
     ("EXPN", Verb::Expn, "EXPN list"),
     ("AUTH", Verb::Unoffered, "AUTH"),
-    ("ETRN", Verb::Unoffered, "ETRN"),
+    ("ETRN", Verb::Etrn, "ETRN domain, ETRN @domain, or ETRN #channel/host"),
     ("TURN", Verb::Unoffered, "TURN"),
     ("SEND", Verb::Unoffered, "SEND"),
     ("SOML", Verb::Unoffered, "SOML"),
@@ -183,6 +187,7 @@ impl Command {
             Verb::Lhlo => host_name(arguments).map(Self::Lhlo).ok_or(syntax),
             Verb::Vrfy => text(arguments, utf8).map(Self::Vrfy).ok_or(syntax),
             Verb::Expn => text(arguments, utf8).map(Self::Expn).ok_or(syntax),
+            Verb::Etrn => Node::parse(arguments.trim_ascii()).map(Self::Etrn).ok_or(syntax),
             Verb::Data => bare(Self::Data),
             Verb::Rset => bare(Self::Rset),
             Verb::Starttls => bare(Self::Starttls),
@@ -209,6 +214,7 @@ impl Command {
             Self::Noop => out.extend_from_slice(b"NOOP\r\n"),
             Self::Vrfy(text) => line(out, b"VRFY ", |out| push_text(out, text)),
             Self::Expn(text) => line(out, b"EXPN ", |out| push_text(out, text)),
+            Self::Etrn(node) => line(out, b"ETRN ", |out| push_text(out, &node.to_string())),
             Self::Help => out.extend_from_slice(b"HELP\r\n"),
             Self::Starttls => out.extend_from_slice(b"STARTTLS\r\n"),
             Self::Quit => out.extend_from_slice(b"QUIT\r\n"),

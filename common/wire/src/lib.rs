@@ -18,6 +18,7 @@ mod address;
 mod capabilities;
 mod command;
 mod data;
+mod etrn;
 mod line;
 mod newline;
 mod parameters;
@@ -36,6 +37,7 @@ pub use address::{
 pub use capabilities::{Capabilities, Limits};
 pub use command::{Command, CommandError, Last, encode_bdat, encode_mail, encode_rcpt};
 pub use data::{BareNewline, DotDecoder, Progress, Stuffer, dot_stuff};
+pub use etrn::Node;
 pub use line::{LINE_MAX, Line, LineBuffer};
 pub use newline::{NewlineCheck, Newlines, Normaliser};
 pub use parameters::{

@@ -4,7 +4,7 @@ use zrelay_plot::{Axis, Chart, Line};
 
 use crate::Costs;
 
-const COLOURS: [&str; 5] = ["#0b6fc2", "#b03a2e", "#d9831f", "#3fa07a", "#888888"];
+const COLOURS: [&str; 6] = ["#0b6fc2", "#b03a2e", "#d9831f", "#3fa07a", "#7a5195", "#888888"];
 
 pub(crate) fn svg(events: &[&'static str], costs: &Costs) -> String {
     let legend: Vec<_> = events.iter().copied().zip(COLOURS).collect();

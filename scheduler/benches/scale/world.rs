@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use zrelay_agent::{Credit, Judgement, LeaseId, Order, Release, Report, Rest, Statistics, Ticket, Verdict};
 use zrelay_clock::Timestamp;
@@ -109,12 +109,14 @@ impl World {
         self.batch(self.now + Duration::from_micros(wait))
     }
 
+    #[inline(never)]
     pub(crate) fn arrive(&mut self, batch: QueuedBatch) {
         self.scheduler.handle_queue(self.now, Queue::Batch(batch));
         self.obey();
     }
 
     /// The agent that has waited longest reports a delivery.
+    #[inline(never)]
     pub(crate) fn deliver(&mut self) {
         let (lease, ticket) = self.under_way.pop_front().expect("agents always have work");
         let verdict = Verdict {
@@ -133,6 +135,7 @@ impl World {
     }
 
     /// To the next time at which a batch is due.
+    #[inline(never)]
     pub(crate) fn wake(&mut self) {
         let at = self.scheduler.poll_timeout().expect("some wait");
         self.now = self.now.max(at);
@@ -180,9 +183,9 @@ impl World {
     pub(crate) fn threads(&self) -> Vec<(Duration, usize)> {
         let (mut pages, mut after) = (Vec::new(), None);
         loop {
-            let begin = Instant::now();
+            let begin = crate::processor_time();
             let page = self.scheduler.threads(self.now, after.as_ref(), PAGE_MAX);
-            pages.push((begin.elapsed(), page.len()));
+            pages.push((crate::processor_time().saturating_sub(begin), page.len()));
             after = page.last().map(|view| view.key.clone());
             if page.len() < PAGE_MAX {
                 return pages;
@@ -194,9 +197,9 @@ impl World {
     pub(crate) fn rings(&self) -> Vec<(Duration, usize)> {
         let (mut pages, mut after) = (Vec::new(), None);
         loop {
-            let begin = Instant::now();
+            let begin = crate::processor_time();
             let (page, next) = self.scheduler.rings(after.as_ref(), PAGE_MAX);
-            pages.push((begin.elapsed(), page.len()));
+            pages.push((crate::processor_time().saturating_sub(begin), page.len()));
             after = next;
             if after.is_none() {
                 return pages;

@@ -1,5 +1,6 @@
 //! The methods: who may call which, from parameters to a question, from views to rows.
 
+mod holds;
 mod listing;
 mod mail;
 mod operate;
@@ -21,6 +22,7 @@ use super::rpc::{FORBIDDEN, INTERNAL, NO_METHOD, RpcError, UNAVAILABLE};
 use crate::operator::Action;
 use crate::query::{SchedulerHandle, Unavailable};
 
+pub use holds::{HoldRow, Scope};
 pub use listing::Status;
 pub(super) use listing::{Sort, ThreadsParams};
 pub use mail::MessageDetail;
@@ -30,7 +32,7 @@ pub use operate::{Preview, SAMPLE_MAX};
 const ROWS_MAX: usize = 1_000_000;
 
 /// The methods and the role that each takes. What is not in the table, the rest of the hub knows ([`Store::call`]), and takes [`Role::Admin`].
-const METHODS: [(&str, Role); 20] = [
+const METHODS: [(&str, Role); 21] = [
     ("methods", Role::ReadOnly),
     ("status", Role::ReadOnly),
     ("channels", Role::ReadOnly),
@@ -38,6 +40,7 @@ const METHODS: [(&str, Role); 20] = [
     ("threads", Role::ReadOnly),
     ("thread", Role::ReadOnly),
     ("qshape", Role::ReadOnly),
+    ("holds", Role::ReadOnly),
     ("messages", Role::ReadOnly),
     ("message", Role::ReadOnly),
     ("sites", Role::ReadOnly),
@@ -66,6 +69,11 @@ pub trait Store: Send {
 
     /// The spool's part of `status`.
     fn statistics(&self) -> Value;
+
+    /// Waits until all that was recorded so far is durable, some seconds at most; says whether it is.
+    fn settle(&self) -> bool {
+        true
+    }
 
     /// A method that the control socket itself does not know; `None` when there is none of this name.
     fn call(&mut self, method: &str, params: &Value) -> Option<Result<Value, RpcError>> {
@@ -186,6 +194,7 @@ impl Methods {
             "threads" => self.threads(&params(given)?),
             "thread" => self.thread(&params(given)?),
             "qshape" => self.qshape(&params(given)?),
+            "holds" => params::<None_>(given).and_then(|_| self.holds()),
             "messages" => self.messages(&params(given)?),
             "message" => self.message(&params(given)?),
             "methods" => params::<None_>(given).and_then(|_| listed()),

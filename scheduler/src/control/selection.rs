@@ -1,5 +1,6 @@
 //! The language in which operators say what they mean: see "Selectors" in [`crate::control`]. No term can stand twice.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::ops::ControlFlow;
 use std::time::Duration;
@@ -7,16 +8,33 @@ use std::time::Duration;
 use serde::Deserialize;
 use zrelay_clock::{Span, SpanError, Timestamp};
 use zrelay_config::{Pattern, PatternError};
+use zrelay_holds::Terms;
 use zrelay_spool::{BatchId, Flow, MessageId, ThreadKey};
 
 use super::methods::{Addressed, Methods, unexpected};
 use super::rpc::RpcError;
+use crate::beyond::RunId;
 use crate::operator::{Selector, SelectorError};
-use crate::query::{Answer, Ask, PAGE_MAX};
+use crate::query::{Answer, Ask, PAGE_MAX, RunView};
 use crate::snapshot::BatchView;
 
 /// Terms in one selection at most: more than there are kinds.
 const TERMS_MAX: usize = 16;
+
+/// Batches that are remembered as shown while the queue is looked through; 32 MiB or so. Of more, one that comes in or goes
+/// out meanwhile may be counted twice.
+const SEEN_MAX: usize = 1_000_000;
+/// How often the queue is looked through again, at most, because batches went beyond the window meanwhile.
+const ROUNDS_MAX: usize = 8;
+
+/// What somebody looks through the queue for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Order {
+    /// For all of it: what is beyond the window first.
+    ToAct,
+    /// For the first of it: what is in memory first.
+    ToShow,
+}
 
 /// A text is not a term of a selection.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -42,12 +60,12 @@ pub(super) enum TermError {
 /// The parameter `selector`: one term, or several.
 #[derive(Deserialize)]
 #[serde(untagged)]
-pub(super) enum Terms {
+pub(super) enum Given {
     One(String),
     All(Vec<String>),
 }
 
-impl Terms {
+impl Given {
     pub(super) fn parse(&self) -> Result<Selection, RpcError> {
         match self {
             Self::One(term) => Selection::parse([term.as_str()]),
@@ -125,8 +143,8 @@ impl Selection {
         match key {
             Some(("sender", pattern)) => once(&mut self.sender, Pattern::new(pattern)?),
             Some(("recipient", pattern)) => once(&mut self.recipient, Pattern::new(pattern)?),
-            Some(("flow", "")) => Err(TermError::Text),
-            Some(("flow", name)) => once(&mut self.flow, (name.to_owned(), flow(name))),
+            Some(("flow", name)) if name.is_empty() || name.contains(char::is_control) => Err(TermError::Text),
+            Some(("flow", name)) => once(&mut self.flow, (name.to_owned(), zrelay_holds::flow(name))),
             Some(("age", range)) => once(&mut self.age, age(range)?),
             Some(("attempts", range)) => once(&mut self.attempts, attempts(range)?),
             Some(("state", name)) if ["due", "waiting", "carried", "held"].contains(&name) => {
@@ -150,6 +168,24 @@ impl Selection {
             (None, Some(message)) if rest == Self::default() => Some(Selector::Message(message)),
             _ => None,
         }
+    }
+
+    /// What a hold by this selection is for beside what is in the queue now; `None` when it is only for that, because it
+    /// is of one message, or looks at what changes with time.
+    pub(super) fn terms(&self) -> Option<Terms> {
+        let lasting = Self { threads: None, flow: None, sender: None, recipient: None, ..self.clone() };
+        if lasting != Self::default() || *self == Self::default() {
+            return None;
+        }
+        let threads = match &self.threads {
+            Some(Selector::Threads(pattern)) => Some(pattern.clone()),
+            // One that no pattern can spell is for what is there.
+            Some(Selector::Thread(key)) => Some(Pattern::new(&key.to_string()).ok()?),
+            Some(Selector::Message(_)) => return None,
+            None => None,
+        };
+        let (sender, recipient, flow) = (self.sender.clone(), self.recipient.clone(), self.flow.clone());
+        Some(Terms { threads, sender, recipient, flow })
     }
 
     /// Whether addresses must be read.
@@ -185,12 +221,6 @@ fn range<T, E>(text: &str, bare: fn(T) -> Range<T>, read: impl Fn(&str) -> Resul
         Some(("<", limit)) => read(limit).map(Range::Below),
         _ => read(text).map(bare),
     }
-}
-
-/// A flow by its name, or by the number that the tools print.
-fn flow(name: &str) -> Flow {
-    let number = (name.len() == 8).then(|| u32::from_str_radix(name, 16).ok()).flatten();
-    number.map_or_else(|| Flow::named(name), Flow)
 }
 
 fn age(text: &str) -> Result<Range<Duration>, TermError> {
@@ -239,21 +269,77 @@ pub(super) struct Match {
 }
 
 impl Methods {
-    /// Shows all that is meant, a page at a time: at most [`PAGE_MAX`] batches, in the order of threads and messages.
+    /// Shows all that is meant, a page at a time: at most [`PAGE_MAX`] batches, or a run beyond the window. In memory they
+    /// come in the order of threads and messages, beyond the window in the order in which they went there.
+    ///
+    /// Batches go to and fro meanwhile. Who acts on them sees each that is there all the time: what was beyond the window
+    /// and has come in is found in memory behind that, and what has gone out meanwhile is looked at as well, until nothing
+    /// more did. None is shown twice, as far as [`SEEN_MAX`] reaches.
     pub(super) fn each_page(
         &self,
         selection: &Selection,
+        order: Order,
         now: Timestamp,
         mut visit: impl FnMut(Vec<Match>) -> Result<ControlFlow<()>, RpcError>,
     ) -> Result<(), RpcError> {
+        let mut seen = HashSet::new();
+        let mut visit = |batches: Vec<BatchView>| {
+            let mut matches = self.matches(selection, batches, now);
+            matches.retain(|found| seen.len() >= SEEN_MAX || seen.insert(found.view.id));
+            if matches.is_empty() { Ok(ControlFlow::Continue(())) } else { visit(matches) }
+        };
         if let Some(message) = selection.message {
             for page in self.batches_of(message)?.chunks(PAGE_MAX) {
-                if visit(self.matches(selection, page.to_vec(), now))?.is_break() {
+                if visit(page.to_vec())?.is_break() {
                     break;
                 }
             }
             return Ok(());
         }
+        let mut last = None;
+        if order == Order::ToAct && self.each_run(selection, &mut last, &mut visit)?.is_break() {
+            return Ok(());
+        }
+        for _ in 0..ROUNDS_MAX {
+            let before = last;
+            let ended = self.each_in_memory(selection, &mut visit)?.is_break()
+                || self.each_run(selection, &mut last, &mut visit)?.is_break();
+            if ended || order == Order::ToShow || last == before {
+                return Ok(());
+            }
+        }
+        log::warn!("batches go beyond the window as fast as they are looked through; {selection} may have missed some");
+        Ok(())
+    }
+
+    /// What is beyond the window, behind the run `last`.
+    fn each_run(
+        &self,
+        selection: &Selection,
+        last: &mut Option<RunId>,
+        visit: &mut impl FnMut(Vec<BatchView>) -> Result<ControlFlow<()>, RpcError>,
+    ) -> Result<ControlFlow<()>, RpcError> {
+        let thread = match &selection.threads {
+            Some(Selector::Thread(key)) => Some(key.clone()),
+            _ => None,
+        };
+        loop {
+            let ask = Ask::Run { thread: thread.clone(), message: None, after: *last };
+            let Answer::Run(found) = self.scheduler.ask(ask)? else { return unexpected() };
+            let Some(RunView { run, batches }) = found else { return Ok(ControlFlow::Continue(())) };
+            *last = Some(run);
+            let Some(batches) = batches else { continue };
+            if visit(batches)?.is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
+        }
+    }
+
+    fn each_in_memory(
+        &self,
+        selection: &Selection,
+        visit: &mut impl FnMut(Vec<BatchView>) -> Result<ControlFlow<()>, RpcError>,
+    ) -> Result<ControlFlow<()>, RpcError> {
         let only = match &selection.threads {
             Some(Selector::Thread(key)) => Some(key.clone()),
             _ => None,
@@ -264,9 +350,11 @@ impl Methods {
             let Answer::Batches(page) = self.scheduler.ask(ask)? else { return unexpected() };
             let full = page.len() >= PAGE_MAX;
             after = page.last().map(|view| (view.thread.clone(), view.id));
-            let matches = self.matches(selection, page, now);
-            if visit(matches)?.is_break() || !full || after.is_none() {
-                return Ok(());
+            if visit(page)?.is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
+            if !full || after.is_none() {
+                return Ok(ControlFlow::Continue(()));
             }
         }
     }

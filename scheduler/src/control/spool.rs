@@ -1,9 +1,15 @@
 //! The spool as the control socket's [`Store`].
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
-use zrelay_spool::{Health, MessageId, Past, SpoolHandle, Stored};
+use zrelay_mailbox::{Received, mailbox};
+use zrelay_spool::{CommitReply, Committed, Health, MessageId, Past, Request, SpoolHandle, Stored};
 
 use super::methods::{Addressed, MessageFacts, Store};
+
+/// How long an operator waits for what was done to be durable: a sync takes some milliseconds.
+const DURABLE_WITHIN: Duration = Duration::from_secs(5);
 
 /// Answers from the running spool. A hub with methods of its own wraps it and adds [`Store::call`].
 ///
@@ -45,6 +51,12 @@ impl Store for SpoolStore {
     fn past(&self, id: MessageId) -> Option<Past> {
         let past = self.0.reader().past(id);
         past.inspect_err(|error| log::debug!("the control socket: {error}")).ok()
+    }
+
+    fn settle(&self) -> bool {
+        let (to, answers) = mailbox(1);
+        let asked = self.0.sender().try_send(Request::Flush { reply: CommitReply { to, token: 0 } });
+        asked.is_ok() && matches!(answers.wait(DURABLE_WITHIN), Received::Item(Committed { result: Ok(()), .. }))
     }
 
     fn statistics(&self) -> Value {

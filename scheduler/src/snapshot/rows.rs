@@ -262,7 +262,7 @@ pub struct Totals {
     /// lost: each is sent again and may have arrived twice.
     #[serde(default)]
     pub at_risk: u64,
-    /// The patterns by which operators hold threads, present and future ones.
+    /// What operators hold for mail to come as well; see `holds`.
     #[serde(default)]
     pub holds: Vec<String>,
 }

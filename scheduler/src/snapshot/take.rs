@@ -45,7 +45,7 @@ impl Scheduler {
             draining: self.phase == Phase::Draining,
             tally: self.tally,
             at_risk: self.at_risk,
-            holds: self.holds.list(),
+            holds: self.holds().iter().map(|hold| hold.terms.to_string()).collect(),
         }
     }
 
@@ -284,6 +284,7 @@ fn batch_view(thread: &Thread, id: BatchId, batch: &Batch, now: Timestamp) -> Ba
         attempts: batch.attempts,
         flow: batch.flow,
         place,
+        run: None,
         last: batch.last.clone(),
     }
 }

@@ -10,6 +10,7 @@ use zrelay_spool::{BatchId, Diagnostic, Flow, ThreadKey};
 
 use super::{Load, Tally};
 use crate::ages::AgeTable;
+use crate::beyond::RunId;
 use crate::limit::{Limit, RingKey};
 use crate::limiter::{Allowance, Unit};
 use crate::recent::Heard;
@@ -263,6 +264,8 @@ pub struct BatchView {
     pub flow: Flow,
     /// Where it is.
     pub place: BatchPlace,
+    /// The run in which it waits beyond the window, if it does.
+    pub run: Option<RunId>,
     /// The last diagnostic.
     pub last: Option<Arc<Diagnostic>>,
 }

@@ -86,7 +86,7 @@ fn a_rate_of_recipients_takes_a_post_apart() {
 #[test]
 fn a_host_that_wants_a_batch_in_more_messages_than_were_counted_gets_fewer_batches() {
     let mut world = world(|clause| clause.ring_rates.messages = rate("60/m"));
-    for _ in 0..30 {
+    for _ in 0..60 {
         world.arrive("smtp/a", 10, 100);
     }
     let mut answers = 0;

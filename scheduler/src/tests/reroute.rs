@@ -68,7 +68,8 @@ fn what_an_agent_carries_and_what_is_meant_in_part_stays() {
     let waiting = world.arrive("smtp/a", 3, 100);
     let changed = reroute(&mut world, &carried.message.to_string(), "smtp/b");
     assert_eq!((changed.batches, changed.under_way), (0, 1));
-    let chosen = Chosen { thread: "smtp/a".parse().unwrap(), batch: waiting, recipients: Some(vec![1]) };
+    let chosen =
+        Chosen { thread: "smtp/a".parse().unwrap(), batch: waiting, run: None, open: 1, recipients: Some(vec![1]) };
     let changed = world.scheduler.reroute_chosen(world.now, std::slice::from_ref(&chosen), &"smtp/b".parse().unwrap());
     assert_eq!((changed.batches, changed.divided), (0, 1));
     let whole = Chosen { recipients: None, ..chosen };

@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use zrelay_agent::{Judgement, RECIPIENT_WEIGHT, Release, Report, Rest, Site};
-use zrelay_spool::{Disposition, Queue, ThreadKey, ThreadState};
+use zrelay_spool::{Disposition, MessageId, Queue, ThreadKey, ThreadState};
 
 use super::world::{START, World, clause, reply, settings};
 use crate::operator::{Action, Chosen, Selector};
+use crate::query::{Answer, Ask, PAGE_MAX, SCAN_MAX};
 
 const DELIVERED: Judgement = Judgement::Delivered { dsn_relayed: false };
 
@@ -396,7 +397,8 @@ fn expire_gives_up_what_is_not_under_way_held_or_not() {
 fn some_recipients_of_a_batch_are_dropped_and_the_others_go_out() {
     let mut world = world();
     let batch = world.arrive("smtp/a", 4, 100);
-    let chosen = Chosen { thread: "smtp/a".parse().unwrap(), batch, recipients: Some(vec![1, 3, 9]) };
+    let chosen =
+        Chosen { thread: "smtp/a".parse().unwrap(), batch, run: None, open: 1, recipients: Some(vec![1, 3, 9]) };
     let changed = world.scheduler.operate_on(world.now, Action::Drop, &[chosen.clone(), chosen]);
     world.settle_down();
     assert_eq!((changed.threads, changed.batches, changed.recipients), (1, 1, 2));
@@ -502,4 +504,52 @@ fn listings_come_in_pages_in_the_order_of_names() {
     }
     batches.dedup();
     assert_eq!(batches.len(), 50);
+}
+
+#[test]
+fn no_answer_has_more_than_a_page_however_much_there_is() {
+    const THREADS: usize = SCAN_MAX + 300;
+    let mut world = world();
+    world.unchecked();
+    for n in 0..THREADS {
+        world.arrive(&format!("smtp/host{n:05}"), 1, 100);
+    }
+    let now = world.now;
+    let mut ask = |ask: Ask| world.scheduler.answer(now, &ask);
+    let (mut threads, mut after) = (0, None);
+    loop {
+        let Answer::Threads(page) = ask(Ask::Threads { after }) else { panic!() };
+        assert!(page.len() <= PAGE_MAX);
+        threads += page.len();
+        after = page.last().map(|view| view.key.clone());
+        if page.len() < PAGE_MAX {
+            break;
+        }
+    }
+    let (mut rings, mut after) = (Vec::new(), None);
+    loop {
+        let Answer::Rings { views, next } = ask(Ask::Rings { after }) else { panic!() };
+        assert!(views.len() <= PAGE_MAX);
+        rings.extend(views.into_iter().map(|view| view.site));
+        after = next;
+        if after.is_none() {
+            break;
+        }
+    }
+    let (mut ages, mut after) = (0, None);
+    loop {
+        let Answer::Ages { views, next } = ask(Ask::Ages { after }) else { panic!() };
+        assert!(views.len() <= PAGE_MAX);
+        ages += views.len();
+        after = next;
+        if after.is_none() {
+            break;
+        }
+    }
+    rings.sort();
+    rings.dedup();
+    assert_eq!((threads, rings.len(), ages), (THREADS, THREADS, THREADS), "each once");
+    // A message is looked for in some threads, and then in the next.
+    let Answer::Message { next, .. } = ask(Ask::Message { message: MessageId(1), after: None }) else { panic!() };
+    assert_eq!(next, Some(format!("smtp/host{:05}", SCAN_MAX - 1).parse().unwrap()));
 }

@@ -120,7 +120,13 @@ fn operate(world: &mut World, thread: &str, b: u8) {
         let recipients = (b < 128).then(|| vec![recipient]);
         let threads = world.scheduler.batches(world.now, None, None, usize::MAX);
         let thread = threads.into_iter().find(|view| view.id == batch).map(|view| view.thread);
-        let chosen = Chosen { thread: thread.unwrap_or_else(|| "smtp/-".parse().unwrap()), batch, recipients };
+        let chosen = Chosen {
+            thread: thread.unwrap_or_else(|| "smtp/-".parse().unwrap()),
+            batch,
+            run: None,
+            open: 1,
+            recipients,
+        };
         let action = [Action::Drop, Action::Expire, Action::Hold, Action::Release][usize::from(b / 16 % 4)];
         world.scheduler.operate_on(world.now, action, &[chosen]);
         return world.settle_down();

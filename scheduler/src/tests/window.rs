@@ -1,5 +1,6 @@
 //! Batches beyond the window: what they wait for, and that whatever is done reaches them.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use zrelay_agent::{Judgement, LeaseId, Release};
@@ -136,8 +137,8 @@ fn an_operator_reaches_a_message_beyond_the_window() {
     let (held, dropped, last) = (all[700], all[800], all[999]);
     assert_eq!(operate(&mut world, Action::Hold, &held.message.to_string()).beyond, 1);
     operate(&mut world, Action::Drop, &dropped.message.to_string());
-    let chosen = Chosen { thread: "smtp/a".parse().unwrap(), batch: last, recipients: None };
-    assert_eq!(world.scheduler.operate_on(world.now, Action::Expire, &[chosen]).beyond, 1);
+    let chosen = Chosen { thread: "smtp/a".parse().unwrap(), batch: last, run: None, open: 1, recipients: None };
+    assert_eq!(world.scheduler.operate_on(world.now, Action::Expire, &[chosen]).recipients, 1);
     world.settle_down();
     assert_eq!(world.finished[&(dropped, 0)], Disposition::Dropped);
     assert_eq!(world.finished[&(last, 0)], Disposition::Expired);
@@ -210,4 +211,64 @@ fn many_threads_share_a_small_window() {
         }
     }
     assert!(world.open.is_empty(), "{} are stuck", world.open.len());
+}
+
+/// All that waits beyond the window, as somebody who looks through the queue sees it.
+fn look(world: &World) -> Vec<Chosen> {
+    let mut all = Vec::new();
+    let mut last = None;
+    while let Some((run, thread)) = world.scheduler.next_run(None, None, last) {
+        last = Some(run);
+        let views = world.scheduler.views_of(world.now, (run, &thread), world.spilled[&run].clone());
+        all.extend(views.into_iter().map(|view| Chosen {
+            thread: view.thread,
+            batch: view.id,
+            run: view.run,
+            open: u32::try_from(view.recipients.len()).unwrap(),
+            recipients: None,
+        }));
+    }
+    all
+}
+
+#[test]
+fn single_batches_beyond_the_window_are_reached_counted_and_wait_there_again() {
+    let mut world = world();
+    let all = fill(&mut world, "smtp/a", 1000);
+    let found = look(&world);
+    assert_eq!(found.len(), world.scheduler.beyond_window());
+    let chosen: Vec<Chosen> = found.into_iter().step_by(2).collect();
+    let held: BTreeSet<BatchId> = chosen.iter().map(|one| one.batch).collect();
+    let changed = world.scheduler.operate_on(world.now, Action::Hold, &chosen);
+    assert_eq!((changed.threads, changed.batches, changed.recipients), (1, held.len() as u64, held.len() as u64));
+    world.settle_down();
+    assert!(held.iter().all(|batch| world.states[batch].held), "on record");
+
+    let lease = world.agent("smtp/a");
+    let free: Vec<BatchId> = all.iter().copied().filter(|batch| !held.contains(batch)).collect();
+    let mut delivered = deliver_all(&mut world, lease);
+    delivered.sort_unstable();
+    assert_eq!(delivered, free);
+    // The agent went idle: its thread has nothing that is due.
+    operate(&mut world, Action::Release, "smtp/a");
+    let mut delivered = deliver_all(&mut world, lease);
+    delivered.sort_unstable();
+    assert_eq!(delivered, held.into_iter().collect::<Vec<_>>());
+}
+
+#[test]
+fn batches_beyond_the_window_are_dropped_rerouted_and_released_one_by_one() {
+    let mut world = world();
+    operate(&mut world, Action::Hold, "smtp/a");
+    fill(&mut world, "smtp/a", 500);
+    let found = look(&world);
+    let (dropped, moved) = (found[10].clone(), found[20].clone());
+    assert_eq!(world.scheduler.operate_on(world.now, Action::Drop, std::slice::from_ref(&dropped)).recipients, 1);
+    let to: ThreadKey = "smtp/b".parse().unwrap();
+    assert_eq!(world.scheduler.reroute_chosen(world.now, std::slice::from_ref(&moved), &to).batches, 1);
+    world.settle_down();
+    assert_eq!(world.finished[&(dropped.batch, 0)], Disposition::Dropped);
+    let lease = world.agent("smtp/b");
+    assert_eq!(deliver_all(&mut world, lease), [moved.batch]);
+    assert_eq!(world.open.len(), 498);
 }

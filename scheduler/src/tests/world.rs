@@ -8,8 +8,8 @@ use zrelay_agent::{Credit, Judgement, LeaseId, Order, Release, Report, Rest, Sta
 use zrelay_clock::Timestamp;
 use zrelay_config::{Clause, Pattern};
 use zrelay_spool::{
-    BatchId, Diagnostic, Disposition, Flow, MessageId, Outcome, Queue, QueuedBatch, Request, Status, ThreadKey,
-    ThreadState, Timing,
+    BatchId, BatchState, Diagnostic, Disposition, Flow, MessageId, Outcome, Queue, QueuedBatch, Request, Status,
+    ThreadKey, ThreadState, Timing,
 };
 
 use crate::Settings;
@@ -57,6 +57,8 @@ pub(super) struct World {
     pub(super) agents: BTreeMap<LeaseId, Agent>,
     pub(super) outcomes: Vec<Outcome>,
     pub(super) records: Vec<ThreadState>,
+    /// What was recorded of batches.
+    pub(super) states: BTreeMap<BatchId, BatchState>,
     pub(super) orders: Vec<String>,
     /// Recipients that came in and have no final outcome.
     pub(super) open: BTreeSet<(BatchId, u32)>,
@@ -90,6 +92,7 @@ impl World {
             agents: BTreeMap::new(),
             outcomes: Vec::new(),
             records: Vec::new(),
+            states: BTreeMap::new(),
             orders: Vec::new(),
             open: BTreeSet::new(),
             finished: BTreeMap::new(),
@@ -155,9 +158,28 @@ impl World {
             last: None,
         };
         change(&mut batch);
+        self.open.retain(|(open, recipient)| *open != id || batch.recipients.contains(recipient));
         self.scheduler.handle_queue(self.now, Queue::Batch(batch));
         self.settle_down();
         id
+    }
+
+    /// The hub dies and comes again: what was recorded is told to another scheduler. `old` is all that ever came.
+    pub(super) fn restart(&mut self, scheduler: Scheduler, old: &[QueuedBatch]) {
+        self.scheduler = scheduler;
+        self.agents.clear();
+        self.spilled.clear();
+        let latest: BTreeMap<ThreadKey, ThreadState> =
+            self.records.iter().map(|state| (state.key.clone(), state.clone())).collect();
+        for state in latest.into_values().filter(|state| state.held || state.failures > 0) {
+            self.scheduler.handle_queue(self.now, Queue::Thread(state));
+        }
+        for batch in old {
+            let open = batch.recipients.iter().copied().filter(|one| self.open.contains(&(batch.id, *one)));
+            let (recipients, held) = (open.collect(), self.states.get(&batch.id).is_some_and(|state| state.held));
+            self.scheduler.handle_queue(self.now, Queue::Batch(QueuedBatch { recipients, held, ..batch.clone() }));
+        }
+        self.settle_down();
     }
 
     pub(super) fn report(&mut self, report: Report) {
@@ -246,6 +268,14 @@ impl World {
     }
 
     fn take_output(&mut self) {
+        self.take_records_and_orders();
+        while let Some(order) = self.scheduler.poll_spill() {
+            self.spill(order);
+            self.take_records_and_orders();
+        }
+    }
+
+    fn take_records_and_orders(&mut self) {
         // Records before orders: what is recorded decides what may be carried.
         while let Some(record) = self.scheduler.poll_record() {
             match record {
@@ -261,7 +291,7 @@ impl World {
                     self.thread_due.insert(state.key.clone(), if state.failures > 0 { state.due } else { START });
                     self.records.push(state);
                 }
-                Request::Batch(_) => {}
+                Request::Batch(state) => drop(self.states.insert(state.id, state)),
                 Request::Reroute { id, .. } => self.dues.retain(|(batch, _), _| *batch != id),
                 other => panic!("the scheduler has no business with {other:?}"),
             }
@@ -269,9 +299,6 @@ impl World {
         while let Some(order) = self.scheduler.poll_order() {
             self.obey(order);
         }
-        let Some(order) = self.scheduler.poll_spill() else { return };
-        self.spill(order);
-        self.take_output();
     }
 
     fn spill(&mut self, order: SpillOrder) {

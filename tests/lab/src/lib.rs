@@ -27,7 +27,8 @@ pub mod plain;
 mod tun;
 
 pub use far::{
-    Action, Books, Curve, Delivery, FarSide, FarSideBuilder, Final, Gap, Moment, Offer, Session as SessionReport, Verb,
+    Action, Books, Curve, Delivery, FarSide, FarSideBuilder, Final, Gap, Handshake, Moment, Offer,
+    Session as SessionReport, Verb,
 };
 pub use lab::{Lab, LabError};
 pub use link::{LinkReport, LinkSettings};

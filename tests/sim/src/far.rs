@@ -226,7 +226,7 @@ impl Session {
             None if address.is_empty() => None,
             _ => panic!("{address} sends nothing"),
         };
-        check_urgency(rest, sender.map_or(Handling::default(), |message| with.books.handling(message)), with);
+        check_urgency(rest, sender.map(|message| with.books.handling(message)).unwrap_or_default(), with);
         self.transaction = Some(Transaction { sender, recipients: Vec::new() });
         self.say("250 2.1.0 sender ok");
     }

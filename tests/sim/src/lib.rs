@@ -24,6 +24,10 @@
 //!   window, and in the end the scheduler and the spool are empty;
 //! - every reply is matched to its command: what the engine says of a recipient is what the far side said of that
 //!   recipient, every message arrives octet by octet in its own envelope, and a connection with a reply too many ends;
+//! - what operators hold does not move and does not expire, what they drop or send elsewhere is dropped or moved at once,
+//!   and all of it is still so behind a crash (`queue.rs`);
+//! - sites get no more than their rates, nothing while they want less, one connection when they were down, and few to
+//!   begin with (`manners.rs`);
 //! - a recipient gets its message twice only where a connection, an agent or the hub died in between.
 //!
 //! What is not simulated: TLS handshakes (they work, at once), the intake's own sessions, and threads: the rooms are

@@ -66,6 +66,8 @@ struct Rest {
     failures: u32,
     failed: Timestamp,
     down: Timestamp,
+    /// Until when it may be left alone without having failed here.
+    given_up: Timestamp,
     /// Connections that have delivered, all reports of deliveries, and whether the site has ever refused anything.
     connections: u32,
     deliveries: u32,
@@ -162,7 +164,16 @@ impl Manners {
         let Some(open) = rest.open.remove(&lease) else { return };
         rest.refused |= failed;
         let others_work = rest.open.values().any(|open| open.word);
-        if !failed || others_work || now < rest.suspended.1 || (rest.failures > 0 && open.since < rest.failed) {
+        if !failed && !open.word {
+            // It may have been given up for saying nothing: that counts as a failure as well.
+            rest.given_up = now + longest(&clause);
+        }
+        if !failed
+            || now < rest.given_up
+            || others_work
+            || now < rest.suspended.1
+            || (rest.failures > 0 && open.since < rest.failed)
+        {
             return;
         }
         rest.failures += 1;
@@ -175,20 +186,27 @@ impl Manners {
         let Some(Lease { way, takes_over, since }) = self.leases.get(&lease).cloned() else { return };
         let clause = self.clauses[way.clause].clone();
         let rest = self.rests.entry(way.clone()).or_default();
-        let open = Open { since: now, word: false, delivered: false };
-        if rest.open.insert(lease, open).is_some() || takes_over {
-            // The connection that was to be taken over has ended meanwhile.
+        if takes_over {
+            // The connection that was to be taken over has ended meanwhile: what was known of it is believed of this one.
+            rest.open.entry(lease).or_insert(Open { since: now, word: true, delivered: false });
             return;
         }
+        rest.open.insert(lease, Open { since: now, word: false, delivered: false });
         assert!(now >= rest.suspended.0, "{way:?} wanted less mail, and is connected to");
         if rest.failures > 0 {
             assert!(now >= rest.down, "{way:?} has failed {} times in a row, and is connected to", rest.failures);
             let probes = rest.open.values().filter(|open| open.since >= rest.failed).count();
             assert!(probes <= 1, "{way:?} has failed, and is tried with {probes} connections");
         }
-        let reports = if rest.refused { rest.deliveries } else { 0 };
-        let most = clause.initial_agents.saturating_add(rest.connections).saturating_add(reports);
-        assert!(rest.open.len() <= most as usize, "{way:?} has {} connections, and {most} at most", rest.open.len());
+        let (open, initial) = (rest.open.len(), clause.initial_agents);
+        // What is remembered of a site is remembered for all clauses of a channel.
+        let same = |other: &&Way| other.channel == way.channel && other.to == way.to;
+        let allowed = |rest: &Rest| rest.connections + if rest.refused { rest.deliveries } else { 0 };
+        if open > (initial + allowed(rest)) as usize {
+            let rests = self.rests.iter().filter(|(other, _)| same(other));
+            let most = initial + rests.map(|(_, rest)| allowed(rest)).sum::<u32>();
+            assert!(open <= most as usize, "{way:?} has {open} connections, and {most} at most");
+        }
         let delay = now.since(since);
         for place in [Place::Way(way.clone()), Place::Clause(way.clause)] {
             self.arrives_at(now, &place, Unit::Connections, 1, delay);
@@ -393,7 +411,7 @@ fn of_unit(rates: &Rates, unit: Unit) -> Option<zrelay_config::Rate> {
 
 /// The shortest wait behind so many refusals in a row, as the scheduler's documentation has it.
 fn shortest(clause: &Clause, times: u32) -> Duration {
-    let units = clause.retries.get(times as usize - 1).or(clause.retries.last()).copied().unwrap_or(1);
+    let units = clause.retries.get(times as usize - 1).or_else(|| clause.retries.last()).copied().unwrap_or(1);
     (clause.interval * units).mul_f64(1.0 - clause.jitter).saturating_sub(ROUNDING)
 }
 

@@ -122,7 +122,7 @@ pub(crate) fn small(seed: u64) -> World {
         segment_bytes: 16 << 10,
         sync_time: Duration::from_millis(1 + dice.below(200)),
         splits: true,
-        audit_every: 1,
+        audit_every: 5,
         events_max: 2_000_000,
         idle: Duration::from_secs(60),
     };
@@ -158,7 +158,7 @@ fn limited(common: &str, dice: &mut Dice) -> String {
         0 | 1 => clause + &rates("ring_rates", dice),
         2 => clause + &rates("ring_rates", dice) + &rates("clause_rates", dice),
         3 => {
-            let days = [dice.below(100), 50 + dice.below(200), 100 + dice.below(1000)];
+            let days = [1 + dice.below(100), 50 + dice.below(200), 100 + dice.below(1000)];
             let start = ["2026-11-26", "2026-11-27"][dice.below(2) as usize];
             let address = "192.0.2.7";
             format!(

@@ -33,7 +33,7 @@ use mio::{Events, Interest, Poll, Token, Waker};
 use slotmap::{Key, KeyData, SlotMap};
 use zrelay_clock::{Clock, Timestamp};
 use zrelay_config::Config;
-use zrelay_mailbox::mailbox_waking;
+use zrelay_mailbox::{Sender, mailbox_waking};
 use zrelay_maillog::target;
 use zrelay_tls::ServerTls;
 
@@ -45,6 +45,7 @@ use self::timers::Timers;
 use crate::policy::{SessionPolicy, StartTls};
 use crate::session::{ClientInfo, Session};
 use crate::shared::{Relay, Reservation, Shared, TurnedAway};
+use crate::turns::Turn;
 
 /// The waker's token. Listeners count up from 1; connections have a generation in the upper half, which is never 0.
 const WAKER: Token = Token(0);
@@ -68,6 +69,8 @@ pub struct Options<S> {
     pub storage: S,
     /// The certificate, for listeners that offer STARTTLS.
     pub tls: Option<ServerTls>,
+    /// Where wishes that mail for a domain is tried now (ETRN) go; without it, ETRN is not offered.
+    pub turns: Option<Sender<Turn>>,
     /// The time.
     pub clock: Clock,
 }
@@ -89,7 +92,7 @@ impl Intake {
     /// # Errors
     /// [`BindError`], a sentence for the operator.
     pub fn bind<S: Storage + Clone>(config: &Config, options: Options<S>) -> Result<Self, BindError> {
-        let shared = Shared::new(&config.intake);
+        let shared = Shared::turning(&config.intake, options.turns.clone());
         let order = Arc::new(AtomicU8::new(Phase::Serving as u8));
         let count = config.loops.intake.max(1);
         let sharing = if count > 1 { Sharing::Shared } else { Sharing::Alone };

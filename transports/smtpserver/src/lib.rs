@@ -30,7 +30,9 @@ mod intake;
 mod policy;
 pub mod session;
 mod shared;
+mod turns;
 
 pub use intake::{BindError, Control, Intake, IntakeLoop, Options, Storage};
 pub use policy::{PipeConnect, SessionPolicy, StartTls};
 pub use shared::{Admission, Door, Relay, Shared, TurnedAway};
+pub use turns::{CLIENT_TURNS, TURN_PAUSE, Turn, Turned};

@@ -9,6 +9,9 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use zrelay_config::Intake;
+use zrelay_mailbox::Sender;
+
+use crate::turns::{Turn, Turns};
 
 /// New transactions are refused above this part of the memory, in percent: those under way need the rest to finish.
 const OPENING_PERCENT: u64 = 75;
@@ -59,6 +62,8 @@ pub struct Shared {
     connections_max: u32,
     client_connections_max: u32,
     connections: Mutex<Connections>,
+    /// Where wishes for ETRN go, if they are taken.
+    turns: Option<Turns>,
 }
 
 #[derive(Debug, Default)]
@@ -83,9 +88,15 @@ pub enum TurnedAway {
 }
 
 impl Shared {
-    /// With the limits of the configuration and the door open.
+    /// With the limits of the configuration and the door open; ETRN is not offered.
     pub fn new(limits: &Intake) -> Arc<Self> {
+        Self::turning(limits, None)
+    }
+
+    /// The same, and ETRN is offered if somebody takes the wishes.
+    pub fn turning(limits: &Intake, turns: Option<Sender<Turn>>) -> Arc<Self> {
         Arc::new(Self {
+            turns: turns.map(Turns::new),
             memory_used: AtomicU64::new(0),
             memory_max: limits.memory,
             door: AtomicU8::new(Door::Open.index()),
@@ -93,6 +104,10 @@ impl Shared {
             client_connections_max: limits.client_connections,
             connections: Mutex::default(),
         })
+    }
+
+    pub(crate) fn turns(&self) -> Option<&Turns> {
+        self.turns.as_ref()
     }
 
     /// Whether new messages are taken.

@@ -25,7 +25,7 @@ fn what_was_answered_250_is_in_the_spool_octet_for_octet() {
 
     let mut config = Config::embedded();
     config.listen[0].address = "127.0.0.1:0".parse().unwrap();
-    let intake = Intake::bind(&config, Options { storage: handle.clone(), tls: None, clock }).unwrap();
+    let intake = Intake::bind(&config, Options { storage: handle.clone(), tls: None, turns: None, clock }).unwrap();
     let address = intake.local_addresses()[0];
     let loops: Vec<_> = intake.loops.into_iter().map(|one| std::thread::spawn(move || one.run())).collect();
 

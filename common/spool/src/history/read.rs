@@ -16,7 +16,7 @@ use crate::{MessageId, ReadError, Reader, ThreadKey};
 /// Octets of records, content not counted, that are read for one answer: twice what there is from one checkpoint to the
 /// next, because another goes on being written while one is made. The older ones are left out.
 const OCTETS_READ_MAX: u64 = 128 << 20;
-/// Records that are passed over for one answer, those of content included: less than a second, mostly much less.
+/// Records that are passed over for one answer, those of content included: each may be a look at a page of its own.
 const RECORDS_READ_MAX: u64 = 2_000_000;
 
 /// Whether all attempts are known.

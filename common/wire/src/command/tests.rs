@@ -100,7 +100,13 @@ fn refusals_have_the_code_of_their_cause() {
         ("MAIL:FROM:<a@b>", "500 5.5.2"),
         ("GET / HTTP/1.1", "500 5.5.2"),
         ("AUTH PLAIN AGEAYg==", "502 5.5.1"),
-        ("ETRN example.net", "502 5.5.1"),
+        ("TURN", "502 5.5.1"),
+        ("ETRN", "501 5.5.4"),
+        ("ETRN @", "501 5.5.4"),
+        ("ETRN #", "501 5.5.4"),
+        ("ETRN a..b", "501 5.5.4"),
+        ("ETRN *.b", "501 5.5.4"),
+        ("ETRN a b", "501 5.5.4"),
         ("MAIL", "501 5.5.4"),
         ("MAIL FROM", "501 5.5.4"),
         ("MAIL TO:<a@b>", "501 5.5.4"),
@@ -269,6 +275,15 @@ fn rcpt_parameters() -> impl Strategy<Value = RcptParameters> {
     (prop::option::of(notify()), prop::option::of(orcpt)).prop_map(|(notify, orcpt)| RcptParameters { notify, orcpt })
 }
 
+fn node() -> impl Strategy<Value = Node> {
+    let domain = || "[a-z0-9_][a-z0-9_-]{0,62}([.][a-z0-9_][a-z0-9_-]{0,30}){0,4}";
+    prop_oneof![
+        domain().prop_map(Node::Domain),
+        domain().prop_map(Node::Subdomains),
+        "[!-~]{1,80}".prop_map(Node::Queue),
+    ]
+}
+
 fn command() -> impl Strategy<Value = Command> {
     let name = "[!-~]{1,80}";
     let text = "[!-~ü]([ -~ü]{0,60}[!-~ü])?";
@@ -286,6 +301,7 @@ fn command() -> impl Strategy<Value = Command> {
             .prop_map(|(size, last)| Command::Bdat { size, last: if last { Last::Yes } else { Last::No } }),
         text.prop_map(Command::Vrfy),
         text.prop_map(Command::Expn),
+        node().prop_map(Command::Etrn),
         prop::sample::select(vec![
             Command::Data,
             Command::Rset,
@@ -308,8 +324,8 @@ proptest! {
     }
 
     #[test]
-    fn what_is_parsed_can_be_written_and_stays(octets in prop::collection::vec(any::<u8>(), 0..60), start in 0_usize..8) {
-        let starts = ["", "MAIL FROM:<", "RCPT TO:<a@b> ", "BDAT ", "EHLO ", "VRFY ", "MAIL FROM:<> ", "RCPT TO:<a"];
+    fn what_is_parsed_can_be_written_and_stays(octets in prop::collection::vec(any::<u8>(), 0..60), start in 0_usize..10) {
+        let starts = ["", "MAIL FROM:<", "RCPT TO:<a@b> ", "BDAT ", "EHLO ", "VRFY ", "MAIL FROM:<> ", "RCPT TO:<a", "ETRN ", "ETRN @"];
         let mut line = starts[start].as_bytes().to_vec();
         line.extend(octets);
         if let Ok(command) = Command::parse(&line, Utf8::Allowed) {

@@ -11,8 +11,8 @@ use zrelay_spool::{Attempt, MessageId, Past, Tried};
 
 use super::{Addressed, Methods, ROWS_MAX, bracketed, listing, rendered, unexpected};
 use crate::control::rpc::RpcError;
-use crate::control::selection::{Match, Selection, Terms};
-use crate::query::{Answer, Ask};
+use crate::control::selection::{Given, Match, Order, Selection};
+use crate::query::{Answer, Ask, RunView};
 use crate::snapshot::{AttemptRow, BatchView, MessageRow, RecipientRow, name};
 
 /// Rows of `messages` unless another number is asked for.
@@ -21,7 +21,7 @@ const MESSAGES_DEFAULT: usize = 1000;
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct MessagesParams {
-    selector: Option<Terms>,
+    selector: Option<Given>,
     limit: Option<usize>,
 }
 
@@ -58,12 +58,12 @@ pub struct MessageDetail {
 
 impl Methods {
     pub(super) fn messages(&self, params: &MessagesParams) -> Result<Value, RpcError> {
-        let selection = params.selector.as_ref().map(Terms::parse).transpose()?.unwrap_or_default();
+        let selection = params.selector.as_ref().map(Given::parse).transpose()?.unwrap_or_default();
         let limit = params.limit.unwrap_or(MESSAGES_DEFAULT).min(ROWS_MAX);
         let now = self.clock.now();
         let mut rows: Vec<MessageRow> = Vec::new();
         let mut more = false;
-        self.each_page(&selection, now, |page| {
+        self.each_page(&selection, Order::ToShow, now, |page| {
             let room = limit - rows.len();
             more = page.len() > room;
             rows.extend(page.into_iter().take(room).map(|found| row(found, now)));
@@ -113,8 +113,18 @@ impl Methods {
             found.extend(batches);
             match next {
                 Some(_) => after = next,
-                None => return Ok(found),
+                None => break,
             }
+        }
+        let mut after = None;
+        loop {
+            let ask = Ask::Run { thread: None, message: Some(message), after };
+            let Answer::Run(run) = self.scheduler.ask(ask)? else { return unexpected() };
+            let Some(RunView { run, batches }) = run else { return Ok(found) };
+            let batches = batches.into_iter().flatten().filter(|view| view.id.message == message);
+            let fresh = batches.filter(|view| found.iter().all(|known| known.id != view.id)).collect::<Vec<_>>();
+            found.extend(fresh);
+            after = Some(run);
         }
     }
 

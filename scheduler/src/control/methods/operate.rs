@@ -1,5 +1,6 @@
 //! `hold`, `release`, `retry`, `expire`, `drop`, `reroute`: what operators do.
 
+use std::collections::HashSet;
 use std::ops::ControlFlow;
 
 use schemars::JsonSchema;
@@ -12,10 +13,10 @@ use super::mail::row;
 use super::{Methods, rendered, unexpected};
 use crate::control::access::Caller;
 use crate::control::rpc::RpcError;
-use crate::control::selection::{Match, Selection, Terms};
-use crate::operator::{Action, Changed, Chosen};
+use crate::control::selection::{Given, Match, Order, Selection};
+use crate::operator::{Action, Changed, Chosen, Selector};
 use crate::query::{Answer, Ask, Moving};
-use crate::snapshot::{BatchPlace, MessageRow};
+use crate::snapshot::{BatchPlace, BatchView, MessageRow};
 
 /// Rows that a dry run shows.
 pub const SAMPLE_MAX: usize = 10;
@@ -23,7 +24,7 @@ pub const SAMPLE_MAX: usize = 10;
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct SelectorParams {
-    selector: Terms,
+    selector: Given,
     #[serde(default)]
     dry_run: bool,
 }
@@ -31,7 +32,7 @@ pub(super) struct SelectorParams {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RerouteParams {
-    selector: Terms,
+    selector: Given,
     to: String,
     #[serde(default)]
     dry_run: bool,
@@ -54,21 +55,25 @@ impl Methods {
             let ends = if action.is_final() { Ends::Recipients } else { Ends::Nothing };
             return rendered(&self.preview(ends, &selection)?);
         }
-        let changed = match selection.plain() {
+        // Holds come first: what arrives while the queue is looked through is caught by them, or goes free.
+        let holds = self.begin_or_end(caller, action, &selection)?;
+        let mut changed = match selection.plain() {
             Some(selector) => match self.scheduler.ask(Ask::Operate { action, selector })? {
                 Answer::Changed(changed) => changed,
                 _ => return unexpected(),
             },
             None => self.operate_on_all(action, &selection)?,
         };
+        changed.patterns += holds;
         if changed == Changed::default() {
             return Err(RpcError::nothing(format!("nothing in the queue matches {selection}")));
         }
-        let Changed { threads, batches, recipients, under_way, .. } = changed;
+        let Changed { threads, batches, recipients, under_way, patterns, .. } = changed;
         log::info!(
             "{caller}: {action:?} {selection}: {recipients} recipients, {batches} batches, {threads} threads, \
-             {under_way} recipients under way"
+             {under_way} recipients under way, {patterns} holds for mail to come"
         );
+        self.settle();
         rendered(&changed)
     }
 
@@ -85,7 +90,7 @@ impl Methods {
         };
         let changed = match selection.plain() {
             Some(selector) => ask(Moving::Selected(selector))?,
-            None => self.each_chosen(&selection, |batches| ask(Moving::Chosen(batches)))?,
+            None => self.each_chosen(&selection, |_| true, |batches| ask(Moving::Chosen(batches)))?,
         };
         if changed == Changed::default() {
             return Err(RpcError::nothing(format!(
@@ -97,13 +102,38 @@ impl Methods {
             "{caller}: Reroute {selection} to {to}: {recipients} recipients, {batches} batches, {threads} threads, \
              {under_way} recipients under way, {divided} batches left since others are in them"
         );
+        self.settle();
         rendered(&changed)
     }
 
+    /// Who did something is told when a restart would know it.
+    fn settle(&self) {
+        if !self.store.settle() {
+            log::warn!("what an operator did is in force, and not on disk yet");
+        }
+    }
+
+    /// Holds for mail to come begin with a hold and end with a release; says how many.
+    fn begin_or_end(&self, caller: &Caller, action: Action, selection: &Selection) -> Result<u64, RpcError> {
+        let Some(terms) = selection.terms() else { return Ok(0) };
+        match action {
+            // A thread is held by its own name.
+            Action::Hold if matches!(selection.plain(), Some(Selector::Thread(_))) => Ok(0),
+            Action::Hold => self.stand(caller, &terms),
+            Action::Release => self.lift(&terms),
+            Action::Retry | Action::Drop | Action::Expire => Ok(0),
+        }
+    }
+
     fn operate_on_all(&self, action: Action, selection: &Selection) -> Result<Changed, RpcError> {
-        self.each_chosen(selection, |batches| match self.scheduler.ask(Ask::OperateOn { action, batches })? {
-            Answer::Changed(changed) => Ok(changed),
-            _ => unexpected(),
+        // What another hold is for as well stays.
+        let others = if action == Action::Release { self.standing()? } else { Vec::new() };
+        let is_free = |view: &BatchView| others.is_empty() || !self.is_held_by(&others, view);
+        self.each_chosen(selection, is_free, |batches| {
+            match self.scheduler.ask(Ask::OperateOn { action, batches })? {
+                Answer::Changed(changed) => Ok(changed),
+                _ => unexpected(),
+            }
         })
     }
 
@@ -111,27 +141,31 @@ impl Methods {
     fn each_chosen(
         &self,
         selection: &Selection,
+        admit: impl Fn(&BatchView) -> bool,
         act: impl Fn(Vec<Chosen>) -> Result<Changed, RpcError>,
     ) -> Result<Changed, RpcError> {
         let mut all = Changed::default();
-        let mut last = None;
-        self.each_page(selection, self.clock.now(), |page| {
-            let chosen =
-                |found: Match| Chosen { thread: found.view.thread, batch: found.view.id, recipients: found.recipients };
-            let batches: Vec<Chosen> = page.into_iter().map(chosen).collect();
-            let (first, end) =
-                (batches.first().map(|one| one.thread.clone()), batches.last().map(|one| one.thread.clone()));
+        let mut threads = HashSet::new();
+        self.each_page(selection, Order::ToAct, self.clock.now(), |page| {
+            let chosen = |found: Match| {
+                let open = u32::try_from(found.view.recipients.len()).unwrap_or(u32::MAX);
+                let BatchView { thread, id: batch, run, .. } = found.view;
+                Chosen { thread, batch, run, open, recipients: found.recipients }
+            };
+            let batches: Vec<Chosen> = page.into_iter().filter(|found| admit(&found.view)).map(chosen).collect();
+            let concerned: Vec<ThreadKey> = batches.iter().map(|one| one.thread.clone()).collect();
             let changed = act(batches)?;
-            // A thread at the border of two pages is one.
-            let twice = changed.threads > 0 && first.is_some() && first == last;
-            all.threads += changed.threads.saturating_sub(u64::from(twice));
+            // A thread on two pages is one.
+            if changed.threads > 0 {
+                threads.extend(concerned);
+            }
             all.batches += changed.batches;
             all.recipients += changed.recipients;
             all.under_way += changed.under_way;
             all.divided += changed.divided;
-            last = end.or_else(|| last.take());
             Ok(ControlFlow::Continue(()))
         })?;
+        all.threads = u64::try_from(threads.len()).unwrap_or(u64::MAX);
         Ok(all)
     }
 
@@ -139,8 +173,8 @@ impl Methods {
         let mut preview = Preview { counts: Changed::default(), sample: Vec::new() };
         let counts = &mut preview.counts;
         let now = self.clock.now();
-        let mut last = None;
-        self.each_page(selection, now, |page| {
+        let mut threads = HashSet::new();
+        self.each_page(selection, Order::ToAct, now, |page| {
             for found in page {
                 if ends == Ends::Whole && found.recipients.is_some() {
                     counts.divided += 1;
@@ -160,9 +194,8 @@ impl Methods {
                     counts.batches += 1;
                     counts.recipients += meant;
                 }
-                if last.as_ref() != Some(&found.view.thread) {
+                if threads.insert(found.view.thread.clone()) {
                     counts.threads += 1;
-                    last = Some(found.view.thread.clone());
                 }
                 if preview.sample.len() < SAMPLE_MAX {
                     preview.sample.push(row(found, now));

@@ -24,7 +24,7 @@ JSON as the last line. Needs root (for Postfix) and what tests/peers fetches.
   --interval MS     one single message in this time             [default: 100]
   --length OCTETS   length of each message                      [default: 4096]
   --only NAMES      of zrelay,zrelay-20,postfix,postfix-1       [default: all]
-  --short           4000 recipients, 30 single messages
+  --short           4000 recipients, 30 single messages; twenty connections are through with that before most of them come
   --zrelay PATH     the binary                                  [default: target/release/zrelay, built first]
 
   zrelay       as it is: one connection to a host (thread_agents = 1)
@@ -186,7 +186,11 @@ impl Server {
                 "smtp",
                 &other.sink.host(),
             );
-            let hub = if name == "zrelay-20" { hub.clause("*/*", "thread_agents = 20") } else { hub };
+            let hub = if name == "zrelay-20" {
+                hub.clause("smtp/*", "thread_agents = 20\nring_agents = 20\ninterval = \"1s\"")
+            } else {
+                hub
+            };
             return Ok(Self::Zrelay(hub.start()));
         }
         let one = if name == "postfix-1" {

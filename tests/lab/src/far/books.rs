@@ -33,6 +33,8 @@ pub struct Delivery {
 pub struct Final {
     /// When it was written.
     pub at: Instant,
+    /// Number of the connection, from 0.
+    pub connection: usize,
     /// The message's mark.
     pub mark: String,
     /// Recipients accepted with it.
@@ -44,6 +46,8 @@ pub struct Final {
 pub struct Session {
     /// When it was accepted: one and a half round trips after the client began to connect.
     pub opened: Instant,
+    /// When the first BDAT or DATA came.
+    pub text: Option<Instant>,
     /// Octets that came.
     pub octets_in: u64,
     /// Octets that were sent.
@@ -76,6 +80,7 @@ impl Books {
     pub(super) fn open(&mut self, now: Instant) -> usize {
         self.sessions.push(Session {
             opened: now,
+            text: None,
             octets_in: 0,
             octets_out: 0,
             messages: 0,

@@ -6,7 +6,7 @@ use std::net::{Shutdown, TcpStream};
 use zrelay_tests::Marked;
 
 use super::wire::{Ended, Wire};
-use super::{Action, Delivery, Moment, Offer, Shared, Verb};
+use super::{Action, Delivery, Handshake, Moment, Offer, Shared, Verb};
 
 pub(super) fn run(stream: TcpStream, number: usize, shared: &Shared) {
     let Ok(raw) = stream.try_clone() else { return };
@@ -61,6 +61,9 @@ struct Dialogue<'a> {
 
 impl Dialogue<'_> {
     fn serve(&mut self) -> Result<(), Ended> {
+        if let Some((config, Handshake::Implicit)) = &self.shared.options.tls {
+            self.wire.encrypt(config)?;
+        }
         self.answer(Verb::Connect, "", "220 far.test ESMTP")?;
         loop {
             let (line, strict) = self.wire.line()?;
@@ -87,14 +90,13 @@ impl Dialogue<'_> {
                 }
                 "STARTTLS" => {
                     self.must_be_last("STARTTLS");
-                    let Some(certificate) = self.shared.options.certificate.as_ref().filter(|_| self.may_encrypt())
-                    else {
+                    let Some((config, _)) = self.shared.options.tls.as_ref().filter(|_| self.may_encrypt()) else {
                         self.violation("STARTTLS, which was not offered".to_owned());
                         self.wire.say("502 5.5.1 not offered");
                         continue;
                     };
                     self.wire.say("220 2.0.0 go ahead");
-                    self.wire.encrypt(certificate)?;
+                    self.wire.encrypt(config)?;
                     self.greeted = false;
                     self.transaction = Transaction::None;
                 }
@@ -120,7 +122,9 @@ impl Dialogue<'_> {
 
     fn hello(&mut self, line: &str, extended: bool) -> Result<(), Ended> {
         self.wire.place.verb = "EHLO";
-        self.must_be_last("EHLO");
+        if !self.offers(Offer::PipeConnect) {
+            self.must_be_last("EHLO");
+        }
         self.transaction = Transaction::None;
         self.greeted = true;
         if !extended {
@@ -137,6 +141,7 @@ impl Dialogue<'_> {
                 Offer::EightBitMime => "250-8BITMIME\r\n".to_owned(),
                 Offer::SmtpUtf8 => "250-SMTPUTF8\r\n".to_owned(),
                 Offer::Dsn => "250-DSN\r\n".to_owned(),
+                Offer::PipeConnect => "250-PIPECONNECT\r\n".to_owned(),
                 Offer::Limits { rcptmax, mailmax } => {
                     let limit = |name: &str, limit: &Option<usize>| {
                         limit.map_or_else(String::new, |limit| format!(" {name}={limit}"))
@@ -224,6 +229,7 @@ impl Dialogue<'_> {
 
     fn data(&mut self, line: &str) -> Result<(), Ended> {
         self.wire.place.verb = "DATA";
+        self.wire.text_begins();
         self.must_be_last("DATA");
         let Transaction::Open(envelope) = &self.transaction else {
             return self.refuse("503 5.5.1 no sender");
@@ -261,6 +267,7 @@ impl Dialogue<'_> {
 
     fn bdat(&mut self, line: &str, rest: &str) -> Result<(), Ended> {
         self.wire.place.verb = "BDAT";
+        self.wire.text_begins();
         let mut words = rest.split(' ');
         let size = words.next().and_then(|word| word.parse::<u64>().ok());
         let last = words.next();
@@ -389,7 +396,7 @@ impl Dialogue<'_> {
     }
 
     fn may_encrypt(&self) -> bool {
-        self.shared.options.certificate.is_some() && !self.wire.is_encrypted()
+        self.shared.options.tls.is_some() && !self.wire.is_encrypted()
     }
 
     fn size_limit(&self) -> u64 {

@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use rustls::ServerConfig;
 use zrelay_tests::Certificate;
 
 pub use books::{Books, Curve, Delivery, Final, Gap, Session};
@@ -33,6 +34,8 @@ pub enum Offer {
     SmtpUtf8,
     /// RFC 3461.
     Dsn,
+    /// Commands are welcome ahead of the greeting, as with Exim.
+    PipeConnect,
     /// RFC 9422. What exceeds a limit is answered 452 4.5.3.
     Limits {
         /// Recipients in one transaction.
@@ -101,13 +104,22 @@ pub enum Action {
     CloseWithin(u64),
 }
 
+/// How a connection comes to TLS.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Handshake {
+    /// RFC 3207.
+    StartTls,
+    /// From the first octet on (RFC 8314 §3).
+    Implicit,
+}
+
 type Script = dyn Fn(&Moment<'_>) -> Action + Send + Sync;
 
 /// How a far side is to behave.
 #[derive(Clone)]
 pub struct FarSideBuilder {
     offers: Vec<Offer>,
-    certificate: Option<Arc<Certificate>>,
+    tls: Option<(Arc<ServerConfig>, Handshake)>,
     script: Arc<Script>,
     gap: Duration,
 }
@@ -117,7 +129,7 @@ const GAP: Duration = Duration::from_millis(10);
 
 impl Default for FarSideBuilder {
     fn default() -> Self {
-        Self { offers: OFFERS.to_vec(), certificate: None, script: Arc::new(|_| Action::Usual), gap: GAP }
+        Self { offers: OFFERS.to_vec(), tls: None, script: Arc::new(|_| Action::Usual), gap: GAP }
     }
 }
 
@@ -129,6 +141,13 @@ impl FarSideBuilder {
         self
     }
 
+    /// Offers this too.
+    #[must_use]
+    pub fn with(mut self, offer: Offer) -> Self {
+        self.offers.push(offer);
+        self
+    }
+
     /// Offers the usual, but not this.
     #[must_use]
     pub fn without(mut self, offer: Offer) -> Self {
@@ -136,10 +155,10 @@ impl FarSideBuilder {
         self
     }
 
-    /// Offers STARTTLS with this certificate.
+    /// TLS with this certificate. Far sides that are started from clones of this know each other's sessions.
     #[must_use]
-    pub fn certificate(mut self, certificate: Certificate) -> Self {
-        self.certificate = Some(Arc::new(certificate));
+    pub fn certificate(mut self, certificate: &Certificate, handshake: Handshake) -> Self {
+        self.tls = Some((certificate.server(), handshake));
         self
     }
 

@@ -2,10 +2,10 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::sync::Arc;
 use std::time::Instant;
 
-use rustls::{ServerConnection, StreamOwned};
-use zrelay_tests::Certificate;
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 use super::Shared;
 
@@ -104,10 +104,10 @@ impl<'a> Wire<'a> {
     }
 
     /// Goes on under TLS; the handshake comes with the next octets. What came in the clear behind STARTTLS is dropped.
-    pub(super) fn encrypt(&mut self, certificate: &Certificate) -> Result<(), Ended> {
+    pub(super) fn encrypt(&mut self, config: &Arc<ServerConfig>) -> Result<(), Ended> {
         self.flush()?;
         let Stream::Clear(stream) = std::mem::replace(&mut self.stream, Stream::Gone) else { return Err(Ended) };
-        let connection = ServerConnection::new(certificate.server()).map_err(|_| Ended)?;
+        let connection = ServerConnection::new(Arc::clone(config)).map_err(|_| Ended)?;
         self.stream = Stream::Tls(Box::new(StreamOwned::new(connection, stream)));
         (self.begin, self.end) = (0, 0);
         Ok(())
@@ -144,10 +144,23 @@ impl<'a> Wire<'a> {
                 session.messages += self.finals.len() as u64;
             }
             let finals = self.finals.drain(..);
-            books.finals.extend(finals.map(|(mark, recipients)| super::Final { at: now, mark, recipients }));
+            let connection = self.number;
+            books.finals.extend(finals.map(|(mark, recipients)| super::Final {
+                at: now,
+                connection,
+                mark,
+                recipients,
+            }));
         }
         self.output.clear();
         written.map_err(|_| Ended)
+    }
+
+    /// What has come last brings a message's text, or asks to send it.
+    pub(super) fn text_begins(&self) {
+        if let Some(session) = self.shared.books().sessions.get_mut(self.number) {
+            session.text.get_or_insert(self.came);
+        }
     }
 
     /// A command line without its CRLF; the second value is false when only LF ended it.

@@ -121,7 +121,8 @@ impl World {
         let choose = |(id, entry): (&BatchId, &crate::queue::Entry)| {
             let some: Vec<u32> = entry.open.iter().copied().filter(|recipient| wanted(self, *id, *recipient)).collect();
             let recipients = (some.len() < entry.open.len()).then_some(some.clone());
-            (!some.is_empty()).then(|| Chosen { thread: entry.thread.clone(), batch: *id, recipients })
+            let open = entry.open.len() as u32;
+            (!some.is_empty()).then(|| Chosen { thread: entry.thread.clone(), batch: *id, run: None, open, recipients })
         };
         Target::Chosen(self.queue.batches.iter().filter_map(choose).collect())
     }
@@ -141,7 +142,7 @@ impl World {
         self.seen.operations += 1;
         match target {
             Target::Selected(Selector::Thread(key)) => {
-                self.operated_on_threads(wish, &|thread| thread == key, &changed)
+                self.operated_on_threads(wish, &|thread| thread == key, &changed);
             }
             Target::Selected(Selector::Threads(pattern)) => {
                 let patterns = match wish {

@@ -7,6 +7,7 @@ mod flights;
 mod harness;
 mod levels;
 mod overdue;
+mod portions;
 mod presumed;
 mod random;
 mod refusals;

@@ -122,9 +122,10 @@ impl Service {
         self.burst.recipients += answers.recipients;
         self.answered.add(answers);
         self.waited += waited;
-        self.times = self.sums.with(&self.burst).solve(self.settled);
+        let sums = self.sums.with(&self.burst);
+        self.times = sums.solve(self.settled);
         if self.is_known() {
-            self.size_portion(under_way, round_trip);
+            self.size_portion(&sums, under_way, round_trip);
         }
     }
 
@@ -147,13 +148,15 @@ impl Service {
         any && (self.answered.recipients >= RECIPIENTS_KNOWN || self.waited >= TIME_KNOWN)
     }
 
-    fn size_portion(&mut self, under_way: u64, round_trip: Duration) {
+    fn size_portion(&mut self, sums: &Sums, under_way: u64, round_trip: Duration) {
         let wanted = portion(self.message_time(), self.recipient_time(), round_trip);
-        if wanted <= self.portion {
+        // If messages take no time at all: recipients take no longer than that.
+        let surely = portion(Duration::ZERO, sums.recipient_at_most(), round_trip);
+        if wanted <= self.portion.max(surely) {
             self.portion = wanted;
         } else if self.answered.messages >= self.grows_behind {
             // Beyond what was seen it is a guess: by steps, each of which is looked at.
-            self.portion = wanted.min(self.portion.saturating_mul(2));
+            self.portion = wanted.min(self.portion.saturating_mul(2).max(surely));
             self.grows_behind = self.answered.messages + under_way + 1;
         }
     }
@@ -205,6 +208,13 @@ impl Sums {
             messages_time: self.messages_time * part,
             recipients_time: self.recipients_time * part,
         }
+    }
+
+    fn recipient_at_most(&self) -> Duration {
+        if self.recipients_squared == 0.0 {
+            return Duration::MAX;
+        }
+        Duration::from_secs_f64(self.recipients_time / self.recipients_squared)
     }
 
     /// The times that fit best, neither below none, and near those known before where the observations leave it open.

@@ -7,7 +7,7 @@ mod server;
 use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 
-use zrelay_agent::{Judgement, Order, Release, Report, Rest};
+use zrelay_agent::{Judgement, Order, Pace, Release, Report, Rest};
 use zrelay_config::{Clause, TlsPolicy};
 use zrelay_dns::testing::FakeServer;
 
@@ -45,6 +45,20 @@ fn batches_are_delivered_over_one_connection_within_the_credit() {
     hub.finish();
     assert_eq!(server.connections(), 1);
     assert_eq!(server.messages(), 20);
+}
+
+#[test]
+fn the_pace_of_a_far_side_is_told_ahead_of_the_credit_and_again_when_it_is_known() {
+    let server = Server::start(Behaviour { keywords: &["PIPELINING", "CHUNKING"], ..Behaviour::plain() });
+    let mut hub = Hub::start((0..20).map(|number| letter(number, &["a@dst"])).collect());
+    let lease = hub.lease("smtp", &server.host(), clause());
+    let told = hub.until(|report| matches!(report, Report::Pace { .. } | Report::Hungry { .. }));
+    let Report::Pace { pace: Pace::Presumed(work), .. } = told else { panic!("{told:?}") };
+    assert!(work.recipients >= 100 && work.messages >= 16, "{work:?}");
+    hub.until_hungry(lease);
+    (0..20).for_each(|number| hub.carry(lease, number));
+    hub.until(|report| matches!(report, Report::Pace { pace: Pace::Measured(_), .. }));
+    hub.finish();
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! Credit: how much work an agent asks for ahead of the replies.
 //!
 //! The window is what may be in flight (see [`pipe`](super::pipe)) and half as much again, so that the next batches are
-//! here before the pipe runs dry. It slides: it is opened further when an eighth of it is free.
+//! here before the pipe runs dry. How long the far side takes for all that is told apart (see [`service`](super::service)),
+//! and bounds what is given for the credit. It slides: it is opened further when an eighth of it is free.
 
 use zrelay_agent::Credit;
 

@@ -103,7 +103,7 @@ impl Hub {
         change(&mut config);
         let (sender, receiver) = mailbox(capacity);
         let storage = Memory { next: Arc::new(AtomicU64::new(0xA1)), intake: sender };
-        let intake = Intake::bind(&config, Options { storage, tls, clock: Clock::start() }).unwrap();
+        let intake = Intake::bind(&config, Options { storage, tls, turns: None, clock: Clock::start() }).unwrap();
         let address = intake.local_addresses()[0];
         let kept = Arc::<Mutex<Kept>>::default();
         let keeper = Arc::clone(&kept);
@@ -396,7 +396,7 @@ fn a_port_that_is_taken_is_named() {
     let mut config = config();
     config.listen[0].address = taken.local_addr().unwrap();
     let storage = Memory { next: Arc::default(), intake: mailbox(1).0 };
-    let error = Intake::bind(&config, Options { storage, tls: None, clock: Clock::start() }).unwrap_err();
+    let error = Intake::bind(&config, Options { storage, tls: None, turns: None, clock: Clock::start() }).unwrap_err();
     assert!(matches!(error, BindError::Listen { .. }));
     let expected = format!("cannot listen on {}: address already in use; ", taken.local_addr().unwrap());
     assert!(error.to_string().starts_with(&expected), "{error}");

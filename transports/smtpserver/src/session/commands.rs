@@ -7,7 +7,7 @@ use zrelay_maillog::{lines, target};
 use zrelay_spool::MessageId;
 use zrelay_wire::{
     ByMode, Capabilities, Command, CommandError, DeliverBy, DotDecoder, ForwardPath, Last, Limits, Line,
-    MailParameters, NewlineCheck, Normaliser, RcptParameters, Reply, ReversePath, Utf8,
+    MailParameters, NewlineCheck, Node, Normaliser, RcptParameters, Reply, ReversePath, Utf8,
 };
 
 use super::content::{Content, WINDOW_BYTES};
@@ -18,6 +18,7 @@ use super::transaction::{TRANSACTION_BYTES, Transaction};
 use super::{Draining, Session};
 use crate::policy::{PipeConnect, StartTls};
 use crate::shared::{Door, Relay, Reservation};
+use crate::turns::{Turn, Turned};
 
 /// First words that no SMTP client says: a browser that was tricked, or a body whose DATA was refused.
 const FOREIGN: [&[u8]; 8] = [b"GET", b"POST", b"PUT", b"HEAD", b"CONNECT", b"OPTIONS", b"DELETE", b"PATCH"];
@@ -115,8 +116,9 @@ impl Session {
             Command::Expn(_) => self.refuse(now, verb, "502 5.5.1 Error: command not implemented\r\n"),
             Command::Help => self.accept(
                 verb,
-                "214 2.0.0 Commands: EHLO HELO LHLO MAIL RCPT DATA BDAT RSET NOOP VRFY STARTTLS HELP QUIT\r\n",
+                "214 2.0.0 Commands: EHLO HELO LHLO MAIL RCPT DATA BDAT RSET NOOP VRFY ETRN STARTTLS HELP QUIT\r\n",
             ),
+            Command::Etrn(node) => self.etrn(now, node),
             Command::Starttls => self.starttls(now, behind),
             Command::Quit => {
                 self.accept(verb, "221 2.0.0 Bye\r\n");
@@ -181,6 +183,7 @@ impl Session {
             xverp: self.client.relay == Relay::Allowed,
             pipeconnect: self.policy.protocol == Protocol::Smtp && self.client.pipeconnect == PipeConnect::Announced,
             help: true,
+            etrn: self.offers_etrn() && self.client.relay == Relay::Allowed,
             mt_priority: Some(PRIORITY_POLICY.to_owned()),
             deliver_by: Some(BY_SECONDS_MIN),
             ..Capabilities::default()
@@ -347,6 +350,40 @@ impl Session {
             return;
         }
         self.end_skip(now, skip);
+    }
+
+    fn offers_etrn(&self) -> bool {
+        self.policy.protocol == Protocol::Smtp && self.shared.turns().is_some()
+    }
+
+    /// RFC 1985. Whether anything waits for the node is the scheduler's to know, whom no session waits for: 250, not 251
+    /// or 253.
+    fn etrn(&mut self, now: Timestamp, node: Node) {
+        let verb = Verb::Etrn;
+        if !self.offers_etrn() {
+            return self.refuse(now, verb, "502 5.5.1 Error: command not implemented\r\n");
+        }
+        if self.client.relay == Relay::Denied {
+            let reply = format!("459 5.7.1 Node {node} not allowed: this is for clients that may relay\r\n");
+            return self.refuse(now, verb, &reply);
+        }
+        if self.greeting.is_none() {
+            return self.refuse(now, verb, "503 5.5.1 Error: send EHLO or HELO first\r\n");
+        }
+        if !matches!(self.state, State::Idle) {
+            return self.refuse(now, verb, "503 5.5.1 Error: MAIL transaction in progress\r\n");
+        }
+        let turn = Turn { node: node.clone(), client: self.client.address };
+        let turned = self.shared.turns().map_or(Turned::Busy, |turns| turns.ask(now, turn));
+        let why = match turned {
+            Turned::Begun => {
+                log::info!(target: target::SMTPD, "ETRN {node} from {}", self.client);
+                return self.accept(verb, &format!("250 2.0.0 OK, queuing for node {node} started\r\n"));
+            }
+            Turned::TooSoon => "4.7.0 Unable to queue messages for node {}: it was asked for less than a minute ago",
+            Turned::Busy => "4.3.2 Unable to queue messages for node {}: too much else to do",
+        };
+        self.decline(verb, &format!("458 {}\r\n", why.replace("{}", &node.to_string())));
     }
 
     fn starttls(&mut self, now: Timestamp, behind: Behind) {

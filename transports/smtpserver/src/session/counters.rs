@@ -18,13 +18,14 @@ pub(super) enum Verb {
     Vrfy,
     Expn,
     Help,
+    Etrn,
     Quit,
     Unknown,
 }
 
-const NAMES: [&str; 15] = [
-    "helo", "ehlo", "lhlo", "starttls", "mail", "rcpt", "data", "bdat", "rset", "noop", "vrfy", "expn", "help", "quit",
-    "unknown",
+const NAMES: [&str; 16] = [
+    "helo", "ehlo", "lhlo", "starttls", "mail", "rcpt", "data", "bdat", "rset", "noop", "vrfy", "expn", "help", "etrn",
+    "quit", "unknown",
 ];
 
 impl Verb {
@@ -42,7 +43,7 @@ impl Verb {
     }
 }
 
-const ALL: [Verb; 15] = [
+const ALL: [Verb; 16] = [
     Verb::Helo,
     Verb::Ehlo,
     Verb::Lhlo,
@@ -56,6 +57,7 @@ const ALL: [Verb; 15] = [
     Verb::Vrfy,
     Verb::Expn,
     Verb::Help,
+    Verb::Etrn,
     Verb::Quit,
     Verb::Unknown,
 ];
@@ -72,7 +74,7 @@ pub(super) enum Verdict {
 /// The counts of a session.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Counters {
-    counts: [(u32, u32); 15],
+    counts: [(u32, u32); 16],
 }
 
 impl Counters {

@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use zrelay_clock::Timestamp;
 use zrelay_config::{BareNewline, FlowKey, Intake, Protocol};
+use zrelay_mailbox::Sender;
 use zrelay_spool::{Envelope, MessageId, Refused};
 
 use super::{ClientInfo, Effect, Session};
 use crate::policy::{PipeConnect, SessionPolicy, StartTls};
 use crate::shared::{Relay, Shared};
+use crate::turns::Turn;
 
 /// The defaults of the configuration, smaller where a test wants to reach them.
 pub(crate) fn limits() -> Intake {
@@ -46,8 +48,8 @@ pub(crate) fn policy() -> SessionPolicy {
 
 pub(crate) const START: Timestamp = Timestamp::from_secs(1_795_299_277);
 
-pub(crate) fn session(policy: SessionPolicy, relay: Relay) -> (Session, Arc<Shared>) {
-    let shared = Shared::new(&policy.limits);
+pub(crate) fn session(policy: SessionPolicy, relay: Relay, turns: Option<Sender<Turn>>) -> (Session, Arc<Shared>) {
+    let shared = Shared::turning(&policy.limits, turns);
     let client = ClientInfo { address: [192, 0, 2, 1].into(), relay, pipeconnect: PipeConnect::Absent };
     (Session::new(Arc::new(policy), Arc::clone(&shared), client, START), shared)
 }
@@ -95,7 +97,12 @@ pub(crate) enum Keeping {
 
 impl Bench {
     pub(crate) fn new(policy: SessionPolicy, relay: Relay) -> Self {
-        let (session, shared) = session(policy, relay);
+        Self::turning(policy, relay, None)
+    }
+
+    /// With somebody who takes the wishes of ETRN.
+    pub(crate) fn turning(policy: SessionPolicy, relay: Relay, turns: Option<Sender<Turn>>) -> Self {
+        let (session, shared) = session(policy, relay, turns);
         let mut bench = Self {
             session,
             shared,

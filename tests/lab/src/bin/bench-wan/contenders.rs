@@ -3,20 +3,23 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use zrelay_lab::{FarSide, Lab, LabError, Offer, plain};
+use zrelay_lab::{Action, FarSide, FarSideBuilder, Handshake, Lab, LabError, Moment, Offer, Verb, plain};
 use zrelay_tests::peers::{Peers, Postfix};
-use zrelay_tests::{Certificate, Hub, Mail, Usage};
+use zrelay_tests::{Body, Certificate, Hub, Mail, Usage};
 
 use crate::inject;
 use crate::options::Options;
-use crate::report::Outcome;
-use crate::works::Work;
+use crate::outcome::Outcome;
+use crate::works::{AGENTS, Acquaintance, Slowness, Way, Work};
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Contender {
     Zrelay,
+    /// zrelay with several connections allowed.
+    Several,
     Plain,
     PostfixOne,
     Postfix,
@@ -24,11 +27,12 @@ pub(crate) enum Contender {
 
 impl Contender {
     /// In the order in which they run: the plain transfer needs to know how many octets zrelay sent.
-    pub(crate) const ALL: [Self; 4] = [Self::Zrelay, Self::Plain, Self::PostfixOne, Self::Postfix];
+    pub(crate) const ALL: [Self; 5] = [Self::Zrelay, Self::Several, Self::Plain, Self::PostfixOne, Self::Postfix];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Zrelay => "zrelay",
+            Self::Several => "zrelay, up to 4",
             Self::Plain => "plain TCP",
             Self::PostfixOne => "Postfix, 1 connection",
             Self::Postfix => "Postfix, default",
@@ -107,35 +111,86 @@ pub(crate) fn run(
         return Ok(Outcome::of_plain(work, &receiver.finish()?, lab.reports()));
     }
     let mails = work.mails(contender);
-    let mut builder = FarSide::build().gap(work.line.packet_time().mul_f64(1.5).max(GAP));
-    if !work.chunking {
-        builder = builder.without(Offer::Chunking);
-    }
-    if work.tls {
-        builder = builder.certificate(Certificate::new(&["far.test"]));
-    }
-    let far = lab.far().run(|| builder.start((Ipv4Addr::UNSPECIFIED, PORT)))??;
+    let far = far_side(work);
+    let start = || Ok(lab.far().run(|| far.clone().start((Ipv4Addr::UNSPECIFIED, PORT)))??);
     let next_hop = format!("[{}]:{PORT}", lab.far_address());
-    let usage = lab.near().run(|| match (contender, peers) {
-        (Contender::Zrelay, _) => zrelay(&next_hop, &mails, &far, options, stop),
-        (_, Some(peers)) => postfix(contender, peers, &next_hop, &mails, &far, work, stop),
+    let (far, usage) = lab.near().run(|| match (contender, peers) {
+        (Contender::Zrelay, _) => zrelay(&next_hop, &options.clause, &mails, start, work, options, stop),
+        (Contender::Several, _) => {
+            let clause = format!("{};thread_agents = {AGENTS}", options.clause);
+            zrelay(&next_hop, &clause, &mails, start, work, options, stop)
+        }
+        (_, Some(peers)) => {
+            let far = start()?;
+            postfix(contender, peers, &next_hop, &mails, &far, work, stop).map(|usage| (far, usage))
+        }
         (_, None) => Err(Failure::Other("there is no Postfix".to_owned())),
     })??;
     Ok(Outcome::of_relay(contender, work, &mails, &far.books(), usage, lab.reports()))
 }
 
+/// The far side that this work asks for.
+fn far_side(work: &Work) -> FarSideBuilder {
+    let mut builder = FarSide::build().gap(work.line.packet_time().mul_f64(1.5).max(GAP));
+    if !work.chunking {
+        builder = builder.without(Offer::Chunking);
+    }
+    if work.acquaintance == Acquaintance::Known {
+        builder = builder.with(Offer::PipeConnect);
+    }
+    builder = match work.tls {
+        Way::Clear => builder,
+        Way::StartTls => builder.certificate(&Certificate::new(&["far.test"]), Handshake::StartTls),
+        Way::Implicit => builder.certificate(&Certificate::new(&["far.test"]), Handshake::Implicit),
+    };
+    let at_the_end = |moment: &Moment<'_>, delay: &dyn Fn() -> Duration| match moment.verb {
+        Verb::End => Action::Delay(delay()),
+        _ => Action::Usual,
+    };
+    match work.slowness {
+        Slowness::None => builder,
+        Slowness::Each(time) => builder.script(move |moment| at_the_end(moment, &|| time)),
+        Slowness::Shared(time) => {
+            let free = Mutex::new(Instant::now());
+            builder.script(move |moment| {
+                at_the_end(moment, &|| {
+                    let now = Instant::now();
+                    let mut free = free.lock().unwrap_or_else(PoisonError::into_inner);
+                    *free = now.max(*free) + time;
+                    *free - now
+                })
+            })
+        }
+    }
+}
+
+/// The far side at the end, and what the hub has used.
+type Done = (FarSide, Option<Usage>);
+
 fn zrelay(
     next_hop: &str,
+    clause: &str,
     mails: &[Mail],
-    far: &FarSide,
+    start: impl Fn() -> Result<FarSide, Failure>,
+    work: &Work,
     options: &Options,
     stop: &AtomicBool,
-) -> Result<Option<Usage>, Failure> {
+) -> Result<Done, Failure> {
     let binary = options.zrelay.display().to_string();
-    let keys = options.clause.replace(';', "\n");
+    let mut keys = clause.replace(';', "\n");
+    if work.tls == Way::Implicit {
+        keys.push_str("\nimplicit_tls = true");
+    }
     let builder = Hub::towards(&binary, next_hop);
     let builder = if keys.is_empty() { builder } else { builder.clause("smtp/*", &keys) };
     let hub = builder.start();
+    if work.acquaintance == Acquaintance::Known {
+        let far = start()?;
+        let greetings = [Mail::generate("known", 500, Body::Text, "list-bounces@list.test", &["known@far.test"])];
+        inject::all(hub.smtp(), &greetings, 1)?;
+        wait(&greetings, &far, stop, || Ok(())).map_err(|failure| with_log(failure, &hub.log()))?;
+    }
+    let far = start()?;
     // All of it is there when the connection is made: what is measured is the way out, not the way in.
     let thread = format!("smtp/{next_hop}");
     command(&hub, "hold", &thread)?;
@@ -143,7 +198,7 @@ fn zrelay(
     let before = hub.usage();
     command(&hub, "release", &thread)?;
     let mut watched = Instant::now();
-    wait(mails, far, stop, || {
+    wait(mails, &far, stop, || {
         if options.watch && watched.elapsed() >= WATCH {
             watched = Instant::now();
             watch(&hub, &thread);
@@ -153,7 +208,7 @@ fn zrelay(
     .map_err(|failure| with_log(failure, &hub.log()))?;
     settle();
     let after = hub.usage();
-    Ok(Some(Usage { cpu: after.cpu.saturating_sub(before.cpu), ..after }))
+    Ok((far, Some(Usage { cpu: after.cpu.saturating_sub(before.cpu), ..after })))
 }
 
 fn command(hub: &Hub, verb: &str, thread: &str) -> Result<(), Failure> {

@@ -1,10 +1,13 @@
 //! Recipients a second over a long line, beside Postfix and beside what the line can do. See `--help`.
 
 mod contenders;
+mod goals;
 mod inject;
 mod options;
+mod outcome;
 mod plot;
 mod real;
+mod repeat;
 mod report;
 mod works;
 
@@ -17,7 +20,7 @@ use zrelay_tests::peers::{self, Peers};
 
 use contenders::{Contender, Failure};
 use options::Options;
-use report::Outcome;
+use outcome::Outcome;
 
 fn main() -> ExitCode {
     let options = match Options::parse(std::env::args().skip(1)) {
@@ -59,11 +62,12 @@ fn measure(options: &Options, stop: &AtomicBool) -> Result<(Vec<Outcome>, Vec<re
     };
     let mut outcomes: Vec<Outcome> = Vec::new();
     for work in works::all(options) {
-        let contenders = Contender::ALL.into_iter().filter(|it| !it.is_postfix() || (options.postfix && !work.tls));
+        let contenders =
+            Contender::ALL.into_iter().filter(|it| work.takes(*it) && (options.postfix || !it.is_postfix()));
         let mut octets = 0;
         for contender in contenders {
             eprintln!("{}: {} ...", work.title(contender), contender.name());
-            let outcome = contenders::run(contender, &work, octets, options, peers.as_ref(), stop)?;
+            let outcome = repeat::run(contender, &work, octets, options, peers.as_ref(), stop)?;
             if contender == Contender::Zrelay {
                 octets = outcome.octets_all;
             }

@@ -3,7 +3,7 @@
 use zrelay_plot::{Axis, Chart, Line};
 
 use crate::contenders::Contender;
-use crate::report::Outcome;
+use crate::outcome::Outcome;
 
 /// A panel ends at this many times what zrelay and the plain transfer take, so that they can be seen beside Postfix.
 const STRETCH: f64 = 3.0;
@@ -12,6 +12,7 @@ fn colour(contender: Contender) -> &'static str {
     match contender {
         Contender::Plain => "#888888",
         Contender::Zrelay => "#0b6fc2",
+        Contender::Several => "#3fa07a",
         Contender::PostfixOne => "#d9831f",
         Contender::Postfix => "#b03a2e",
     }

@@ -1,223 +1,32 @@
 //! What came out, as a table and as JSON.
 
-use std::collections::HashMap;
 use std::fmt::Write as _;
-use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use zrelay_lab::plain::Transfer;
-use zrelay_lab::{Books, Gap, LinkReport};
-use zrelay_tests::{Mail, Usage};
 
 use crate::contenders::Contender;
+use crate::goals::{Rates, Verdict, judge};
 use crate::options::Options;
-use crate::works::{Goal, Timed, Work};
-
-/// Gaps that the JSON tells of.
-const GAPS_TOLD: usize = 20;
-
-/// One work by one contender.
-#[derive(Debug)]
-pub(crate) struct Outcome {
-    pub(crate) contender: Contender,
-    pub(crate) work: Work,
-    /// Recipients in the time that counts.
-    recipients: usize,
-    seconds: f64,
-    /// Octets the client sent in all.
-    pub(crate) octets_all: u64,
-    connections: usize,
-    /// Recipients of messages that never came.
-    missing: usize,
-    /// Recipients that came more than once.
-    doubled: usize,
-    /// Recipients or contents that nobody sent.
-    foreign: usize,
-    violations: Vec<String>,
-    /// Seconds in which the far side had nothing to do, up to the last final reply; sum over connections.
-    idle: f64,
-    /// Seconds in which the client waited for the far side.
-    busy: f64,
-    /// The longest.
-    gaps: Vec<Gap>,
-    /// Seconds since the first SYN, and octets that were there.
-    pub(crate) curve: Vec<(f64, u64)>,
-    usage: Option<Usage>,
-    line: [LinkReport; 2],
-}
-
-impl Outcome {
-    pub(crate) fn of_plain(work: &Work, transfer: &Transfer, line: [LinkReport; 2]) -> Self {
-        let round_trip = work.line.round_trip();
-        let begin = before(transfer.accepted, round_trip);
-        let end = transfer.replied + round_trip / 2;
-        let half = transfer.curve.reached(transfer.curve.total / 2).unwrap_or(begin);
-        let (recipients, seconds) = match work.timed {
-            Timed::All => (total(&work.mails(Contender::Plain)), (end - begin).as_secs_f64()),
-            Timed::Second => (total(&work.mails(Contender::Plain)) / 2, (transfer.replied - half).as_secs_f64()),
-        };
-        Self {
-            contender: Contender::Plain,
-            work: work.clone(),
-            recipients,
-            seconds,
-            octets_all: transfer.curve.total,
-            connections: 1,
-            missing: 0,
-            doubled: 0,
-            foreign: 0,
-            violations: Vec::new(),
-            idle: 0.0,
-            busy: 0.0,
-            gaps: Vec::new(),
-            curve: since(begin, &transfer.curve.points),
-            usage: None,
-            line,
-        }
-    }
-
-    pub(crate) fn of_relay(
-        contender: Contender,
-        work: &Work,
-        mails: &[Mail],
-        books: &Books,
-        usage: Option<Usage>,
-        line: [LinkReport; 2],
-    ) -> Self {
-        let round_trip = work.line.round_trip();
-        let now = Instant::now();
-        let opened = books.sessions.iter().map(|session| session.opened).min().unwrap_or(now);
-        let begin = before(opened, round_trip);
-        let last = |mark: Option<String>| {
-            let finals = books.finals.iter().filter(|it| mark.as_ref().is_none_or(|mark| it.mark == *mark));
-            finals.map(|it| it.at).max().unwrap_or(now)
-        };
-        let end = last(None);
-        let mark = |index: usize| mails.get(index).map(|mail| mail.marked().mark);
-        let (recipients, seconds) = match work.timed {
-            Timed::All => (total(mails), (end + round_trip / 2 - begin).as_secs_f64()),
-            Timed::Second => {
-                let ends = [last(mark(0)), last(mark(1))];
-                let apart = ends[1].max(ends[0]) - ends[1].min(ends[0]);
-                (total(mails) / 2, apart.as_secs_f64())
-            }
-        };
-        let [missing, doubled, foreign] = balance(mails, books);
-        let mut gaps: Vec<Gap> = Vec::new();
-        let (mut idle, mut busy) = (0.0, 0.0);
-        for session in &books.sessions {
-            let until = end.saturating_duration_since(session.opened);
-            let counted = session.gaps.iter().filter(|gap| gap.at < until);
-            idle += counted.clone().map(|gap| gap.length.as_secs_f64()).sum::<f64>();
-            busy += session.busy.as_secs_f64();
-            gaps.extend(counted.cloned());
-        }
-        gaps.sort_by_key(|gap| std::cmp::Reverse(gap.length));
-        gaps.truncate(GAPS_TOLD);
-        gaps.sort_by_key(|gap| gap.at);
-        Self {
-            contender,
-            work: work.clone(),
-            recipients,
-            seconds,
-            octets_all: books.octets(),
-            connections: books.sessions.len(),
-            missing,
-            doubled,
-            foreign,
-            violations: books.violations.clone(),
-            idle,
-            busy,
-            gaps,
-            curve: since(begin, &books.curve.points),
-            usage,
-            line,
-        }
-    }
-
-    /// Recipients a second.
-    pub(crate) fn rate(&self) -> f64 {
-        self.recipients as f64 / self.seconds.max(1e-6)
-    }
-
-    /// Whether each recipient has got what was sent to it, once.
-    pub(crate) fn is_exact(&self) -> bool {
-        self.missing == 0 && self.doubled == 0 && self.foreign == 0
-    }
-}
-
-/// When the client sent its SYN: the server's end of the handshake is through one and a half round trips later.
-fn before(accepted: Instant, round_trip: Duration) -> Instant {
-    accepted.checked_sub(round_trip * 3 / 2).unwrap_or(accepted)
-}
-
-fn since(begin: Instant, points: &[(Instant, u64)]) -> Vec<(f64, u64)> {
-    points.iter().map(|(at, octets)| (at.saturating_duration_since(begin).as_secs_f64(), *octets)).collect()
-}
-
-fn total(mails: &[Mail]) -> usize {
-    mails.iter().map(|mail| mail.recipients.len()).sum()
-}
-
-/// Recipients missing, doubled, foreign.
-fn balance(mails: &[Mail], books: &Books) -> [usize; 3] {
-    let mut expected: HashMap<(String, u64, &str), usize> = HashMap::new();
-    for mail in mails {
-        let marked = mail.marked();
-        let entries = mail.recipients.iter().map(|it| ((marked.mark.clone(), hash(&mail.content), it.as_str()), 0));
-        expected.extend(entries);
-    }
-    let mut foreign = 0;
-    for delivery in &books.deliveries {
-        match expected.get_mut(&(delivery.mark.clone(), delivery.hash, delivery.recipient.as_str())) {
-            Some(count) => *count += 1,
-            None => foreign += 1,
-        }
-    }
-    let missing = expected.values().filter(|count| **count == 0).count();
-    let doubled = expected.values().filter(|count| **count > 1).map(|count| count - 1).sum();
-    [missing, doubled, foreign]
-}
-
-fn hash(content: &[u8]) -> u64 {
-    zrelay_tests::Marked::find(content).map_or(0, |marked| marked.hash)
-}
-
-/// The rates of one work.
-struct Rates<'a>(Vec<&'a Outcome>);
-
-impl Rates<'_> {
-    fn of(&self, contender: Contender) -> Option<f64> {
-        self.0.iter().find(|it| it.contender == contender).map(|it| it.rate())
-    }
-}
-
-/// A goal in words, what was reached, and whether that is enough; `None` when it was not measured.
-fn judge(goal: Goal, outcome: &Outcome, rates: &Rates<'_>) -> Vec<(String, f64, bool)> {
-    let rate = outcome.rate();
-    let ratio = |words: &str, least: f64, other: Contender| {
-        let reached = rate / rates.of(other)?;
-        Some((format!("at least {least} x {words}"), reached, reached >= least))
-    };
-    match goal {
-        Goal::Rate(least) => vec![(format!("at least {least:.0}/s"), rate, rate >= least)],
-        Goal::OfPlain(least) => ratio("plain TCP", least, Contender::Plain).into_iter().collect(),
-        Goal::OfPostfix(one, usual) => {
-            let both = [
-                ratio("Postfix on one connection", one, Contender::PostfixOne),
-                ratio("Postfix as it is", usual, Contender::Postfix),
-            ];
-            both.into_iter().flatten().collect()
-        }
-    }
-}
+use crate::outcome::Outcome;
 
 pub(crate) fn table(options: &Options, outcomes: &[Outcome]) -> String {
     let clause = if options.clause.is_empty() { "its defaults" } else { &options.clause };
     let mut text = format!("congestion control: {}; zrelay with {clause}\n\n", options.congestion);
     let header = format!(
-        "{:<22} {:>7} {:>9} {:>9} {:>9} {:>9} {:>6} {:>5} {:>6} {:>7} {:>8}\n",
-        "", "n", "seconds", "rate/s", "of plain", "x Postfix", "conns", "lost", "double", "idle s", "CPU us/n"
+        "{:<22} {:>7} {:>9} {:>9} {:>9} {:>9} {:>6} {:>7} {:>5} {:>6} {:>7} {:>7} {:>8}\n",
+        "",
+        "n",
+        "seconds",
+        "rate/s",
+        "of plain",
+        "x Postfix",
+        "conns",
+        "flights",
+        "lost",
+        "double",
+        "idle s",
+        "gap ms",
+        "CPU us/n"
     );
     text.push_str(&header);
     for group in outcomes.chunk_by(|one, other| one.work.name == other.work.name) {
@@ -232,7 +41,7 @@ pub(crate) fn table(options: &Options, outcomes: &[Outcome]) -> String {
             let cpu = outcome.usage.map(|usage| usage.cpu.as_secs_f64() * 1e6 / outcome.recipients.max(1) as f64);
             let _infallible = writeln!(
                 text,
-                "  {:<20} {:>7} {:>9.3} {:>9} {:>9} {:>9} {:>6} {:>5} {:>6} {:>7.2} {:>8}",
+                "  {:<20} {:>7} {:>9.3} {:>9} {:>9} {:>9} {:>6} {:>7.1} {:>5} {:>6} {:>7.2} {:>7.0} {:>8}",
                 outcome.contender.name(),
                 outcome.recipients,
                 outcome.seconds,
@@ -240,17 +49,24 @@ pub(crate) fn table(options: &Options, outcomes: &[Outcome]) -> String {
                 share(Contender::Plain),
                 share(Contender::PostfixOne),
                 outcome.connections,
+                outcome.flights,
                 outcome.missing + outcome.foreign,
                 outcome.doubled,
                 outcome.idle,
+                outcome.silence() * 1e3,
                 cpu.map_or_else(|| "-".to_owned(), |cpu| format!("{cpu:.0}")),
             );
+            if let Some([least, most]) = outcome.spread {
+                let _infallible = writeln!(text, "    of {} runs: {least:.3} to {most:.3} s", outcome.work.runs);
+            }
             for violation in outcome.violations.iter().take(3) {
                 let _infallible = writeln!(text, "    violation: {violation}");
             }
         }
-        for outcome in group.iter().filter(|it| it.contender == Contender::Zrelay) {
-            for (words, reached, met) in outcome.work.goals.iter().flat_map(|goal| judge(*goal, outcome, &rates)) {
+        for outcome in group.iter().filter(|it| it.is_judged()) {
+            for Verdict { words, reached, met } in
+                outcome.work.goals.iter().flat_map(|goal| judge(goal, outcome, &rates))
+            {
                 let verdict = if met { "met" } else { "MISSED" };
                 let _infallible = writeln!(text, "    goal: {words}: {} {verdict}", number(reached));
             }
@@ -276,8 +92,8 @@ pub(crate) fn json(options: &Options, outcomes: &[Outcome], real: &[crate::real:
         let same = outcomes.iter().filter(|it| it.work.name == outcome.work.name);
         let rates = Rates(same.collect());
         let share = |other: Contender| rates.of(other).map(|other| outcome.rate() / other);
-        let goals = outcome.work.goals.iter().filter(|_| outcome.contender == Contender::Zrelay);
-        let goals = goals.flat_map(|goal| judge(*goal, outcome, &rates));
+        let goals = outcome.work.goals.iter().filter(|_| outcome.is_judged());
+        let goals = goals.flat_map(|goal| judge(goal, outcome, &rates));
         let line = outcome.line.map(|line| {
             json!({
                 "packets": line.packets,
@@ -304,6 +120,11 @@ pub(crate) fn json(options: &Options, outcomes: &[Outcome], real: &[crate::real:
             "of_postfix_default": share(Contender::Postfix),
             "octets": outcome.octets_all,
             "connections": outcome.connections,
+            "connections_late": outcome.connections_late,
+            "runs": outcome.work.runs,
+            "seconds_least_and_most": outcome.spread,
+            "round_trips_before_the_text": outcome.flights,
+            "longest_silence_seconds": outcome.silence(),
             "missing": outcome.missing,
             "doubled": outcome.doubled,
             "foreign": outcome.foreign,
@@ -317,7 +138,8 @@ pub(crate) fn json(options: &Options, outcomes: &[Outcome], real: &[crate::real:
             })).collect::<Vec<_>>(),
             "cpu_seconds": outcome.usage.map(|usage| usage.cpu.as_secs_f64()),
             "resident_peak_octets": outcome.usage.map(|usage| usage.resident_peak),
-            "goals": goals.map(|(goal, reached, met)| json!({ "goal": goal, "reached": reached, "met": met }))
+            "goals": goals
+                .map(|it| json!({ "goal": it.words, "reached": it.reached, "met": it.met }))
                 .collect::<Vec<_>>(),
             "line_forth": line[0],
             "line_back": line[1],

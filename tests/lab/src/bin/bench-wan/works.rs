@@ -6,15 +6,22 @@ use zrelay_lab::LinkSettings;
 use zrelay_tests::{Body, Mail};
 
 use crate::contenders::Contender;
+use crate::goals::Goal;
 use crate::options::Options;
 
-pub(crate) const NAMES: [&str; 9] = ["A", "B", "BT", "C", "CT", "D", "E", "FB", "FC"];
+pub(crate) const NAMES: [&str; 14] = ["A", "B", "BT", "C", "CT", "CK", "CI", "D", "E", "FB", "FC", "GR", "GS", "GL"];
 
 /// Octets of a message.
 const MESSAGE_OCTETS: usize = 4096;
 
 /// Most messages for Postfix on one connection.
 const MESSAGES_MAX_ONE: usize = 40;
+
+/// Runs of a work in which chance plays a part.
+const RUNS: u64 = 8;
+
+/// Connections that a thread may have in the works about them.
+pub(crate) const AGENTS: u32 = 4;
 
 /// What a work consists of.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -30,19 +37,36 @@ pub(crate) enum Shape {
 pub(crate) enum Timed {
     /// From the connection's beginning to the last reply.
     All,
-    /// From the last reply for the first message to that for the second.
-    Second,
+    /// From the last reply for the first message to that for the last.
+    Behind,
+    /// The last third of the recipients: what goes on when everybody has found their pace.
+    Last,
 }
 
-/// What zrelay shall reach.
-#[derive(Clone, Copy, PartialEq, Debug)]
-pub(crate) enum Goal {
-    /// Recipients a second.
-    Rate(f64),
-    /// Share of the plain transfer's rate.
-    OfPlain(f64),
-    /// Times the rate of Postfix on one connection, and of Postfix as it is.
-    OfPostfix(f64, f64),
+/// How the far side comes to TLS, if it does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Way {
+    Clear,
+    StartTls,
+    Implicit,
+}
+
+/// What the hub knows of the far side when the time begins to run.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Acquaintance {
+    Stranger,
+    /// It has sent a message there before, and learned that it offers PIPECONNECT.
+    Known,
+}
+
+/// How long a far side takes over each message.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Slowness {
+    None,
+    /// So long, on each connection.
+    Each(Duration),
+    /// So long, one message at a time over all connections.
+    Shared(Duration),
 }
 
 #[derive(Clone, Debug)]
@@ -51,16 +75,22 @@ pub(crate) struct Work {
     what: &'static str,
     pub(crate) line: LinkSettings,
     pub(crate) chunking: bool,
-    /// Whether the far side offers STARTTLS. Postfix and the plain transfer stay in the clear.
-    pub(crate) tls: bool,
+    /// Postfix and the plain transfer stay in the clear.
+    pub(crate) tls: Way,
+    pub(crate) acquaintance: Acquaintance,
     shape: Shape,
     messages: usize,
     recipients: usize,
     address_octets: usize,
     pub(crate) timed: Timed,
     pub(crate) goals: &'static [Goal],
-    /// Messages for Postfix.
+    /// Messages for Postfix, if it takes part.
     pub(crate) peers: usize,
+    /// Messages for zrelay with [`AGENTS`] connections allowed, if it takes part.
+    several: usize,
+    pub(crate) slowness: Slowness,
+    /// How often it is done; the run in the middle counts.
+    pub(crate) runs: u64,
 }
 
 impl Work {
@@ -70,6 +100,17 @@ impl Work {
         match self.shape {
             Shape::Posts => format!("{} {} to {} recipients", self.name, self.what, self.recipients),
             Shape::Personal => format!("{} {count} {}", self.name, self.what),
+        }
+    }
+
+    /// Whether it has a part in this work.
+    pub(crate) fn takes(&self, contender: Contender) -> bool {
+        match contender {
+            Contender::Zrelay => true,
+            // The line is not what holds a slow far side back.
+            Contender::Plain => self.slowness == Slowness::None,
+            Contender::Several => self.several > 0,
+            Contender::Postfix | Contender::PostfixOne => self.peers > 0 && self.tls == Way::Clear,
         }
     }
 
@@ -90,9 +131,10 @@ impl Work {
         mails.collect()
     }
 
-    fn count(&self, contender: Contender) -> usize {
+    pub(crate) fn count(&self, contender: Contender) -> usize {
         match contender {
             Contender::Zrelay | Contender::Plain => self.messages,
+            Contender::Several => self.several,
             Contender::Postfix => self.peers,
             // Three round trips for each.
             Contender::PostfixOne => self.peers.min(MESSAGES_MAX_ONE),
@@ -118,7 +160,8 @@ pub(crate) fn all(options: &Options) -> Vec<Work> {
         what: "one message",
         line: long,
         chunking: true,
-        tls: false,
+        tls: Way::Clear,
+        acquaintance: Acquaintance::Stranger,
         shape: Shape::Posts,
         messages: 1,
         recipients: 10_000,
@@ -126,13 +169,16 @@ pub(crate) fn all(options: &Options) -> Vec<Work> {
         timed: Timed::All,
         goals: &[Goal::Rate(6300.0), Goal::OfPlain(0.6)],
         peers: 1,
+        several: 0,
+        slowness: Slowness::None,
+        runs: 1,
     };
     let second = Work {
         name: "B",
         what: "a second message",
         messages: 2,
         peers: 2,
-        timed: Timed::Second,
+        timed: Timed::Behind,
         goals: &[Goal::Rate(25_000.0)],
         ..post.clone()
     };
@@ -148,13 +194,31 @@ pub(crate) fn all(options: &Options) -> Vec<Work> {
     let works = [
         post.clone(),
         second.clone(),
-        Work { name: "BT", what: "a second message under TLS", tls: true, ..second.clone() },
+        Work { name: "BT", what: "a second message under TLS", tls: Way::StartTls, ..second.clone() },
         personal.clone(),
         Work {
             name: "CT",
             what: "messages to one recipient each under TLS",
-            tls: true,
-            goals: &[Goal::OfPlain(0.8)],
+            tls: Way::StartTls,
+            // STARTTLS, the handshake, and EHLO again.
+            goals: &[Goal::OfPlainLater(0.8, 3)],
+            ..personal.clone()
+        },
+        Work {
+            name: "CK",
+            what: "messages to one recipient each under TLS, host known",
+            tls: Way::StartTls,
+            acquaintance: Acquaintance::Known,
+            // Two more for TLS, one less than in C because the greeting is not waited for.
+            goals: &[Goal::OfPlainLater(0.8, 1)],
+            ..personal.clone()
+        },
+        Work {
+            name: "CI",
+            what: "messages to one recipient each under implicit TLS",
+            tls: Way::Implicit,
+            // The handshake.
+            goals: &[Goal::OfPlainLater(0.8, 1)],
             ..personal.clone()
         },
         Work {
@@ -176,12 +240,58 @@ pub(crate) fn all(options: &Options) -> Vec<Work> {
             goals: &[Goal::OfPlain(0.95)],
             ..post
         },
-        Work { name: "FB", what: "a second message, 1 % lost,", line: lossy, goals: &[], ..second },
+        Work {
+            name: "FB",
+            what: "further messages, 1 % lost,",
+            line: lossy,
+            messages: 4,
+            goals: &[Goal::OfPlain(0.8), Goal::Smooth],
+            peers: 0,
+            // Each has only a handful of losses.
+            runs: 2 * RUNS,
+            ..second
+        },
         Work {
             name: "FC",
             what: "messages to one recipient each, 1 % lost",
             line: lossy,
-            goals: &[Goal::OfPlain(0.8)],
+            messages: 1000,
+            goals: &[Goal::OfPlain(0.8), Goal::Smooth],
+            peers: 0,
+            runs: RUNS,
+            ..personal.clone()
+        },
+        Work {
+            name: "GR",
+            what: "messages at a far side that takes 10 ms for each",
+            messages: 1000,
+            several: 5000,
+            slowness: Slowness::Each(Duration::from_millis(10)),
+            timed: Timed::Last,
+            goals: &[Goal::OfOne(2.5, 3..=AGENTS as usize)],
+            peers: 0,
+            ..personal.clone()
+        },
+        Work {
+            name: "GS",
+            what: "messages at a far side that takes 10 ms for each, one at a time",
+            messages: 1000,
+            several: 2500,
+            slowness: Slowness::Shared(Duration::from_millis(10)),
+            timed: Timed::Last,
+            goals: &[Goal::OfOne(0.9, 1..=1)],
+            peers: 0,
+            ..personal.clone()
+        },
+        Work {
+            name: "GL",
+            what: "messages on a line of 10 Mbit/s",
+            line: LinkSettings::new(Duration::from_millis(130), 10_000_000),
+            messages: 2500,
+            several: 6000,
+            timed: Timed::Last,
+            goals: &[Goal::OfOne(0.9, 1..=1)],
+            peers: 0,
             ..personal
         },
     ];

@@ -3,7 +3,7 @@
 //! ```text
 //!   # a remark
 //!   ! setting value      protocol lmtp · relay denied · bare normalise · size N · recipients N · errors N · commands N
-//!                        · hops N · starttls · whole (not to be split)        before the first line; later:
+//!                        · hops N · starttls · etrn · whole (not to be split)        before the first line; later:
 //!                        door full|broken|draining|open · drain · lost · tls
 //!   C: text              the client sends a line; \r \n \t \0 \\ \xHH are understood
 //!   C- text              the same without CRLF
@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use zrelay_config::{BareNewline, Protocol};
+use zrelay_mailbox::mailbox;
 use zrelay_spool::Refused;
 
 use super::super::fixture::{Asked, Bench, policy};
@@ -74,7 +75,9 @@ impl<'a> Play<'a> {
                 panic!("{}: unknown setting", self.place(*number));
             }
         }
-        let mut bench = Bench::new(policy, relay);
+        let offered = lines.iter().take(settings).any(|(_, line)| *line == "! etrn");
+        let (turns, _wishes) = mailbox(100);
+        let mut bench = Bench::turning(policy, relay, offered.then_some(turns));
         self.heard.extend(bench.lines());
         for (number, line) in &lines[settings..] {
             let (kind, text) = line.split_at(2);
@@ -148,7 +151,7 @@ fn set(policy: &mut SessionPolicy, relay: &mut Relay, setting: &str) -> bool {
         ("hops", _) => limits.hops = number,
         ("memory", _) => limits.memory = u64::from(number),
         ("starttls", _) => policy.starttls = StartTls::Offered,
-        ("whole", _) => {}
+        ("etrn" | "whole", _) => {}
         _ => return false,
     }
     true

@@ -1,0 +1,51 @@
+//! Works in which chance plays a part are done several times, each in a laboratory of its own.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use zrelay_tests::peers::Peers;
+
+use crate::contenders::{self, Contender, Failure};
+use crate::options::Options;
+use crate::outcome::Outcome;
+use crate::works::Work;
+
+/// Runs that go on side by side: with losses of 1 % they take some 10 Mbit/s together.
+const AT_A_TIME: u64 = 8;
+
+/// All runs of one work by one contender, as one outcome.
+///
+/// # Errors
+/// One of them did not come to an end.
+pub(crate) fn run(
+    contender: Contender,
+    work: &Work,
+    octets: u64,
+    options: &Options,
+    peers: Option<&Peers>,
+    stop: &AtomicBool,
+) -> Result<Outcome, Failure> {
+    let one = |number: u64| {
+        let mut work = work.clone();
+        work.line.seed += number;
+        let outcome = contenders::run(contender, &work, octets, options, peers, stop);
+        if outcome.is_err() {
+            stop.store(true, Ordering::Relaxed);
+        }
+        outcome
+    };
+    // Losses slow most congestion controls down so much that the lines need not have the machine to themselves.
+    let at_a_time = if options.is_slowed_by_losses() { AT_A_TIME } else { 1 };
+    let mut outcomes = Vec::new();
+    let mut next = 0;
+    while next < work.runs {
+        let batch = next..(next + at_a_time).min(work.runs);
+        next = batch.end;
+        let done: Vec<Result<Outcome, Failure>> = std::thread::scope(|scope| {
+            let threads: Vec<_> = batch.map(|number| scope.spawn(move || one(number))).collect();
+            let panicked = |_| Err(Failure::Other("a run panicked".to_owned()));
+            threads.into_iter().map(|thread| thread.join().unwrap_or_else(panicked)).collect()
+        });
+        outcomes.extend(done.into_iter().collect::<Result<Vec<_>, _>>()?);
+    }
+    Outcome::middle(outcomes).ok_or_else(|| Failure::Other("there was no run".to_owned()))
+}
