@@ -60,6 +60,35 @@ impl Hub {
         message
     }
 
+    /// Posts to so many recipients, durable and as far told to the router as they are to be.
+    fn post(&self, posts: u64, recipients: usize) {
+        let (to, answers) = mailbox(16);
+        for token in 0..posts {
+            let reply = CommitReply { to: to.clone(), token };
+            assert!(self.handle.intake().send(commit_to(recipients, self.handle.next_id(), b"hello", reply)).is_ok());
+            assert_eq!(next(&answers).result, Ok(()));
+        }
+        self.flush();
+    }
+
+    /// Returns when all is done that was asked for before, and what follows from it.
+    fn flush(&self) {
+        let (to, answers) = mailbox(1);
+        // The second one is answered in a later turn, behind what the first one's turn has told.
+        for token in 0..2 {
+            assert!(self.handle.sender().send(Request::Flush { reply: CommitReply { to: to.clone(), token } }).is_ok());
+            next(&answers);
+        }
+    }
+
+    /// Each recipient in a thread of its own.
+    fn route(&self, message: MessageId, recipients: u32) {
+        let batch = |n: u32| RoutedBatch { thread: ThreadKey::new("smtp", &n.to_string()), recipients: vec![n] };
+        let batches = (0..recipients).map(batch).collect();
+        assert!(self.handle.sender().send(Request::Routed { message, batches }).is_ok());
+        self.flush();
+    }
+
     fn deliver(&self, message: MessageId) {
         let batches = vec![RoutedBatch { thread: ThreadKey::new("smtp", "example.net"), recipients: vec![0] }];
         assert!(self.handle.sender().send(Request::Routed { message, batches }).is_ok());
@@ -83,6 +112,10 @@ impl Hub {
 }
 
 fn commit(message: MessageId, body: &[u8], reply: CommitReply) -> Request {
+    commit_to(1, message, body, reply)
+}
+
+fn commit_to(recipients: usize, message: MessageId, body: &[u8], reply: CommitReply) -> Request {
     let recipient = Recipient { address: "a@example.net".into(), sender: 0, orcpt: None, notify: Notify::Default };
     let envelope = Envelope {
         received: NOW,
@@ -93,7 +126,7 @@ fn commit(message: MessageId, body: &[u8], reply: CommitReply) -> Request {
         ret: None,
         handling: Handling::default(),
         senders: vec![String::new()],
-        recipients: vec![recipient],
+        recipients: vec![recipient; recipients],
         origin: None,
     };
     let digest = [crc32fast::hash(body) as u8; 32];
@@ -123,6 +156,52 @@ fn many_writers_share_few_syncs() {
     hub.stop();
 
     assert_eq!(Offline::open(&directory.path().join("spool")).unwrap().figures().unrouted, (WRITERS * EACH) as u64);
+}
+
+#[test]
+fn posts_under_way_to_the_router_are_bounded_by_their_recipients() {
+    const RECIPIENTS: u32 = 9000;
+    let directory = tempfile::tempdir().unwrap();
+    let hub = start(directory.path(), 50_000);
+    hub.post(8, RECIPIENTS as usize);
+    assert_eq!(hub.routing.len(), 2, "two have more recipients than may be under way");
+    let Arrived(first) = next(&hub.routing);
+    hub.flush();
+    assert_eq!(hub.routing.len(), 1, "it is still under way");
+    hub.route(first, RECIPIENTS);
+    assert_eq!((hub.scheduler.len(), hub.routing.len()), (RECIPIENTS as usize, 2));
+    hub.stop();
+}
+
+#[test]
+fn a_post_that_the_router_can_not_read_does_not_keep_the_others() {
+    let directory = tempfile::tempdir().unwrap();
+    let hub = start(directory.path(), 100);
+    hub.post(8, 9000);
+    let arrived: Vec<MessageId> = (0..8).map(|_| next(&hub.routing).0).collect();
+    assert!(arrived.is_sorted());
+    hub.stop();
+}
+
+#[test]
+fn nothing_more_is_routed_while_the_scheduler_does_not_take_what_there_is() {
+    const RECIPIENTS: u32 = 6000;
+    let directory = tempfile::tempdir().unwrap();
+    let hub = start(directory.path(), 500);
+    hub.post(8, RECIPIENTS as usize);
+    for _ in 0..3 {
+        let Arrived(message) = next(&hub.routing);
+        hub.route(message, RECIPIENTS);
+    }
+    // Some were under way when the queue became too long.
+    let under_way = hub.routing.len();
+    hub.routing.drain(16).for_each(drop);
+    hub.flush();
+    assert_eq!((hub.routing.len(), under_way <= 2), (0, true), "{under_way}");
+    let taken = (0..3 * RECIPIENTS).map(|_| next(&hub.scheduler)).count();
+    assert_eq!(taken, 3 * RECIPIENTS as usize);
+    next(&hub.routing);
+    hub.stop();
 }
 
 #[test]
