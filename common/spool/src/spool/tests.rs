@@ -198,8 +198,9 @@ fn nothing_more_is_routed_while_the_scheduler_does_not_take_what_there_is() {
     hub.routing.drain(16).for_each(drop);
     hub.flush();
     assert_eq!((hub.routing.len(), under_way <= 2), (0, true), "{under_way}");
-    let taken = (0..3 * RECIPIENTS).map(|_| next(&hub.scheduler)).count();
-    assert_eq!(taken, 3 * RECIPIENTS as usize);
+    for _ in 0..3 * RECIPIENTS {
+        next(&hub.scheduler);
+    }
     next(&hub.routing);
     hub.stop();
 }
