@@ -20,6 +20,13 @@ pub(crate) struct Detail {
     pub(crate) history: History,
 }
 
+impl Detail {
+    /// Nothing is known.
+    fn is_blank(&self) -> bool {
+        self.batches.is_empty() && self.owed.is_empty() && self.history.is_empty()
+    }
+}
+
 /// Where a message's routing decision is.
 #[derive(Clone, Copy, Debug)]
 struct Source {
@@ -45,6 +52,9 @@ impl Details {
     }
 
     pub(crate) fn insert(&mut self, message: MessageId, detail: Detail) {
+        if detail.is_blank() {
+            return self.admit(message);
+        }
         self.sources.remove(message);
         self.whole.insert(message, detail);
     }

@@ -84,6 +84,11 @@ struct Kept {
 }
 
 impl History {
+    /// Whether there are no attempts.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_none()
+    }
+
     /// An outcome of a message with so many recipients, for these of them. Of a batch's thread nothing is said as long as it
     /// stays the same.
     pub(crate) fn note(&mut self, outcome: &Outcome, recipients: &[u32], of: u32) {
