@@ -97,6 +97,11 @@ impl Moved {
         out.0.extend_from_slice(&self.record);
     }
 
+    /// Whose record it is, without a look at the rest.
+    pub(crate) fn message_of(body: &[u8]) -> Result<MessageId, Malformed> {
+        Decoder(body).u64().map(MessageId)
+    }
+
     pub(crate) fn decode(from: &mut Decoder<'_>, form: Form) -> Result<Self, Malformed> {
         let message = MessageId(from.u64()?);
         let oldest = from.u32()?;

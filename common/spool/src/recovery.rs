@@ -484,6 +484,10 @@ impl Replay {
         let body = found.body(view).filter(|_| found.is_intact(view));
         let applied = body.and_then(|body| match found.kind {
             Kind::Message => self.message(body, place),
+            // Compaction reads past many that are not for it, of which each says all that is known of a message.
+            Kind::Moved | Kind::MovedWithHistory if !Moved::message_of(body).is_ok_and(|id| self.concerns(id)) => {
+                Some(())
+            }
             kind @ (Kind::Moved | Kind::MovedWithHistory) => match Record::decode(kind, body) {
                 Ok(Record::Moved(moved)) => self.moved(*moved, place),
                 _ => None,
@@ -518,9 +522,6 @@ impl Replay {
     fn moved(&mut self, moved: Moved, place: Place) -> Option<()> {
         let layout = Layout::parse(&moved.record).ok().filter(|layout| layout.id == moved.message)?;
         layout.validate(&moved.record).ok()?;
-        if !self.concerns(moved.message) {
-            return Some(());
-        }
         let extents = (0..layout.extents).filter_map(|index| layout.extent(&moved.record, index));
         let segments = extents.map(|extent| extent.segment).chain([place.segment]);
         self.shared.raise_id(moved.message.0);
