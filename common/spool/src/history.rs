@@ -120,7 +120,7 @@ impl History {
     /// What another record knows as well.
     pub(crate) fn merge(&mut self, other: &Self, of: u32) {
         let Some(theirs) = &other.0 else { return };
-        let kept = self.0.get_or_insert_default();
+        let Some(kept) = &mut self.0 else { return self.0.clone_from(&other.0) };
         if theirs.known == Known::Latest {
             kept.known = Known::Latest;
         }
@@ -146,7 +146,10 @@ impl History {
 
     /// No more than may be kept of a message with so many recipients.
     pub(crate) fn finished(mut self, of: u32) -> Self {
-        self.look(of);
+        // Whatever is added makes it longer.
+        if self.0.as_ref().is_some_and(|kept| kept.octets() != kept.looked) {
+            self.look(of);
+        }
         self
     }
 
