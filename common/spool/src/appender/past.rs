@@ -39,17 +39,8 @@ fn try_again(bench: &mut Bench, message: MessageId, attempts: u32) {
 }
 
 fn checkpoint(bench: &mut Bench) {
-    for _ in 0..100 {
-        bench.job = None;
-        bench.appender.cancel_and_forget_checkpoint();
-        bench.appender.set_checkpoint_octets(0);
-        bench.appender.settle();
-        bench.outputs();
-        if bench.appender.is_settled() && bench.checkpoint() {
-            return bench.appender.set_checkpoint_octets(u64::MAX);
-        }
-    }
-    panic!("it is never time for a checkpoint");
+    bench.checkpoint_all();
+    bench.appender.set_checkpoint_octets(u64::MAX);
 }
 
 /// Fills segments with mail that leaves at once, so that all that is not needed goes.

@@ -86,6 +86,21 @@ impl Bench {
         made
     }
 
+    /// Makes a checkpoint of all that is on record.
+    pub(super) fn checkpoint_all(&mut self) {
+        for _ in 0..100 {
+            self.job = None;
+            self.appender.cancel_and_forget_checkpoint();
+            self.appender.set_checkpoint_octets(0);
+            self.appender.settle();
+            self.outputs();
+            if self.appender.is_settled() && self.checkpoint() {
+                return;
+            }
+        }
+        panic!("it is never time for a checkpoint");
+    }
+
     pub(super) fn turn(&mut self) -> Vec<Output> {
         self.appender.turn();
         self.outputs()

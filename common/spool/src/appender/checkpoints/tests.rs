@@ -23,21 +23,6 @@ fn store(bench: &mut Bench) -> MessageId {
     message
 }
 
-/// Makes a checkpoint of all that is on record.
-fn checkpoint(bench: &mut Bench) {
-    for _ in 0..100 {
-        bench.job = None;
-        bench.appender.cancel_and_forget_checkpoint();
-        bench.appender.set_checkpoint_octets(0);
-        bench.appender.settle();
-        bench.outputs();
-        if bench.appender.is_settled() && bench.checkpoint() {
-            return;
-        }
-    }
-    panic!("it is never time for a checkpoint");
-}
-
 fn told(work: &Work) -> String {
     format!("{:?} {:?} {:?} {:?}", work.threads, work.batches, work.arrived, work.facts)
 }
@@ -76,7 +61,7 @@ fn busy() -> Bench {
 fn a_restart_from_a_checkpoint_tells_what_one_from_the_log_tells() {
     let mut bench = busy();
     let from_log = told(&bench.restarted().work);
-    checkpoint(&mut bench);
+    bench.checkpoint_all();
     assert!(bench.disk.checkpoint_mut(|checkpoint| checkpoint.is_some()));
     assert_eq!(told(&bench.restarted().work), from_log);
     // And what is recorded behind it counts as well.
@@ -90,12 +75,12 @@ fn a_restart_from_a_checkpoint_tells_what_one_from_the_log_tells() {
 #[test]
 fn a_second_checkpoint_is_made_from_the_first() {
     let mut bench = busy();
-    checkpoint(&mut bench);
+    bench.checkpoint_all();
     let more: Vec<MessageId> = (0..50).map(|_| store(&mut bench)).collect();
     bench.appender.take(Request::Outcomes(vec![outcome(more[7], 0, &[0], Disposition::Deferred)]));
     bench.turn();
     let before = told(&bench.restarted().work);
-    checkpoint(&mut bench);
+    bench.checkpoint_all();
     assert_eq!(told(&bench.restarted().work), before);
     // And the books are as they were: everything can leave.
     let mut bench = bench.restarted();
@@ -110,7 +95,7 @@ fn a_second_checkpoint_is_made_from_the_first() {
 #[test]
 fn a_damaged_checkpoint_is_set_aside_and_the_log_is_read() {
     let mut bench = busy();
-    checkpoint(&mut bench);
+    bench.checkpoint_all();
     let expected = told(&bench.restarted().work);
     let octets = bench.disk.checkpoint_mut(|checkpoint| checkpoint.clone()).unwrap();
     let mut random = Random(7);
@@ -132,7 +117,7 @@ fn a_damaged_checkpoint_is_set_aside_and_the_log_is_read() {
 #[test]
 fn a_checkpoint_of_another_spool_is_not_believed() {
     let mut other = busy();
-    checkpoint(&mut other);
+    other.checkpoint_all();
     let octets = other.disk.checkpoint_mut(|checkpoint| checkpoint.clone());
     let mut bench = bench();
     let message = store(&mut bench);
@@ -144,7 +129,7 @@ fn a_checkpoint_of_another_spool_is_not_believed() {
 #[test]
 fn a_disk_that_refuses_a_checkpoint_keeps_the_one_before() {
     let mut bench = busy();
-    checkpoint(&mut bench);
+    bench.checkpoint_all();
     let before = bench.disk.checkpoint_mut(|checkpoint| checkpoint.clone());
     store(&mut bench);
     bench.appender.set_checkpoint_octets(0);
@@ -161,7 +146,7 @@ fn a_disk_that_refuses_a_checkpoint_keeps_the_one_before() {
 fn what_has_left_the_queue_since_an_old_checkpoint_does_not_come_back_when_its_segments_are_gone() {
     let mut bench = Bench::open(Simulated::default(), 1 << 12);
     let messages: Vec<MessageId> = (0..40).map(|_| store(&mut bench)).collect();
-    checkpoint(&mut bench);
+    bench.checkpoint_all();
     // From here on no other is made.
     bench.appender.set_checkpoint_octets(u64::MAX);
     bench.job = None;
@@ -215,7 +200,7 @@ fn of_version_1(octets: &[u8]) -> Vec<u8> {
 fn a_checkpoint_of_the_first_format_is_read_and_continued() {
     let mut bench = bench();
     let messages: Vec<MessageId> = (0..200).map(|_| store(&mut bench)).collect();
-    checkpoint(&mut bench);
+    bench.checkpoint_all();
     bench.disk.checkpoint_mut(|checkpoint| {
         let octets = checkpoint.as_ref().unwrap();
         *checkpoint = Some(of_version_1(octets));
@@ -225,7 +210,7 @@ fn a_checkpoint_of_the_first_format_is_read_and_continued() {
     assert!(bench.shared.checkpoint().0.is_some(), "it was not set aside");
     bench.appender.take(Request::Outcomes(vec![outcome(messages[7], 0, &[0], Disposition::Deferred)]));
     bench.turn();
-    checkpoint(&mut bench);
+    bench.checkpoint_all();
     bench.disk.checkpoint_mut(|checkpoint| assert_eq!(checkpoint.as_ref().unwrap()[8], 2));
     let again = bench.restarted();
     assert_ne!(told(&again.work), from_old, "one was put off");
