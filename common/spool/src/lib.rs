@@ -93,6 +93,7 @@ mod outcome;
 mod pins;
 mod record;
 mod recovery;
+mod replay;
 mod request;
 mod shared;
 mod spill;

@@ -21,7 +21,8 @@ use crate::format::{Kind, SEGMENT_HEADER};
 use crate::message::{self, Extent, Layout};
 use crate::moved::Moved;
 use crate::record::Record;
-use crate::recovery::{Replay, is_intact};
+use crate::recovery::is_intact;
+use crate::replay::Replay;
 
 /// Messages moved in one round: bounds the memory that it takes.
 const MESSAGES_MAX: usize = 10_000;

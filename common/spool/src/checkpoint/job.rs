@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::{Checkpoint, Position, Rest, Writer};
 use crate::format::SEGMENT_HEADER;
-use crate::recovery::Replay;
+use crate::replay::Replay;
 use crate::storage::{CheckpointFile, View};
 
 /// A segment as it was when the job was made.

@@ -1,0 +1,420 @@
+//! Applying records in the order of the log: what they say of messages, in the end, is what is true of them.
+//!
+//! Recovery replays all of the log behind a checkpoint; the making of a checkpoint what has come since the one before
+//! ([`Replay::behind`]); compaction what the log says of the few messages that it moves ([`Replay::of`]).
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use crate::backlog::{detail, still_owed};
+use crate::checkpoint::{Checkpoint, Entry, Rest};
+use crate::details::{Detail, Details};
+use crate::format::{Found, Kind, RECORD_HEADER, Scan, Step};
+use crate::history::History;
+use crate::ledger::Ledger;
+use crate::message::Layout;
+use crate::moved::{BatchDetail, Moved};
+use crate::record::{Mark, Record};
+use crate::recovery::{Damage, Work};
+use crate::shared::{Place, Shared};
+use crate::storage::View;
+use crate::threads::Threads;
+use crate::{BatchId, Disposition, Fact, MessageId, Notify, Outcome, Owed, Reader, RoutedBatch};
+
+/// Whether a replay gathers what became of messages. A restart has no use for it: whoever asks reads it then.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Histories {
+    Gathered,
+    Ignored,
+}
+
+/// Applies records in the order of the log.
+pub(crate) struct Replay {
+    shared: Arc<Shared>,
+    reader: Reader,
+    pub(crate) ledger: Ledger,
+    pub(crate) threads: Threads,
+    pub(crate) details: Details,
+    pub(crate) damage: Vec<Damage>,
+    /// When set, these messages alone are of interest.
+    only: Option<HashSet<MessageId>>,
+    /// Whether what became of messages is gathered.
+    histories: Histories,
+    /// What was known before the records.
+    pub(crate) base: Option<Arc<Checkpoint>>,
+    books: Books,
+    /// Messages that have left the queue, as far as the books are read when they are needed.
+    gone: HashSet<MessageId>,
+    /// Octets of records but pieces.
+    pub(crate) recorded: u64,
+}
+
+/// How much of the checkpoint is in the books.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Books {
+    Whole,
+    /// The messages of which a record said something.
+    Touched,
+}
+
+impl Replay {
+    /// Nothing is known yet; when `only` is given, nothing of other messages will be.
+    pub(crate) fn new(shared: Arc<Shared>, only: Option<HashSet<MessageId>>) -> Self {
+        Self {
+            reader: Reader::new(shared.clone()),
+            shared,
+            ledger: Ledger::default(),
+            threads: Threads::default(),
+            details: Details::default(),
+            damage: Vec::new(),
+            only,
+            histories: Histories::Ignored,
+            base: None,
+            books: Books::Whole,
+            gone: HashSet::new(),
+            recorded: 0,
+        }
+    }
+
+    /// A replay of what follows a checkpoint, of which no more is read than is needed.
+    pub(crate) fn behind(base: Option<Arc<Checkpoint>>, views: impl Iterator<Item = (u32, Arc<dyn View>)>) -> Self {
+        let shared = Arc::new(Shared::new());
+        views.for_each(|(number, view)| shared.insert_view(number, view));
+        Self { base, books: Books::Touched, histories: Histories::Gathered, ..Self::new(shared, None) }
+    }
+
+    /// All that a checkpoint says, as far as the log still has it.
+    pub(crate) fn load(&mut self, base: Checkpoint, rest: Rest, is_live: impl Fn(u32) -> bool) {
+        for Entry { place, dump, moved } in base.entries() {
+            self.shared.raise_id(moved.message.0);
+            self.shared.insert(moved.message, place);
+            self.ledger.load(&dump, &moved);
+        }
+        let Rest { sources, marks, mut threads, .. } = rest;
+        for source in sources.iter().filter(|source| is_live(source.segment)) {
+            self.ledger.load_peak(source.segment, source.pins_peak);
+        }
+        marks.into_iter().filter(|mark| is_live(mark.segment)).for_each(|mark| self.ledger.load_mark(mark));
+        threads.retain(is_live);
+        self.threads = threads;
+        self.base = Some(Arc::new(base));
+    }
+
+    /// A record says something of a message: what the checkpoint says must be known by now.
+    fn know(&mut self, message: MessageId) {
+        if self.details.contains(message) {
+            return;
+        }
+        let Some(base) = &self.base else { return };
+        let known = self.ledger.knows(message);
+        if known {
+            if let Some(detail) = detail(Some(base), message) {
+                self.details.insert(message, detail);
+            }
+        } else if self.books == Books::Touched && !self.gone.contains(&message) {
+            let Some(Entry { place, dump, moved }) = base.find(message) else { return };
+            self.shared.insert(message, place);
+            self.ledger.load(&dump, &moved);
+            self.details.insert(message, Detail { batches: moved.batches, owed: moved.owed, history: moved.history });
+        }
+    }
+
+    /// The messages that are in the books, ascending.
+    pub(crate) fn known(&self) -> impl Iterator<Item = MessageId> {
+        self.ledger.messages()
+    }
+
+    /// Whether a record said something of the message.
+    pub(crate) fn is_touched(&self, message: MessageId) -> bool {
+        self.ledger.knows(message) || self.gone.contains(&message)
+    }
+
+    /// All that is known of a message, for a checkpoint.
+    pub(crate) fn entry(&self, message: MessageId) -> Option<Entry> {
+        let (dump, oldest, stage, open) = self.ledger.dump(message)?;
+        let Detail { mut batches, owed, history } = self.details.get(message, &self.shared)?;
+        let history = history.finished(dump.recipients);
+        for batch in &mut batches {
+            batch.routed.recipients.retain(|recipient| self.ledger.is_open(message, *recipient));
+        }
+        let owed = owed.into_iter().filter_map(|owed| still_owed(owed, &self.ledger)).collect();
+        let moved = Moved { message, oldest, stage, open, batches, owed, history, record: Vec::new() };
+        Some(Entry { place: self.shared.place(message)?, dump, moved })
+    }
+
+    /// A replay of its own for these messages alone, beside whatever goes on.
+    pub(crate) fn of(messages: HashSet<MessageId>) -> Self {
+        Self { histories: Histories::Gathered, ..Self::new(Arc::new(Shared::new()), Some(messages)) }
+    }
+
+    fn concerns(&self, message: MessageId) -> bool {
+        self.only.as_ref().is_none_or(|only| only.contains(&message))
+    }
+
+    /// Replays records of a segment from `at` on, up to `end`, and about `budget` octets; returns where it stopped, and
+    /// the octets looked at.
+    pub(crate) fn go_on(
+        &mut self,
+        number: u32,
+        view: &Arc<dyn View>,
+        (at, end): (u32, u32),
+        budget: u64,
+    ) -> (u32, u64) {
+        self.shared.insert_view(number, view.clone());
+        let mut scan = Scan::resume(&**view, number, at, end);
+        let mut octets = 0;
+        while octets < budget
+            && let Some(step) = scan.next()
+        {
+            octets += u64::from(RECORD_HEADER);
+            // Gaps and damage were reported when the hub started, and are skipped as they were then.
+            if let Step::Record(found) = step {
+                octets += if found.kind == Kind::Piece { 0 } else { u64::from(found.length) };
+                self.record(number, &**view, &found);
+            }
+        }
+        self.damage.clear();
+        (scan.position(), octets)
+    }
+
+    /// All that is known of a message, with its record as it is, if the books of the hub say the same. It is of no
+    /// interest any more then.
+    pub(crate) fn take(&mut self, message: MessageId, books: &Ledger) -> Option<Moved> {
+        let detail = self.details.take(message, &self.shared);
+        let moved = self.moved_as(message, detail, books);
+        self.ledger.forget(message);
+        self.shared.remove(message);
+        if let Some(only) = &mut self.only {
+            only.remove(&message);
+        }
+        moved
+    }
+
+    fn moved_as(&self, message: MessageId, detail: Option<Detail>, books: &Ledger) -> Option<Moved> {
+        if !books.agrees(&self.ledger, message) {
+            log::error!("spool: the log and the books differ on message {message}; it is not moved");
+            return None;
+        }
+        let (oldest, stage, open) = books.moving(message)?;
+        let Detail { mut batches, owed, history } = detail?;
+        for batch in &mut batches {
+            batch.routed.recipients.retain(|recipient| books.is_open(message, *recipient));
+        }
+        let owed = owed.into_iter().filter_map(|owed| still_owed(owed, &self.ledger));
+        let stored = self.reader.message(message).ok()?;
+        let (record, history) = (stored.record().to_vec(), history.finished(stored.recipients()));
+        Some(Moved { message, oldest, stage, open, batches, owed: owed.collect(), history, record })
+    }
+
+    pub(crate) fn read(&mut self, number: u32, view: &dyn View, (at, end): (u32, u32)) {
+        for step in Scan::resume(view, number, at, end) {
+            match step {
+                Step::Record(found) => self.record(number, view, &found),
+                Step::Gap(from, to) => self.damage.push(Damage::Gap { segment: number, from, to }),
+            }
+        }
+        if view.len() < end {
+            self.damage.push(Damage::Gap { segment: number, from: view.len(), to: end });
+        }
+    }
+
+    fn record(&mut self, number: u32, view: &dyn View, found: &Found) {
+        if found.kind == Kind::Piece {
+            return;
+        }
+        self.recorded += u64::from(RECORD_HEADER + found.length);
+        let place = Place { segment: number, offset: found.offset, length: found.length };
+        let body = found.body(view).filter(|_| found.is_intact(view));
+        let applied = body.and_then(|body| match found.kind {
+            Kind::Message => self.message(body, place),
+            // Compaction reads past many that are not for it, of which each says all that is known of a message.
+            Kind::Moved | Kind::MovedWithHistory if !Moved::message_of(body).is_ok_and(|id| self.concerns(id)) => {
+                Some(())
+            }
+            kind @ (Kind::Moved | Kind::MovedWithHistory) => match Record::decode(kind, body) {
+                Ok(Record::Moved(moved)) => self.moved(*moved, place),
+                _ => None,
+            },
+            kind => Record::decode(kind, body).ok().map(|record| self.apply(record, place)),
+        });
+        if applied.is_none() {
+            let kind = format!("{:?}", found.kind);
+            self.damage.push(Damage::Record { segment: number, at: found.at, kind });
+        }
+    }
+
+    fn message(&mut self, body: &[u8], place: Place) -> Option<()> {
+        let layout = Layout::parse(body).ok()?;
+        layout.validate(body).ok()?;
+        let extents = (0..layout.extents).filter_map(|index| layout.extent(body, index));
+        let segments = extents.map(|extent| extent.segment).chain([place.segment]);
+        if self.concerns(layout.id) {
+            self.shared.raise_id(layout.id.0);
+            self.shared.insert(layout.id, place);
+            self.ledger.admit(layout.id, layout.recipients, segments);
+            self.details.admit(layout.id);
+        }
+        if let Some(origin) = layout.origin(body) {
+            self.know(origin.message);
+            self.ledger.settle(origin.message, &origin.recipients, place.segment);
+        }
+        Some(())
+    }
+
+    /// The message as it was when it was moved: all that older segments say of it is void.
+    fn moved(&mut self, moved: Moved, place: Place) -> Option<()> {
+        let layout = Layout::parse(&moved.record).ok().filter(|layout| layout.id == moved.message)?;
+        layout.validate(&moved.record).ok()?;
+        let extents = (0..layout.extents).filter_map(|index| layout.extent(&moved.record, index));
+        let segments = extents.map(|extent| extent.segment).chain([place.segment]);
+        self.shared.raise_id(moved.message.0);
+        self.shared.insert(moved.message, place.tail(moved.record.len() as u32));
+        self.ledger.restore(&moved, layout.recipients, segments);
+        let history = self.history_moved(&moved, layout.recipients);
+        self.details.insert(moved.message, Detail { batches: moved.batches, owed: moved.owed, history });
+        Some(())
+    }
+
+    /// What became of a message that was moved: what its record has kept, and what was known before.
+    fn history_moved(&mut self, moved: &Moved, of: u32) -> History {
+        if self.histories == Histories::Ignored {
+            return History::default();
+        }
+        let before = self.details.take(moved.message, &self.shared).map(|detail| detail.history);
+        // Its old place may be gone, so that the checkpoint is not believed in anything else.
+        let base = || self.base.as_ref()?.find_any(moved.message).map(|entry| entry.moved.history);
+        let mut history = before.or_else(base).unwrap_or_default();
+        history.merge(&moved.history, of);
+        history
+    }
+
+    fn apply(&mut self, record: Record, place: Place) {
+        let segment = place.segment;
+        match record {
+            Record::Segments { .. } | Record::Moved(_) => {}
+            Record::Routed { message, batches } => self.routed(message, batches, place),
+            Record::Outcomes(outcomes) => outcomes.iter().for_each(|outcome| self.outcome(outcome, segment)),
+            Record::Batch(state) => {
+                self.know(state.id.message);
+                self.ledger.touch(state.id.message, segment);
+                if let Some(batch) = self.batch(state.id) {
+                    batch.held = state.held;
+                    batch.due = Some(state.due);
+                    batch.attempts = state.attempts;
+                }
+            }
+            Record::Rerouted { id, thread } => {
+                self.know(id.message);
+                self.ledger.touch(id.message, segment);
+                if let Some(batch) = self.batch(id) {
+                    let before = std::mem::replace(&mut batch.routed.thread, thread);
+                    batch.attempts = 0;
+                    batch.due = None;
+                    batch.last = None;
+                    if let Some(detail) = self.details.get_mut(id.message, &self.shared) {
+                        detail.history.rerouted(id.number, &before);
+                    }
+                }
+            }
+            Record::Thread(state) => self.threads.recorded(&state, place),
+            Record::Settled { message, recipients } => {
+                self.know(message);
+                self.ledger.settle(message, &recipients, segment);
+            }
+            Record::Finished(marks) => {
+                for mark in &marks {
+                    self.details.remove(mark.message);
+                    self.shared.remove(mark.message);
+                    if self.books == Books::Touched {
+                        self.gone.insert(mark.message);
+                    }
+                }
+                self.ledger.finished(&marks, place);
+            }
+        }
+    }
+
+    fn batch(&mut self, id: BatchId) -> Option<&mut BatchDetail> {
+        self.details.get_mut(id.message, &self.shared)?.batches.get_mut(id.number as usize)
+    }
+
+    fn routed(&mut self, message: MessageId, batches: Vec<RoutedBatch>, place: Place) {
+        self.know(message);
+        let is_unrouted = self.ledger.is_unrouted(message);
+        self.ledger.routed(message, &batches, place.segment);
+        if is_unrouted {
+            self.details.routed(message, batches, place);
+        }
+    }
+
+    fn outcome(&mut self, outcome: &Outcome, segment: u32) {
+        let message = outcome.batch.message;
+        self.know(message);
+        if !self.ledger.is_live(message) {
+            return;
+        }
+        let stored = self.reader.message(message).ok();
+        let notify = |recipient| stored.as_ref().map_or(Notify::Default, |stored| stored.recipient(recipient).notify);
+        let applied = self.ledger.outcome(outcome, segment, notify);
+        if let Some(batch) = self.batch(outcome.batch).filter(|_| !applied.accepted.is_empty()) {
+            batch.attempts = outcome.attempts;
+            batch.warned |= outcome.disposition == Disposition::Delayed;
+            if outcome.disposition == Disposition::Deferred {
+                batch.due = Some(outcome.due);
+                batch.last = Some(outcome.diagnostic.clone());
+            }
+        }
+        if self.histories == Histories::Gathered
+            && !applied.accepted.is_empty()
+            && let (Some(detail), Some(stored)) = (self.details.get_mut(message, &self.shared), &stored)
+        {
+            detail.history.note(outcome, &applied.accepted, stored.recipients());
+        }
+        if outcome.disposition == Disposition::Delayed {
+            return;
+        }
+        if applied.owed.is_empty() {
+            return;
+        }
+        let Some(detail) = self.details.get_mut(message, &self.shared) else { return };
+        detail.owed.push(Owed {
+            message,
+            recipients: applied.owed,
+            disposition: outcome.disposition,
+            diagnostic: outcome.diagnostic.clone(),
+            at: outcome.at,
+            until: None,
+        });
+    }
+
+    /// What is to be done before anything else: what is remembered of threads, and the messages of which no more than
+    /// their end is to be recorded.
+    pub(crate) fn work(&mut self) -> (Work, Vec<Mark>) {
+        let mut work = Work::default();
+        let damage = &mut self.damage;
+        let threads = self.threads.live().filter_map(|place| {
+            let view = self.shared.view(place.segment)?;
+            // A checkpoint tells where it is, and not whether it still is what was written.
+            let at = place.offset.saturating_sub(RECORD_HEADER);
+            let found = Found::at(&*view, place.segment, at, view.len()).filter(|found| found.is_intact(&*view));
+            match Record::decode(Kind::Thread, found.and_then(|found| found.body(&*view)).unwrap_or_default()) {
+                Ok(Record::Thread(state)) => Some(state),
+                _ => {
+                    damage.push(Damage::Record { segment: place.segment, at, kind: "Thread".to_owned() });
+                    None
+                }
+            }
+        });
+        work.threads = threads.collect();
+        let over = self.ledger.messages().filter(|message| self.ledger.counts(*message) == (0, 0));
+        let over: Vec<MessageId> = over.collect();
+        let mut finishing = Vec::new();
+        for message in over {
+            work.facts.extend([Fact::Done(message), Fact::Removed(message)]);
+            finishing.extend(self.ledger.begin_finish(message));
+            self.shared.remove(message);
+            self.details.remove(message);
+        }
+        (work, finishing)
+    }
+}
