@@ -18,8 +18,10 @@
 //! Within a thread the order of due batches holds, but for those that come in newly while older ones are beyond the
 //! window and there happens to be room: at most an agent's credit of them.
 
+mod look;
+mod runs;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::ops::Bound;
 use std::time::Duration;
 
 use zrelay_clock::Timestamp;
@@ -28,9 +30,10 @@ use zrelay_spool::{BatchId, MessageId, QueuedBatch, ThreadKey};
 use crate::batch::Place;
 use crate::operator::{Action, Changed, Chosen};
 use crate::scheduler::Scheduler;
-use crate::snapshot::{BatchPlace, BatchView, Load};
 use crate::sweep::Work;
 use crate::thread::{Thread, ThreadId};
+pub(crate) use runs::Beyond;
+use runs::{Pending, Run};
 
 /// Octets of memory that a batch takes in the window, measured by `tests/bench-queue`: half of them are its own, the rest
 /// goes to trees that are not quite full and to the heap. For whoever has to say how many may be in it.
@@ -92,192 +95,6 @@ pub enum Spilled {
         /// Its name.
         run: RunId,
     },
-}
-
-/// What a thread has beyond the window.
-#[derive(Debug, Default)]
-pub(crate) struct Beyond {
-    runs: BTreeMap<RunId, Run>,
-    /// When something in a run is due, as far as the batches themselves are concerned, and its first batch.
-    due: BTreeSet<(Timestamp, BatchId, RunId)>,
-    /// When something in a run comes to its expiry, or to what its sender was promised.
-    expiry: BTreeSet<(Timestamp, RunId)>,
-    /// Runs that are wanted whatever the window says.
-    wanted: BTreeSet<RunId>,
-    /// The one that the driver has been asked for.
-    reading: Option<RunId>,
-}
-
-#[derive(Debug)]
-struct Run {
-    load: Load,
-    due: Timestamp,
-    expires: Timestamp,
-    /// When the message of its oldest batch came in.
-    oldest: Timestamp,
-    /// Its batches are among these.
-    ids: (BatchId, BatchId),
-    /// What is to be done to them when they come in, in this order.
-    pending: Vec<Pending>,
-}
-
-/// What an operator wants done to batches that are not here.
-#[derive(Clone, Debug)]
-enum Pending {
-    All(Work),
-    Message(Action, MessageId),
-    Batch(Action, BatchId, Option<Vec<u32>>),
-    Reroute(BatchId, ThreadKey),
-}
-
-impl Run {
-    fn of(batches: &[QueuedBatch], expires: impl Fn(&QueuedBatch) -> Timestamp) -> Option<Self> {
-        let ids = || batches.iter().map(|batch| batch.id);
-        Some(Self {
-            load: load_of(batches),
-            due: batches.iter().map(|batch| batch.due).min()?,
-            expires: batches.iter().map(expires).min()?,
-            oldest: batches.iter().map(|batch| batch.received).min()?,
-            ids: (ids().min()?, ids().max()?),
-            pending: Vec::new(),
-        })
-    }
-
-    /// Other batches of the thread go into the same run.
-    fn join(&mut self, other: Self) {
-        self.load.add(other.load);
-        self.due = self.due.min(other.due);
-        self.expires = self.expires.min(other.expires);
-        self.oldest = self.oldest.min(other.oldest);
-        self.ids = (self.ids.0.min(other.ids.0), self.ids.1.max(other.ids.1));
-    }
-
-    fn batches(&self) -> usize {
-        usize::try_from(self.load.batches).unwrap_or(usize::MAX)
-    }
-
-    fn may_hold(&self, message: MessageId) -> bool {
-        self.ids.0.message <= message && message <= self.ids.1.message
-    }
-}
-
-impl Beyond {
-    pub(crate) fn is_empty(&self) -> bool {
-        self.runs.is_empty()
-    }
-
-    /// How much there is.
-    #[cfg(any(test, feature = "testing"))]
-    pub(crate) fn load(&self) -> Load {
-        let mut load = Load::default();
-        self.runs.values().for_each(|run| load.add(run.load));
-        load
-    }
-
-    /// When its oldest message came in.
-    pub(crate) fn oldest(&self) -> Option<Timestamp> {
-        self.runs.values().map(|run| run.oldest).min()
-    }
-
-    /// When the first of its batches is due, and when the first comes to its expiry.
-    pub(crate) fn times(&self) -> Option<(Timestamp, Timestamp)> {
-        Some((self.due.first()?.0, self.expiry.first()?.0))
-    }
-
-    fn add(&mut self, id: RunId, run: Run) {
-        self.due.insert((run.due, run.ids.0, id));
-        self.expiry.insert((run.expires, id));
-        self.runs.insert(id, run);
-    }
-
-    fn remove(&mut self, id: RunId) -> Option<Run> {
-        let run = self.runs.remove(&id)?;
-        self.due.remove(&(run.due, run.ids.0, id));
-        self.expiry.remove(&(run.expires, id));
-        self.wanted.remove(&id);
-        self.reading = self.reading.filter(|reading| *reading != id);
-        Some(run)
-    }
-
-    /// The last run, if so many batches may go into it and nothing is wanted of it.
-    fn open(&self, batches: usize, fill: usize) -> Option<RunId> {
-        let (id, run) = self.runs.last_key_value()?;
-        let idle = run.pending.is_empty() && !self.wanted.contains(id) && self.reading != Some(*id);
-        (idle && run.batches() + batches <= fill).then_some(*id)
-    }
-
-    /// Further batches have gone into a run.
-    fn extend(&mut self, id: RunId, more: Run) {
-        let Some(mut run) = self.remove(id) else { return };
-        run.join(more);
-        self.add(id, run);
-    }
-
-    /// Batches are not in a run after all, of which others are; returns what is to be done to them.
-    fn take_back(&mut self, id: RunId, batches: &[QueuedBatch]) -> Option<Vec<Pending>> {
-        let run = self.runs.get_mut(&id).filter(|run| run.batches() > batches.len())?;
-        run.load.remove(load_of(batches));
-        Some(run.pending.clone())
-    }
-
-    fn set_due(&mut self, id: RunId, due: Timestamp) {
-        let Some(run) = self.runs.get_mut(&id) else { return };
-        self.due.remove(&(run.due, run.ids.0, id));
-        run.due = due;
-        self.due.insert((due, run.ids.0, id));
-    }
-
-    fn put_off(&mut self, id: RunId, until: Timestamp) {
-        self.reading = None;
-        self.wanted.remove(&id);
-        self.set_due(id, until);
-        let Some(run) = self.runs.get_mut(&id) else { return };
-        self.expiry.remove(&(run.expires, id));
-        run.expires = run.expires.max(until);
-        self.expiry.insert((run.expires, id));
-    }
-
-    /// Notes something for all runs.
-    fn pend(&mut self, work: &Work) {
-        let now = matches!(work, Work::Retry);
-        let runs: Vec<RunId> = self.runs.keys().copied().collect();
-        for id in runs {
-            if let Some(run) = self.runs.get_mut(&id) {
-                run.pending.push(Pending::All(work.clone()));
-            }
-            if now {
-                self.set_due(id, Timestamp::ZERO);
-            } else {
-                self.wanted.insert(id);
-            }
-        }
-    }
-
-    /// Holds that were noted are not wanted any more.
-    pub(crate) fn release(&mut self) {
-        let is_hold =
-            |pending: &Pending| matches!(pending, Pending::Message(Action::Hold, _) | Pending::Batch(Action::Hold, ..));
-        self.runs.values_mut().for_each(|run| run.pending.retain(|pending| !is_hold(pending)));
-    }
-
-    /// Notes something for a run; says whether there is such a one.
-    fn pend_at(&mut self, id: RunId, pending: &Pending) -> bool {
-        let Some(run) = self.runs.get_mut(&id) else { return false };
-        run.pending.push(pending.clone());
-        self.wanted.insert(id);
-        true
-    }
-
-    /// Notes something for the runs that may hold the message; says whether there are any.
-    fn pend_for(&mut self, message: MessageId, pending: &Pending) -> bool {
-        let mut any = false;
-        for (id, run) in self.runs.iter_mut().filter(|(_, run)| run.may_hold(message)) {
-            run.pending.push(pending.clone());
-            self.wanted.insert(*id);
-            any = true;
-        }
-        any
-    }
 }
 
 /// What there is beyond the window in all threads.
@@ -474,60 +291,6 @@ impl Scheduler {
         concerned
     }
 
-    /// The next run behind this one, of one thread or of all, that may hold a batch of the message, and its thread. Runs
-    /// are numbered as they are made.
-    pub fn next_run(
-        &self,
-        thread: Option<&ThreadKey>,
-        message: Option<MessageId>,
-        after: Option<RunId>,
-    ) -> Option<(RunId, ThreadKey)> {
-        let behind = (after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded);
-        let fits = |id: &ThreadId, run: &RunId| {
-            let thread = self.threads.get(*id)?;
-            let known = thread.beyond.runs.get(run)?;
-            message.is_none_or(|message| known.may_hold(message)).then(|| (*run, thread.key.clone()))
-        };
-        match thread {
-            Some(key) => {
-                let id = self.find_thread(key)?;
-                let mut runs = self.threads.get(id)?.beyond.runs.range(behind);
-                runs.find_map(|(run, _)| fits(&id, run))
-            }
-            None => self.window.owners.range(behind).find_map(|(run, id)| fits(id, run)),
-        }
-    }
-
-    /// What is to go into a run and the driver has not written yet.
-    pub fn unwritten<'a>(&'a self, wanted: RunId) -> impl Iterator<Item = &'a QueuedBatch> + use<'a> {
-        let of_run = move |order: &'a SpillOrder| match order {
-            SpillOrder::Write { run, batches } if *run == wanted => batches.as_slice(),
-            _ => &[],
-        };
-        self.window.orders.iter().flat_map(of_run)
-    }
-
-    /// Batches of a run, as they were read, for the tools.
-    pub fn views_of(
-        &self,
-        now: Timestamp,
-        (run, thread): (RunId, &ThreadKey),
-        batches: Vec<QueuedBatch>,
-    ) -> Vec<BatchView> {
-        let Some(thread) = self.find_thread(thread).and_then(|id| self.threads.get(id)) else { return Vec::new() };
-        let view = |batch: QueuedBatch| {
-            let due = thread.due_at(batch.due);
-            let place = match () {
-                () if batch.held || thread.is_held() => BatchPlace::Held,
-                () if due > now => BatchPlace::Waiting(due),
-                () => BatchPlace::Due,
-            };
-            let QueuedBatch { id, thread, recipients, received, size, attempts, flow, last, .. } = batch;
-            BatchView { id, thread, recipients, received, size, attempts, flow, place, run: Some(run), last }
-        };
-        batches.into_iter().map(view).collect()
-    }
-
     /// Asks for a run of the thread, if it needs one.
     pub(crate) fn fetch(&mut self, id: ThreadId, now: Timestamp) {
         let (running, paused) = (self.may_run(id, now), self.paused.is_some());
@@ -627,10 +390,4 @@ impl Scheduler {
         self.touch(id);
         true
     }
-}
-
-fn load_of(batches: &[QueuedBatch]) -> Load {
-    let mut load = Load::default();
-    batches.iter().for_each(|batch| load.add(Load::of(&batch.recipients, batch.size)));
-    load
 }

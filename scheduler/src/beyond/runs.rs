@@ -1,0 +1,203 @@
+//! What is known of the runs of one thread.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use zrelay_clock::Timestamp;
+use zrelay_spool::{BatchId, MessageId, QueuedBatch, ThreadKey};
+
+use super::RunId;
+use crate::operator::Action;
+use crate::snapshot::Load;
+use crate::sweep::Work;
+
+/// What a thread has beyond the window.
+#[derive(Debug, Default)]
+pub(crate) struct Beyond {
+    pub(super) runs: BTreeMap<RunId, Run>,
+    /// When something in a run is due, as far as the batches themselves are concerned, and its first batch.
+    pub(super) due: BTreeSet<(Timestamp, BatchId, RunId)>,
+    /// When something in a run comes to its expiry, or to what its sender was promised.
+    pub(super) expiry: BTreeSet<(Timestamp, RunId)>,
+    /// Runs that are wanted whatever the window says.
+    pub(super) wanted: BTreeSet<RunId>,
+    /// The one that the driver has been asked for.
+    pub(super) reading: Option<RunId>,
+}
+
+#[derive(Debug)]
+pub(super) struct Run {
+    pub(super) load: Load,
+    pub(super) due: Timestamp,
+    pub(super) expires: Timestamp,
+    /// When the message of its oldest batch came in.
+    pub(super) oldest: Timestamp,
+    /// Its batches are among these.
+    pub(super) ids: (BatchId, BatchId),
+    /// What is to be done to them when they come in, in this order.
+    pub(super) pending: Vec<Pending>,
+}
+
+/// What an operator wants done to batches that are not here.
+#[derive(Clone, Debug)]
+pub(super) enum Pending {
+    All(Work),
+    Message(Action, MessageId),
+    Batch(Action, BatchId, Option<Vec<u32>>),
+    Reroute(BatchId, ThreadKey),
+}
+
+impl Run {
+    pub(super) fn of(batches: &[QueuedBatch], expires: impl Fn(&QueuedBatch) -> Timestamp) -> Option<Self> {
+        let ids = || batches.iter().map(|batch| batch.id);
+        Some(Self {
+            load: load_of(batches),
+            due: batches.iter().map(|batch| batch.due).min()?,
+            expires: batches.iter().map(expires).min()?,
+            oldest: batches.iter().map(|batch| batch.received).min()?,
+            ids: (ids().min()?, ids().max()?),
+            pending: Vec::new(),
+        })
+    }
+
+    /// Other batches of the thread go into the same run.
+    pub(super) fn join(&mut self, other: Self) {
+        self.load.add(other.load);
+        self.due = self.due.min(other.due);
+        self.expires = self.expires.min(other.expires);
+        self.oldest = self.oldest.min(other.oldest);
+        self.ids = (self.ids.0.min(other.ids.0), self.ids.1.max(other.ids.1));
+    }
+
+    pub(super) fn batches(&self) -> usize {
+        usize::try_from(self.load.batches).unwrap_or(usize::MAX)
+    }
+
+    pub(super) fn may_hold(&self, message: MessageId) -> bool {
+        self.ids.0.message <= message && message <= self.ids.1.message
+    }
+}
+
+impl Beyond {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.runs.is_empty()
+    }
+
+    /// How much there is.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn load(&self) -> Load {
+        let mut load = Load::default();
+        self.runs.values().for_each(|run| load.add(run.load));
+        load
+    }
+
+    /// When its oldest message came in.
+    pub(crate) fn oldest(&self) -> Option<Timestamp> {
+        self.runs.values().map(|run| run.oldest).min()
+    }
+
+    /// When the first of its batches is due, and when the first comes to its expiry.
+    pub(crate) fn times(&self) -> Option<(Timestamp, Timestamp)> {
+        Some((self.due.first()?.0, self.expiry.first()?.0))
+    }
+
+    pub(super) fn add(&mut self, id: RunId, run: Run) {
+        self.due.insert((run.due, run.ids.0, id));
+        self.expiry.insert((run.expires, id));
+        self.runs.insert(id, run);
+    }
+
+    pub(super) fn remove(&mut self, id: RunId) -> Option<Run> {
+        let run = self.runs.remove(&id)?;
+        self.due.remove(&(run.due, run.ids.0, id));
+        self.expiry.remove(&(run.expires, id));
+        self.wanted.remove(&id);
+        self.reading = self.reading.filter(|reading| *reading != id);
+        Some(run)
+    }
+
+    /// The last run, if so many batches may go into it and nothing is wanted of it.
+    pub(super) fn open(&self, batches: usize, fill: usize) -> Option<RunId> {
+        let (id, run) = self.runs.last_key_value()?;
+        let idle = run.pending.is_empty() && !self.wanted.contains(id) && self.reading != Some(*id);
+        (idle && run.batches() + batches <= fill).then_some(*id)
+    }
+
+    /// Further batches have gone into a run.
+    pub(super) fn extend(&mut self, id: RunId, more: Run) {
+        let Some(mut run) = self.remove(id) else { return };
+        run.join(more);
+        self.add(id, run);
+    }
+
+    /// Batches are not in a run after all, of which others are; returns what is to be done to them.
+    pub(super) fn take_back(&mut self, id: RunId, batches: &[QueuedBatch]) -> Option<Vec<Pending>> {
+        let run = self.runs.get_mut(&id).filter(|run| run.batches() > batches.len())?;
+        run.load.remove(load_of(batches));
+        Some(run.pending.clone())
+    }
+
+    pub(super) fn set_due(&mut self, id: RunId, due: Timestamp) {
+        let Some(run) = self.runs.get_mut(&id) else { return };
+        self.due.remove(&(run.due, run.ids.0, id));
+        run.due = due;
+        self.due.insert((due, run.ids.0, id));
+    }
+
+    pub(super) fn put_off(&mut self, id: RunId, until: Timestamp) {
+        self.reading = None;
+        self.wanted.remove(&id);
+        self.set_due(id, until);
+        let Some(run) = self.runs.get_mut(&id) else { return };
+        self.expiry.remove(&(run.expires, id));
+        run.expires = run.expires.max(until);
+        self.expiry.insert((run.expires, id));
+    }
+
+    /// Notes something for all runs.
+    pub(super) fn pend(&mut self, work: &Work) {
+        let now = matches!(work, Work::Retry);
+        let runs: Vec<RunId> = self.runs.keys().copied().collect();
+        for id in runs {
+            if let Some(run) = self.runs.get_mut(&id) {
+                run.pending.push(Pending::All(work.clone()));
+            }
+            if now {
+                self.set_due(id, Timestamp::ZERO);
+            } else {
+                self.wanted.insert(id);
+            }
+        }
+    }
+
+    /// Holds that were noted are not wanted any more.
+    pub(crate) fn release(&mut self) {
+        let is_hold =
+            |pending: &Pending| matches!(pending, Pending::Message(Action::Hold, _) | Pending::Batch(Action::Hold, ..));
+        self.runs.values_mut().for_each(|run| run.pending.retain(|pending| !is_hold(pending)));
+    }
+
+    /// Notes something for a run; says whether there is such a one.
+    pub(super) fn pend_at(&mut self, id: RunId, pending: &Pending) -> bool {
+        let Some(run) = self.runs.get_mut(&id) else { return false };
+        run.pending.push(pending.clone());
+        self.wanted.insert(id);
+        true
+    }
+
+    /// Notes something for the runs that may hold the message; says whether there are any.
+    pub(super) fn pend_for(&mut self, message: MessageId, pending: &Pending) -> bool {
+        let mut any = false;
+        for (id, run) in self.runs.iter_mut().filter(|(_, run)| run.may_hold(message)) {
+            run.pending.push(pending.clone());
+            self.wanted.insert(*id);
+            any = true;
+        }
+        any
+    }
+}
+
+pub(super) fn load_of(batches: &[QueuedBatch]) -> Load {
+    let mut load = Load::default();
+    batches.iter().for_each(|batch| load.add(Load::of(&batch.recipients, batch.size)));
+    load
+}
