@@ -31,6 +31,20 @@ pub(crate) struct Batch {
     pub(crate) reported: u32,
     pub(crate) place: Place,
     pub(crate) hold: Hold,
+    /// While it is carried in parts.
+    pub(crate) round: Option<Box<Round>>,
+}
+
+/// Where the carrying of a batch in parts has come to: each recipient is given once before any is given again.
+#[derive(Clone, Debug)]
+pub(crate) struct Round {
+    /// The recipient with which the next part begins.
+    pub(crate) from: u32,
+    /// See [`Carried::due`](crate::lease::Carried::due): those deferred wait for the end of the round, and the others are
+    /// not made to wait for them.
+    pub(crate) due: Option<(Timestamp, Timestamp)>,
+    /// The last deferral.
+    pub(crate) last: Option<Arc<Diagnostic>>,
 }
 
 impl Batch {
@@ -71,6 +85,7 @@ impl Batch {
             reported,
             place,
             hold,
+            round: None,
         }
     }
 
@@ -92,6 +107,7 @@ impl Batch {
             reported: _,
             place: _,
             hold,
+            round: _,
         } = self;
         let (thread, held) = (thread.clone(), hold.is_held());
         let deliver_by = deliver_by.map(|by| *by);

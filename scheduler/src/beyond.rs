@@ -359,7 +359,8 @@ impl Scheduler {
             ids = thread.flows.last_of_longest(count.min(thread.flows.len().saturating_sub(kept)));
         }
         // The few that are in the middle of a round would forget who has to wait.
-        ids.retain(|id| thread.rounds.get(id).is_none_or(|round| round.due.is_none()));
+        let waits = |id: &BatchId| thread.batches.get(id)?.round.as_ref()?.due;
+        ids.retain(|id| waits(id).is_none());
         let mut batches = Vec::with_capacity(ids.len());
         for batch_id in ids {
             thread.dequeue(batch_id);

@@ -10,8 +10,8 @@ use zrelay_clock::Timestamp;
 use zrelay_config::Clause;
 use zrelay_spool::BatchId;
 
-use crate::batch::{Batch, Place};
-use crate::lease::{Carried, Lease, LeaseState, Round};
+use crate::batch::{Batch, Place, Round};
+use crate::lease::{Carried, Lease, LeaseState};
 use crate::scheduler::Scheduler;
 use crate::thread::{Thread, ThreadId};
 
@@ -42,7 +42,7 @@ impl Scheduler {
         let room = self.threads.get(id).map_or(usize::MAX, |thread| self.room(thread, now));
         let (Some(thread), Some(lease)) = (self.threads.get_mut(id), self.leases.get_mut(&lease_id)) else { return };
         let Some(batch) = thread.batches.get_mut(&batch_id) else { return };
-        let round = thread.rounds.remove(&batch_id);
+        let round = batch.round.take();
         let start = round.as_ref().map_or(0, |round| batch.recipients.partition_point(|one| *one < round.from));
         // All behind it may have gone meanwhile.
         let start = if start < batch.recipients.len() { start } else { 0 };
@@ -89,10 +89,7 @@ impl Thread {
         batch.recipients = remaining;
         batch.place = Place::Queued;
         if let Some(from) = next {
-            let round = Round { from, due: carried.due, last: carried.last.clone() };
-            self.rounds.insert(batch_id, round);
-            // Those that have gone another way in the middle of a round.
-            self.rounds.retain(|id, _| self.batches.contains_key(id));
+            batch.round = Some(Box::new(Round { from, due: carried.due, last: carried.last.clone() }));
         } else if let Some((_, due)) = carried.due {
             batch.due = due;
             batch.attempts = batch.attempts.saturating_add(1);

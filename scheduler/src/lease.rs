@@ -151,17 +151,6 @@ pub(crate) struct Carried {
     pub(crate) last: Option<Arc<Diagnostic>>,
 }
 
-/// Where the carrying of a batch in parts has come to: each recipient is given once before any is given again.
-#[derive(Debug)]
-pub(crate) struct Round {
-    /// The recipient with which the next part begins.
-    pub(crate) from: u32,
-    /// See [`Carried::due`]: those deferred wait for the end of the round, and the others are not made to wait for them.
-    pub(crate) due: Option<(Timestamp, Timestamp)>,
-    /// The last deferral.
-    pub(crate) last: Option<Arc<Diagnostic>>,
-}
-
 /// What became of a recipient under way.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Mark {

@@ -105,6 +105,7 @@ impl Scheduler {
         batch.attempts = 0;
         batch.reported = 0;
         batch.last = None;
+        batch.round = None;
         batch.place = Place::Queued;
         if self.is_awaited(to, batch_id.message, &batch.recipients, batch.flow) {
             batch.hold = Hold::Held;

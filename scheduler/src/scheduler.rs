@@ -463,7 +463,6 @@ impl Scheduler {
             ages: Ages::default(),
             recent: Recent::default(),
             in_flight: 0,
-            rounds: BTreeMap::new(),
             leases: Vec::new(),
             backoff: Backoff { epoch: 1, ..Backoff::default() },
             hold: Hold::Free,

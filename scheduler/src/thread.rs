@@ -14,7 +14,6 @@ use crate::beyond::Beyond;
 use crate::door::DoorKey;
 use crate::flows::Flows;
 use crate::gain::Gain;
-use crate::lease::Round;
 use crate::limit::{ChannelId, Limit, RingId};
 use crate::line::{Rank, Standing};
 use crate::promises::Promises;
@@ -55,8 +54,6 @@ pub(crate) struct Thread {
     pub(crate) ages: Ages,
     pub(crate) recent: Recent,
     pub(crate) in_flight: u32,
-    /// Batches that were carried in part; some may be gone since.
-    pub(crate) rounds: BTreeMap<BatchId, Round>,
     pub(crate) leases: Vec<LeaseId>,
     pub(crate) backoff: Backoff,
     pub(crate) hold: Hold,
