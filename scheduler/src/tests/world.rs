@@ -139,7 +139,6 @@ impl World {
     ) -> BatchId {
         self.next_message += 1;
         let id = BatchId { message: MessageId(self.now.as_micros() + self.next_message), number: 0 };
-        self.open.extend((0..recipients).map(|recipient| (id, recipient)));
         self.received.insert(id, self.now);
         let mut batch = QueuedBatch {
             id,
@@ -158,7 +157,7 @@ impl World {
             last: None,
         };
         change(&mut batch);
-        self.open.retain(|(open, recipient)| *open != id || batch.recipients.contains(recipient));
+        self.open.extend(batch.recipients.iter().map(|recipient| (id, *recipient)));
         self.scheduler.handle_queue(self.now, Queue::Batch(batch));
         self.settle_down();
         id
