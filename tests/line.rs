@@ -6,25 +6,14 @@ use std::process::Command;
 use std::time::Duration;
 
 use zrelay_dns::testing::FakeServer;
-use zrelay_lab::{FarSide, Lab, LabError, LinkSettings, Offer};
-use zrelay_tests::{Hub, SOON, skip, wait_until};
+use zrelay_lab::{FarSide, Lab, LinkSettings, Offer};
+use zrelay_tests::{Hub, SOON, wait_until};
 
 const ZRELAY: &str = env!("CARGO_BIN_EXE_zrelay");
 const CONTENT: &[u8] = b"Subject: x\r\n\r\nx\r\n";
 
 fn lab() -> Option<Lab> {
-    match Lab::build(LinkSettings::new(Duration::from_millis(20), 10_000_000), "reno") {
-        Ok(lab) => Some(lab),
-        Err(LabError::NotRoot) => {
-            skip("needs root");
-            None
-        }
-        // Root of a container has no right to make devices.
-        Err(error) => {
-            eprintln!("left out, there is no laboratory here: {error}");
-            None
-        }
-    }
+    Lab::for_test(LinkSettings::new(Duration::from_millis(20), 10_000_000))
 }
 
 /// A counter of the kernel's in the namespace of the calling thread, such as `Tcp` `ActiveOpens`.

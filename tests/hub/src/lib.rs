@@ -13,6 +13,7 @@
 //! ends. Every wait has a limit. Ports come from [`Port::free`], which two test processes never give out alike.
 #![forbid(unsafe_code)]
 
+mod bench;
 mod certificate;
 mod client;
 mod hub;
@@ -25,6 +26,7 @@ mod sink;
 
 use std::time::{Duration, Instant};
 
+pub use bench::prepare;
 pub use certificate::Certificate;
 pub use client::{Client, Reply};
 pub use hub::{Hub, HubBuilder};

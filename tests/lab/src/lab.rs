@@ -53,6 +53,25 @@ impl std::fmt::Display for LabError {
 impl std::error::Error for LabError {}
 
 impl Lab {
+    /// Builds one for a test, with `reno`. Without root the test is skipped; `None` too in a container, whose root has no
+    /// right to make devices.
+    ///
+    /// # Panics
+    /// As [`zrelay_tests::skip`] does.
+    pub fn for_test(settings: LinkSettings) -> Option<Self> {
+        match Self::build(settings, "reno") {
+            Ok(lab) => Some(lab),
+            Err(LabError::NotRoot) => {
+                zrelay_tests::skip("needs root");
+                None
+            }
+            Err(error) => {
+                eprintln!("left out, there is no laboratory here: {error}");
+                None
+            }
+        }
+    }
+
     /// Builds one. `congestion` is the congestion control of all connections in it, such as `cubic`.
     ///
     /// # Errors

@@ -4,30 +4,15 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use zrelay_lab::{Action, FarSide, FarSideBuilder, Lab, LabError, LinkSettings, Offer, Verb, plain};
-use zrelay_tests::{Body, Mail, SOON, skip, wait_until};
+use zrelay_lab::{Action, FarSide, FarSideBuilder, Lab, LinkSettings, Offer, Verb, plain};
+use zrelay_tests::{Body, Mail, SOON, wait_until};
 
 const LOOPBACK: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 0);
-
-fn lab(settings: LinkSettings) -> Option<Lab> {
-    match Lab::build(settings, "reno") {
-        Ok(lab) => Some(lab),
-        Err(LabError::NotRoot) => {
-            skip("needs root");
-            None
-        }
-        // Root of a container has no right to make devices; no other test needs that, so it is not demanded here.
-        Err(error) => {
-            eprintln!("left out, there is no laboratory here: {error}");
-            None
-        }
-    }
-}
 
 #[test]
 fn a_transfer_takes_at_least_the_round_trips_and_the_time_of_the_line() {
     let settings = LinkSettings::new(Duration::from_millis(60), 8_000_000);
-    let Some(lab) = lab(settings) else { return };
+    let Some(lab) = Lab::for_test(settings) else { return };
     let receiver = lab.far().run(|| plain::Receiver::start(lab.far_address())).unwrap().unwrap();
     let address = receiver.address();
     let begin = Instant::now();
@@ -46,7 +31,7 @@ fn a_transfer_takes_at_least_the_round_trips_and_the_time_of_the_line() {
 #[test]
 fn a_line_that_loses_packets_and_has_a_short_queue_still_carries_everything() {
     let settings = LinkSettings { loss: 0.05, queue: 8000, ..LinkSettings::new(Duration::from_millis(4), 8_000_000) };
-    let Some(lab) = lab(settings) else { return };
+    let Some(lab) = Lab::for_test(settings) else { return };
     let receiver = lab.far().run(|| plain::Receiver::start(lab.far_address())).unwrap().unwrap();
     let address = receiver.address();
     lab.near().run(|| plain::send(address, 300_000)).unwrap().unwrap();

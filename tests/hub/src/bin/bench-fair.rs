@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use zrelay_tests::peers::{self, Peers, Postfix};
-use zrelay_tests::{Answer, Body, Client, Hub, Mail, Marked, Sink, Step, wait_until};
+use zrelay_tests::peers::{Peers, Postfix};
+use zrelay_tests::{Answer, Body, Client, Hub, Mail, Marked, Sink, Step, prepare, wait_until};
 
 const USAGE: &str = "\
 usage: tests/bench-fair [OPTION...]
@@ -67,20 +67,9 @@ struct Outcome {
 }
 
 fn main() -> ExitCode {
-    let options = match parse(std::env::args().skip(1)) {
-        Ok(Some(options)) => options,
-        Ok(None) => {
-            println!("{USAGE}");
-            return ExitCode::SUCCESS;
-        }
-        Err(problem) => {
-            eprintln!("bench-fair: {problem}\n\n{USAGE}");
-            return ExitCode::from(2);
-        }
-    };
-    let Some(peers) = Peers::find_as_root() else {
-        eprintln!("bench-fair: {}", peers::MISSING);
-        return ExitCode::FAILURE;
+    let (options, peers) = match prepare("bench-fair", USAGE, parse(std::env::args().skip(1))) {
+        Ok(prepared) => prepared,
+        Err(status) => return status,
     };
     let mut outcomes = Vec::new();
     for name in NAMES.into_iter().filter(|name| options.only.iter().any(|only| only == name)) {

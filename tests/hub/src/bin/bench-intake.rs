@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use zrelay_tests::Hub;
 use zrelay_tests::peers::{self, Peers, Postfix, SmtpSink, smtp_source};
+use zrelay_tests::{Hub, prepare};
 
 const USAGE: &str = "\
 usage: tests/bench-intake [OPTION...]
@@ -64,20 +64,9 @@ struct Round {
 }
 
 fn main() -> ExitCode {
-    let options = match parse(std::env::args().skip(1)) {
-        Ok(Some(options)) => options,
-        Ok(None) => {
-            println!("{USAGE}");
-            return ExitCode::SUCCESS;
-        }
-        Err(problem) => {
-            eprintln!("bench-intake: {problem}\n\n{USAGE}");
-            return ExitCode::from(2);
-        }
-    };
-    let Some(peers) = Peers::find_as_root() else {
-        eprintln!("bench-intake: {}", peers::MISSING);
-        return ExitCode::FAILURE;
+    let (options, peers) = match prepare("bench-intake", USAGE, parse(std::env::args().skip(1))) {
+        Ok(prepared) => prepared,
+        Err(status) => return status,
     };
     let mut rounds = Vec::new();
     for &deliver in &options.deliver {
