@@ -82,6 +82,7 @@ fn kills_while_everything_goes_on_lose_nothing_and_double_only_what_was_under_wa
     let mut hub = Hub::build(ZRELAY)
         .setting("segment_size", "\"1MiB\"")
         .setting("compaction_rate", "\"64MiB\"")
+        .setting("checkpoint_interval", "\"16KiB\"")
         .table("[intake]\nreserve = 0")
         .route("*@b.test", "smtp", &b.host())
         .route("*@late.test", "smtp", &late.host())
@@ -89,7 +90,7 @@ fn kills_while_everything_goes_on_lose_nothing_and_double_only_what_was_under_wa
         .start();
     let (books, stop) = (Books::default(), AtomicBool::new(false));
     let address = hub.smtp();
-    let mut moved = 0;
+    let (mut moved, mut checkpoints) = (0, 0);
     std::thread::scope(|scope| {
         for _ in 0..CONNECTIONS {
             scope.spawn(|| books.keep_sending(address, &stop));
@@ -104,7 +105,9 @@ fn kills_while_everything_goes_on_lose_nothing_and_double_only_what_was_under_wa
                 stop.store(true, Ordering::Relaxed);
                 panic!("kill {kill}: {} delivered since the last one: {}", b.count() - since, hub.json(&["status"]));
             }
-            moved += hub.json(&["status"])["spool"]["moved_messages"].as_u64().unwrap_or_default();
+            let figures = hub.json(&["status"])["spool"].clone();
+            moved += figures["moved_messages"].as_u64().unwrap_or_default();
+            checkpoints += figures["checkpoints"].as_u64().unwrap_or_default();
             hub.kill();
             hub.start();
         }
@@ -147,11 +150,12 @@ fn kills_while_everything_goes_on_lose_nothing_and_double_only_what_was_under_wa
     let unknown = answers.values().filter(|answer| **answer == Answered::Unknown).count();
     println!(
         "seed {seed}: {kills} kills, {} recipients of messages answered 250 and all delivered, {unknown} messages unanswered, \
-         {moved} messages moved by compaction, {doubled} recipients doubled (at most {bound})",
+         {moved} messages moved by compaction, {checkpoints} checkpoints, {doubled} recipients doubled (at most {bound})",
         expected.len(),
     );
     assert!(doubled <= bound);
     assert!(answers.values().all(|answer| !matches!(answer, Answered::Refused(_))), "something was refused");
     assert!(unknown > 0 || kills < 5, "no kill has met a message on its way in");
     assert!(moved > 0 || kills < 5, "no kill has met compaction");
+    assert!(checkpoints > 0, "no restart has begun with a checkpoint");
 }

@@ -93,6 +93,7 @@ impl Hub {
             segment_bytes: config.segment_size,
             reserve_bytes: config.intake.reserve,
             compaction_rate: config.compaction_rate,
+            checkpoint_bytes: config.checkpoint_interval,
             memory_bytes: config.queue.memory / 8 * 5,
             ..zrelay_spool::Options::new(&config.spool)
         };

@@ -69,6 +69,12 @@ impl Check<'_> {
                 defaults::COMPACTION_RATE,
                 65_536..=(1 << 32),
             ),
+            checkpoint_interval: self.size(
+                "checkpoint_interval",
+                file.checkpoint_interval.as_ref(),
+                defaults::CHECKPOINT_INTERVAL,
+                16_384..=(1 << 30),
+            ),
             listen: self.listeners(file.listen, tls.is_some()),
             tls,
             intake: self.intake(&file.intake),

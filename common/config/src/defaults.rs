@@ -20,6 +20,8 @@ pub const BOUNCE_GATHER: Duration = Duration::from_secs(300);
 pub const SEGMENT_SIZE: u32 = 64 * 1024 * 1024;
 /// Octets that compaction of the spool may read and write in a second.
 pub const COMPACTION_RATE: u64 = 16 * 1024 * 1024;
+/// Octets of records of the spool from one checkpoint to the next.
+pub const CHECKPOINT_INTERVAL: u64 = 64 * 1024 * 1024;
 /// All agents together: a few thousand descriptors are the usual limit of a service.
 pub const AGENTS: u32 = 1000;
 

@@ -30,6 +30,9 @@ pub struct Config {
     pub segment_size: u32,
     /// Octets that compaction of the spool may read and write in a second. Default 16 MiB: little beside what a disk does.
     pub compaction_rate: u64,
+    /// Octets of records of the spool, content not counted, from one checkpoint to the next. Default 64 MiB: read in a
+    /// second or two at a restart.
+    pub checkpoint_interval: u64,
     /// The listeners. Default one, SMTP on 127.0.0.1:2525 relaying for loopback.
     pub listen: Vec<Listen>,
     /// The certificate offered by listeners with STARTTLS.

@@ -10,7 +10,7 @@ use toml::Spanned;
 pub(crate) type Key<T> = Option<Spanned<T>>;
 
 /// The keys outside of tables.
-pub(crate) const TOP: [&str; 19] = [
+pub(crate) const TOP: [&str; 20] = [
     "access",
     "hostname",
     "spool",
@@ -20,6 +20,7 @@ pub(crate) const TOP: [&str; 19] = [
     "bounce_gather",
     "segment_size",
     "compaction_rate",
+    "checkpoint_interval",
     "agents",
     "listen",
     "tls",
@@ -43,6 +44,7 @@ pub(crate) struct File {
     pub(crate) bounce_gather: Key<String>,
     pub(crate) segment_size: Key<Size>,
     pub(crate) compaction_rate: Key<Size>,
+    pub(crate) checkpoint_interval: Key<Size>,
     pub(crate) agents: Key<i64>,
     pub(crate) listen: Vec<Spanned<Listen>>,
     pub(crate) tls: Key<Tls>,

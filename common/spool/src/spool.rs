@@ -39,6 +39,9 @@ pub struct Options {
     pub reserve_bytes: u64,
     /// Octets that compaction may read and write in a second, at least 1; see the crate's documentation.
     pub compaction_rate: u64,
+    /// Octets of records, content not counted, from one checkpoint to the next: what a restart has to read behind the last
+    /// one, at some hundred octets a message, and what the making of one takes memory for.
+    pub checkpoint_bytes: u64,
     /// Octets of memory for the books of the queue: 32 for a message with one recipient, else 100 and a bit for each
     /// recipient. With more than that in the queue, no new mail is taken in ([`Health::Full`](crate::Health::Full)).
     pub memory_bytes: u64,
@@ -57,6 +60,8 @@ impl Options {
 
     /// 16 MiB: little beside what a disk does, and a full segment in a few seconds.
     pub const COMPACTION_RATE_DEFAULT: u64 = 16 << 20;
+    /// 64 MiB: read in a second or two at a restart.
+    pub const CHECKPOINT_BYTES_DEFAULT: u64 = 64 << 20;
     /// 320 MiB: ten million messages.
     pub const MEMORY_BYTES_DEFAULT: u64 = 320 << 20;
 
@@ -67,6 +72,7 @@ impl Options {
             segment_bytes: Self::SEGMENT_BYTES_DEFAULT,
             reserve_bytes: Self::RESERVE_BYTES_DEFAULT,
             compaction_rate: Self::COMPACTION_RATE_DEFAULT,
+            checkpoint_bytes: Self::CHECKPOINT_BYTES_DEFAULT,
             memory_bytes: Self::MEMORY_BYTES_DEFAULT,
         }
     }
@@ -196,7 +202,8 @@ impl Spool {
     /// # Errors
     /// [`OpenError`], in sentences for the operator.
     pub fn open(options: Options, now: Timestamp) -> Result<(Self, SpoolHandle, Recovered), OpenError> {
-        let Options { directory, segment_bytes, reserve_bytes, compaction_rate, memory_bytes } = options;
+        let Options { directory, segment_bytes, reserve_bytes, compaction_rate, checkpoint_bytes, memory_bytes } =
+            options;
         if !(Options::SEGMENT_BYTES_MIN..=Options::SEGMENT_BYTES_MAX).contains(&segment_bytes) {
             return Err(OpenError::SegmentBytes(segment_bytes));
         }
@@ -214,6 +221,7 @@ impl Spool {
         let log = Log::new(Box::new(storage), shared.clone(), segment_bytes, sealed, next_number);
         let mut appender = Appender::new(shared.clone(), log, ledger, threads, finishing);
         appender.set_checkpoint(base, position, recorded);
+        appender.set_checkpoint_octets(checkpoint_bytes);
         appender.set_reserve(reserve_bytes);
         appender.set_memory(memory_bytes);
         let (to_intake, intake) = mailbox(INTAKE_CAPACITY);

@@ -1,6 +1,6 @@
 //! Batches beyond the window: what they wait for, and that whatever is done reaches them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use zrelay_agent::{Judgement, LeaseId, Release};
@@ -30,6 +30,18 @@ fn operate(world: &mut World, action: Action, selector: &str) -> crate::Changed 
 
 fn fill(world: &mut World, thread: &str, count: usize) -> Vec<BatchId> {
     (0..count).map(|_| world.arrive(thread, 1, 100)).collect()
+}
+
+/// So many batches for each of so many threads, in turn.
+fn fill_in_turn(world: &mut World, threads: usize, batches: usize) -> BTreeMap<String, Vec<BatchId>> {
+    let mut all: BTreeMap<String, Vec<BatchId>> = BTreeMap::new();
+    for _ in 0..batches {
+        for thread in (0..threads).map(|thread| format!("smtp/{thread}")) {
+            let batch = world.arrive(&thread, 1, 100);
+            all.entry(thread).or_default().push(batch);
+        }
+    }
+    all
 }
 
 /// The agent delivers until it has nothing left to do.
@@ -177,6 +189,47 @@ fn a_disk_that_takes_nothing_leaves_batches_in_memory() {
     assert!(resident(&world) <= WINDOW);
     let lease = world.agent("smtp/a");
     assert!(deliver_all(&mut world, lease) == [all, more].concat(), "not in order");
+}
+
+#[test]
+fn a_disk_that_is_full_when_a_run_grows_leaves_the_rest_of_it_where_it_is() {
+    let mut world = world();
+    let mut all = fill_in_turn(&mut world, 40, 10);
+    let beyond = world.scheduler.beyond_window();
+    world.disk = Disk::Full;
+    for (thread, batches) in fill_in_turn(&mut world, 40, 2) {
+        all.entry(thread).or_default().extend(batches);
+    }
+    assert_eq!((world.scheduler.beyond_window(), resident(&world)), (beyond, 480 - beyond));
+    world.disk = Disk::Works;
+    for (thread, batches) in all {
+        let lease = world.agent(&thread);
+        // Not in order: while there is no room in the window, what is on disk waits until nothing else is due.
+        let delivered: BTreeSet<BatchId> = deliver_all(&mut world, lease).into_iter().collect();
+        assert_eq!(delivered, batches.into_iter().collect(), "{thread}");
+    }
+}
+
+#[test]
+fn the_window_is_kept_from_the_first_batch_on_whatever_the_number_of_threads() {
+    for threads in [1, 7, 40, 90] {
+        let mut world = world();
+        for _ in 0..20 {
+            fill_in_turn(&mut world, threads, 1);
+            assert!(resident(&world) <= WINDOW, "{} in {threads} threads", resident(&world));
+        }
+    }
+}
+
+#[test]
+fn runs_grow_so_that_there_are_few_to_remember() {
+    let mut world = world();
+    let threads = 40;
+    fill_in_turn(&mut world, threads, 500);
+    let (runs, beyond) = (world.spilled.len(), world.scheduler.beyond_window());
+    assert!(beyond > 19_000 && runs <= threads + 2 * WINDOW / 8, "{runs} runs of {beyond} batches");
+    let lease = world.agent("smtp/7");
+    assert_eq!(deliver_all(&mut world, lease).len(), 500);
 }
 
 #[test]

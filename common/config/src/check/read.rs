@@ -25,6 +25,7 @@ pub(super) fn file(text: &str, findings: &mut Vec<Finding>) -> Option<raw::File>
             "bounce_gather" => file.bounce_gather = one(value, findings),
             "segment_size" => file.segment_size = one(value, findings),
             "compaction_rate" => file.compaction_rate = one(value, findings),
+            "checkpoint_interval" => file.checkpoint_interval = one(value, findings),
             "agents" => file.agents = one(value, findings),
             "listen" => file.listen = many(value, findings, "listen"),
             "tls" => file.tls = one(value, findings),

@@ -7,14 +7,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::{Appender, Output, Reclaim};
+use crate::Options;
 use crate::backlog::{Backlog, Left};
 use crate::checkpoint::job::{Job, Stretch};
 use crate::checkpoint::{Checkpoint, Position, Rest, Source, identity};
 use crate::recovery::Damage;
-
-/// Octets of records, content not counted, from one checkpoint to the next: what a restart has to read behind the last
-/// one, at some hundred octets a message, and what the making of one takes memory for.
-const CHECKPOINT_OCTETS: u64 = 64 << 20;
 
 pub(super) struct Checkpoints {
     base: Option<Arc<Checkpoint>>,
@@ -29,7 +26,13 @@ pub(super) struct Checkpoints {
 
 impl Default for Checkpoints {
     fn default() -> Self {
-        Self { base: None, position: Position::default(), recorded: 0, octets: CHECKPOINT_OCTETS, cancelled: None }
+        Self {
+            base: None,
+            position: Position::default(),
+            recorded: 0,
+            octets: Options::CHECKPOINT_BYTES_DEFAULT,
+            cancelled: None,
+        }
     }
 }
 
@@ -41,7 +44,6 @@ impl Appender {
     }
 
     /// Makes checkpoints after so many octets of records.
-    #[cfg(test)]
     pub(crate) fn set_checkpoint_octets(&mut self, octets: u64) {
         self.checkpoints.octets = octets;
     }
