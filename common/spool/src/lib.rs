@@ -39,10 +39,10 @@
 //! segments only. It happens between groups, a little at a time; see `appender/compact.rs`.
 //!
 //! **Checkpoints.** With every 64 MiB of records ([`Options::checkpoint_bytes`]), content not counted, a thread of its own
-//! writes down what is known of every message at that place of the log, from the checkpoint before and the log since; the appender only says where the
-//! log is durable. A restart reads the checkpoint and the log behind it, and hands messages out as the rooms take them,
-//! each after a look at its content, so that the first is delivered long before the last is read. The log stays the
-//! truth: a checkpoint that does not fit it is set aside. See `checkpoint.rs`.
+//! writes down what is known of every message at that place of the log, from the checkpoint before and the log since; the
+//! appender only says where the log is durable. A restart reads the checkpoint and the log behind it, and hands messages
+//! out as the rooms take them, each after a look at its content, so that the first is delivered long before the last is
+//! read. The log stays the truth: a checkpoint that does not fit it is set aside. See `checkpoint.rs`.
 //!
 //! **What became of a message** in the queue ([`Reader::past`]) is read when somebody asks, from the checkpoint, which keeps
 //! the latest attempts of each batch and the ends of its recipients, and the log behind it. It costs the log nothing, the
