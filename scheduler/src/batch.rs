@@ -89,6 +89,19 @@ impl Batch {
         }
     }
 
+    /// Ends the round if nobody is left who has not had a turn in it: those who are left wait for their next attempt. Says
+    /// whether it did; the batch is to be queued anew then.
+    pub(crate) fn end_round(&mut self) -> bool {
+        let is_over = |round: &mut Box<Round>| self.recipients.last().is_none_or(|last| *last < round.from);
+        let Some(round) = self.round.take_if(is_over) else { return false };
+        if let Some((_, due)) = round.due {
+            self.due = due;
+            self.attempts = self.attempts.saturating_add(1);
+            self.last = round.last;
+        }
+        true
+    }
+
     /// The same as the disk takes it.
     pub(crate) fn into_queued(self, id: BatchId, thread: &ThreadKey) -> QueuedBatch {
         let Self {

@@ -44,8 +44,7 @@ impl Scheduler {
         let Some(batch) = thread.batches.get_mut(&batch_id) else { return };
         let round = batch.round.take();
         let start = round.as_ref().map_or(0, |round| batch.recipients.partition_point(|one| *one < round.from));
-        // All behind it may have gone meanwhile.
-        let start = if start < batch.recipients.len() { start } else { 0 };
+        debug_assert!(start < batch.recipients.len(), "its round would be over");
         let left = batch.recipients.len() - start;
         let count = left.min(room).min(lease.part(batch.copies, left));
         let given = start..start + count;
@@ -88,12 +87,10 @@ impl Thread {
         let next = batch.recipients.get(carried.given.end).copied();
         batch.recipients = remaining;
         batch.place = Place::Queued;
-        if let Some(from) = next {
+        if next.is_some() || carried.due.is_some() {
+            let from = next.unwrap_or(u32::MAX);
             batch.round = Some(Box::new(Round { from, due: carried.due, last: carried.last.clone() }));
-        } else if let Some((_, due)) = carried.due {
-            batch.due = due;
-            batch.attempts = batch.attempts.saturating_add(1);
-            batch.last.clone_from(&carried.last);
+            batch.end_round();
         }
     }
 }

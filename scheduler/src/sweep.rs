@@ -210,9 +210,8 @@ impl Scheduler {
         diagnostic: &Arc<Diagnostic>,
         now: Timestamp,
     ) -> u64 {
-        let Some(batch) = self.threads.get_mut(id).and_then(|thread| thread.batches.get_mut(&batch_id)) else {
-            return 0;
-        };
+        let Some(thread) = self.threads.get_mut(id) else { return 0 };
+        let Some(batch) = thread.batches.get_mut(&batch_id) else { return 0 };
         let (taken, rest): (Vec<u32>, Vec<u32>) =
             batch.recipients.iter().partition(|recipient| part.binary_search(recipient).is_ok());
         let count = u64::try_from(taken.len()).unwrap_or(u64::MAX);
@@ -227,6 +226,7 @@ impl Scheduler {
         let received = batch.received;
         let mut outcome = outcome_of(batch_id, batch, disposition, diagnostic, now);
         outcome.recipients = taken;
+        thread.end_round(batch_id, now);
         self.count_out(id, received, Load { batches: 0, recipients: count, bytes: 0 });
         self.record_outcome(id, outcome);
         count

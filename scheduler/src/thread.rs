@@ -219,6 +219,16 @@ impl Thread {
         }
     }
 
+    /// Recipients of a waiting batch have gone: if no others have their turn before the next attempt, it waits for that.
+    pub(crate) fn end_round(&mut self, id: BatchId, now: Timestamp) {
+        if self.batches.get(&id).is_none_or(|batch| batch.round.is_none()) {
+            return;
+        }
+        self.dequeue(id);
+        self.batches.get_mut(&id).map(Batch::end_round);
+        self.enqueue(id, now);
+    }
+
     /// For the spool.
     pub(crate) fn state(&self) -> ThreadState {
         ThreadState {

@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use zrelay_agent::{IN_HAND, Judgement, LeaseId, Measured, Pace, Report, Rest, Work, portion};
+use zrelay_agent::{IN_HAND, Judgement, LeaseId, Measured, Pace, Release, Report, Rest, Work, portion};
 use zrelay_clock::Timestamp;
 use zrelay_spool::{BatchId, Flow};
+
+use crate::operator::{Action, Chosen};
 
 use super::world::{START, World, clause, reply, settings};
 
@@ -192,4 +194,29 @@ fn those_who_are_deferred_in_a_part_wait_and_the_rest_of_the_batch_does_not() {
     host.serve(Duration::from_secs(20));
     assert_eq!((host.world.open.len(), host.served), (0, 1000 + left));
     assert!(host.world.outcomes.iter().all(|outcome| outcome.attempts <= 2), "a part is no attempt of its own");
+}
+
+#[test]
+fn those_who_are_deferred_in_a_part_wait_although_nobody_of_the_batch_is_left_behind_them() {
+    let mut host = Host::new(post(1, 1000), Duration::from_millis(2), Duration::from_millis(5)).measured();
+    host.defers = Some(2);
+    while host.world.agents[&host.lease].carried[0].recipients.first().is_some_and(|first| *first == 0) {
+        host.serve(Duration::from_millis(1));
+    }
+    // The first part comes back, and another one is under way.
+    host.world.release(host.lease, Release::Done);
+    let thread = "smtp/a".parse().unwrap();
+    let batch = host.world.open.first().unwrap().0;
+    let rest: Vec<u32> = host.world.open.iter().map(|(_, one)| *one).filter(|one| *one >= 50).collect();
+    let left = host.world.open.len() - rest.len();
+    assert!(left > 0, "some are deferred");
+    let chosen = Chosen { thread, batch, run: None, open: 1000, recipients: Some(rest) };
+    host.world.scheduler.operate_on(host.world.now, Action::Drop, &[chosen]);
+    host.world.settle_down();
+    assert_eq!(host.world.open.len(), left);
+    // The world looks at it that nobody is carried before its time.
+    host.lease = host.world.agent("smtp/a");
+    host = host.measured();
+    host.serve(Duration::from_secs(20));
+    assert_eq!(host.world.open.len(), 0);
 }
