@@ -20,11 +20,13 @@ usage: tests/bench-spool [OPTION...]
 
 Durable messages per second of the spool at 1, 8 and 64 writers, each of which waits for its answer, beside the same
 messages written as one file and one fsync each (in a directory per writer; the directory is not synced, to the
-advantage of the files). The two take turns in short rounds; the table has the medians, and the least and the largest
-ratio of a pair of rounds. Then: octets written for a post to many recipients, and the time to open spools of growing
-queues. Prints a table, and JSON as the last line.
+advantage of the files). Who writes files is a thread each, as the mailers that do it have a process each; the writers
+of the spool are the connections of one event loop, as in the hub. The two take turns in short rounds; the table has the
+medians, and the least and the largest ratio of a pair of rounds. Then: octets written for a post to many recipients, and
+the time to open spools of growing queues. Prints a table, and JSON as the last line.
 
   --directory DIR   where to write; use the disk that is meant       [default: the temporary directory]
+  --writers N,...   numbers of writers                               [default: 1,8,64]
   --rounds N        pairs of rounds for each number of writers       [default: 9]
   --round MS        length of a round                                [default: 500]
   --length OCTETS   length of a message                              [default: 4096]
@@ -35,6 +37,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 struct Settings {
     directory: PathBuf,
+    writers: Vec<usize>,
     rounds: u64,
     round: Duration,
     length: usize,
@@ -45,6 +48,7 @@ struct Settings {
 fn settings() -> Result<Settings, String> {
     let mut settings = Settings {
         directory: std::env::temp_dir(),
+        writers: vec![1, 8, 64],
         rounds: 9,
         round: Duration::from_millis(500),
         length: 4096,
@@ -57,6 +61,10 @@ fn settings() -> Result<Settings, String> {
         let number = || value.parse::<u32>().map_err(|_| format!("{argument} wants a number"));
         match argument.as_str() {
             "--directory" => settings.directory = PathBuf::from(value),
+            "--writers" => {
+                let numbers: Result<Vec<usize>, _> = value.split(',').map(str::parse).collect();
+                settings.writers = numbers.map_err(|_| format!("{argument} wants numbers, such as 1,8"))?;
+            }
             "--rounds" => settings.rounds = number()?.max(1).into(),
             "--round" => settings.round = Duration::from_millis(number()?.max(1).into()),
             "--length" => settings.length = (number()? as usize).min(PIECE_MAX),
@@ -101,11 +109,17 @@ impl Running {
     }
 }
 
-fn stored(answers: &Receiver<Committed>) {
+/// Waits for an answer, and says whose it is.
+fn stored(answers: &Receiver<Committed>) -> usize {
     match answers.wait(PATIENCE) {
-        Received::Item(Committed { result: Ok(()), .. }) => {}
+        Received::Item(committed) => accepted(committed),
         other => panic!("{other:?}"),
     }
+}
+
+fn accepted(committed: Committed) -> usize {
+    committed.result.expect("the spool takes it");
+    committed.token as usize
 }
 
 fn envelope(recipients: u32) -> Envelope {
@@ -136,61 +150,63 @@ fn content(writer: usize, number: u64, length: usize) -> Vec<u8> {
     content
 }
 
-/// One round: so many threads for so long, each with the work that `make` gives it; messages per second.
-fn rate<W: FnMut(u64)>(writers: usize, length: Duration, first: u64, make: impl Fn(usize) -> W + Sync) -> f64 {
+/// One round of files: a thread for each writer; messages per second.
+fn files(directory: &Path, writers: usize, round: u64, settings: &Settings) -> f64 {
     let begin = Instant::now();
-    let until = begin + length;
+    let until = begin + settings.round;
+    let first = round << 32;
+    let write = |writer: usize| {
+        let folder = directory.join(format!("files{writers}.{writer}"));
+        fs::create_dir_all(&folder).expect("a directory");
+        let mut number = first;
+        while Instant::now() < until {
+            let mut file = File::create(folder.join(number.to_string())).expect("a file");
+            file.write_all(&content(writer, number, settings.length)).expect("it is written");
+            file.sync_all().expect("it is synced");
+            number += 1;
+        }
+        number - first
+    };
     let count: u64 = thread::scope(|scope| {
-        let make = &make;
-        let threads: Vec<_> = (0..writers)
-            .map(|writer| {
-                scope.spawn(move || {
-                    let mut write = make(writer);
-                    let mut number = first;
-                    while Instant::now() < until {
-                        write(number);
-                        number += 1;
-                    }
-                    number - first
-                })
-            })
-            .collect();
+        let threads: Vec<_> = (0..writers).map(|writer| scope.spawn(move || write(writer))).collect();
         threads.into_iter().map(|thread| thread.join().expect("a writer")).sum()
     });
     count as f64 / begin.elapsed().as_secs_f64()
 }
 
-fn files(directory: &Path, writers: usize, round: u64, settings: &Settings) -> f64 {
-    rate(writers, settings.round, round << 32, |writer| {
-        let folder = directory.join(format!("files{writers}.{writer}"));
-        fs::create_dir_all(&folder).expect("a directory");
-        move |number| {
-            let mut file = File::create(folder.join(number.to_string())).expect("a file");
-            file.write_all(&content(writer, number, settings.length)).expect("it is written");
-            file.sync_all().expect("it is synced");
-        }
-    })
-}
-
+/// One round of the spool: each answer lets its writer go on; messages per second.
 fn spool(running: &Running, writers: usize, round: u64, settings: &Settings) -> f64 {
-    rate(writers, settings.round, round << 32, |writer| {
-        // As a loop of the intake has it: one mailbox for all answers.
-        let (to, answers) = mailbox(1);
-        let (intake, routing) = (running.handle.intake(), &running.routing);
-        move |number| {
-            let message = running.handle.next_id();
-            let tail = content(writer, number, settings.length);
-            let mut digest = [0; 32];
-            digest[..8].copy_from_slice(&message.0.to_le_bytes());
-            let reply = CommitReply { to: to.clone(), token: message.0 };
-            let envelope = Box::new(envelope(1));
-            let commit = Request::Commit { message, tail, digest, envelope, reply };
-            assert!(intake.send(commit).is_ok());
-            stored(&answers);
-            // Somebody takes the news, as the router does.
-            routing.drain(64).for_each(drop);
+    let begin = Instant::now();
+    let until = begin + settings.round;
+    let (to, answers) = mailbox(writers);
+    let intake = running.handle.intake();
+    let mut numbers = vec![round << 32; writers];
+    let mut write = |writer: usize| {
+        let message = running.handle.next_id();
+        let tail = content(writer, numbers[writer], settings.length);
+        numbers[writer] += 1;
+        let mut digest = [0; 32];
+        digest[..8].copy_from_slice(&message.0.to_le_bytes());
+        let reply = CommitReply { to: to.clone(), token: writer as u64 };
+        let envelope = Box::new(envelope(1));
+        assert!(intake.send(Request::Commit { message, tail, digest, envelope, reply }).is_ok());
+    };
+    (0..writers).for_each(&mut write);
+    let (mut under_way, mut count) = (writers, 0_u64);
+    while under_way > 0 {
+        let first = stored(&answers);
+        for writer in std::iter::once(first).chain(answers.drain(writers).map(accepted)) {
+            count += 1;
+            if Instant::now() < until {
+                write(writer);
+            } else {
+                under_way -= 1;
+            }
         }
-    })
+        // Somebody takes the news, as the router does.
+        running.routing.drain(writers).for_each(drop);
+    }
+    count as f64 / begin.elapsed().as_secs_f64()
 }
 
 /// What so many writers bring about, in messages per second.
@@ -315,7 +331,7 @@ fn main() -> ExitCode {
         "{:>8} {:>10} {:>10} {:>8} {:>16} {:>14}",
         "writers", "files/s", "spool/s", "ratio", "least..most", "syncs/message"
     );
-    for writers in [1, 8, 64] {
+    for &writers in &settings.writers {
         let Contest { files, spool, ratios: [least, ratio, most], syncs_per_message } =
             contest(directory, writers, &settings);
         let span = format!("{least:.1}..{most:.1}");
