@@ -233,7 +233,7 @@ pub(crate) fn day(seed: u64, recipients: u32, domains: u32) -> World {
         sites,
         domains,
         faults: Faults::None,
-        segment_bytes: 1 << 20,
+        segment_bytes: 16 << 20,
         sync_time: Duration::from_millis(20),
         splits: false,
         audit_every: 200_000,
