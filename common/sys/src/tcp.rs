@@ -30,6 +30,8 @@ pub struct TcpInfo {
     pub acked: u64,
     /// Segments retransmitted over the life of the connection.
     pub retransmits: u32,
+    /// Segments received ahead of one that is missing, over the life of the connection.
+    pub out_of_order: u32,
 }
 
 /// Reads `TCP_INFO` of a connected TCP socket.
@@ -70,6 +72,7 @@ pub fn tcp_info(socket: &impl AsFd) -> io::Result<TcpInfo> {
         notsent: info.tcpi_notsent_bytes,
         acked: info.tcpi_bytes_acked,
         retransmits: info.tcpi_total_retrans,
+        out_of_order: info.tcpi_rcv_ooopack,
     })
 }
 

@@ -17,7 +17,7 @@ use zrelay_config::Pipelining;
 use zrelay_tls::{Progress, Session, TlsError};
 
 use super::pipe::{Limits, Load, Pipe, Room, Sample};
-use super::service::Service;
+use super::service::{BURST_GAP, Path, Service};
 use crate::conversation::{Conversation, Owed};
 use crate::letter::Letter;
 
@@ -162,6 +162,8 @@ pub(crate) struct Link<L> {
     service: Service,
     /// The shortest round trip of the path, once it was asked for.
     round_trip: Option<Duration>,
+    /// Segments known to be lost on the path, one way or the other, or to have overtaken one.
+    losses: u32,
     /// What the socket takes beyond what it has sent, octets.
     unsent: u64,
 }
@@ -189,6 +191,7 @@ impl<L: Letter> Link<L> {
             pipe,
             service: Service::new(),
             round_trip: None,
+            losses: 0,
             unsent: 0,
         };
         link.bound_unsent(link.pipe.room().unsent);
@@ -247,11 +250,19 @@ impl<L: Letter> Link<L> {
             }
             Owed::BehindCommand(at) | Owed::BehindReply(at) => now.since(at),
         };
+        let path = if waited >= BURST_GAP { self.look_at_path() } else { Path::Smooth };
         let mut answers = self.conversation.answers();
         answers.remove(before);
         let under_way = self.conversation.under_way() as u64;
-        self.service.heard(waited, answers, under_way, round_trip);
+        self.service.heard(waited, path, answers, under_way, round_trip);
         self.conversation.set_portion(self.service.portion());
+    }
+
+    /// What the path did since the last look.
+    fn look_at_path(&mut self) -> Path {
+        let Ok(info) = zrelay_sys::tcp_info(&self.stream) else { return Path::Smooth };
+        let losses = info.retransmits.wrapping_add(info.out_of_order);
+        if std::mem::replace(&mut self.losses, losses) == losses { Path::Smooth } else { Path::Lossy }
     }
 
     /// Another clause bounds what may be under way.

@@ -7,7 +7,10 @@
 //! known; then both stay near what was known before, and the engine makes one transaction in four twice as large, so that
 //! bursts do differ.
 //!
-//! Time in which nothing was owed does not count, nor does the round trip behind it.
+//! Time in which nothing was owed does not count, nor does the round trip behind it. Where the path lost something, commands
+//! or replies, a burst comes late whatever the far side is like: it can show that the far side is faster than was known,
+//! and not that it is slower. Otherwise each loss would make the agent ask for less, until less than the path takes is under
+//! way. A path that is slow without that does count, since whoever comes next waits for it as well.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -15,7 +18,7 @@ use std::time::Duration;
 use zrelay_agent::{Measured, Pace, Work, portion};
 
 /// Silence that ends a burst.
-const BURST_GAP: Duration = Duration::from_millis(2);
+pub(crate) const BURST_GAP: Duration = Duration::from_millis(2);
 
 /// Longest burst: replies that come steadily are cut into such pieces.
 const BURST_TIME: Duration = Duration::from_millis(100);
@@ -79,6 +82,17 @@ struct Burst {
     lasted: Duration,
     messages: u64,
     recipients: u64,
+    path: Path,
+}
+
+/// What the path did while a reply was waited for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) enum Path {
+    /// Nothing out of the ordinary.
+    #[default]
+    Smooth,
+    /// It lost something, one way or the other.
+    Lossy,
 }
 
 /// See the module's documentation.
@@ -111,18 +125,21 @@ impl Service {
     }
 
     /// Replies came that were waited for so long. `under_way` is the number of transactions begun and not answered.
-    pub(crate) fn heard(&mut self, waited: Duration, answers: Work, under_way: u64, round_trip: Duration) {
+    pub(crate) fn heard(&mut self, waited: Duration, path: Path, answers: Work, under_way: u64, round_trip: Duration) {
         if waited >= BURST_GAP || self.burst.lasted >= BURST_TIME {
             self.end_burst();
         } else {
             self.burst.lasted += waited;
+        }
+        if path == Path::Lossy {
+            self.burst.path = path;
         }
         self.burst.waited += waited;
         self.burst.messages += answers.messages;
         self.burst.recipients += answers.recipients;
         self.answered.add(answers);
         self.waited += waited;
-        let sums = self.sums.with(&self.burst);
+        let sums = self.sums.with(&self.burst.as_observed(self.settled));
         self.times = sums.solve(self.settled);
         if self.is_known() {
             self.size_portion(&sums, under_way, round_trip);
@@ -134,8 +151,8 @@ impl Service {
         if self.burst.messages + self.burst.recipients == 0 {
             return;
         }
-        let burst = std::mem::take(&mut self.burst);
-        let expected = self.settled.message * burst.messages as f64 + self.settled.recipient * burst.recipients as f64;
+        let burst = std::mem::take(&mut self.burst).as_observed(self.settled);
+        let expected = burst.expected(self.settled);
         let waited = burst.waited.as_secs_f64();
         let off = (waited - expected).abs();
         let surprises = off > SURPRISE && off > waited.max(expected) / 2.0;
@@ -184,6 +201,21 @@ impl Service {
         // A cast from a float saturates.
         let of = |range: RangeInclusive<f64>| (range.end() * part).clamp(*range.start(), *range.end()) as u64;
         Pace::Presumed(Work { messages: of(PRESUMED_MESSAGES), recipients: of(PRESUMED_RECIPIENTS) })
+    }
+}
+
+impl Burst {
+    /// What it should have taken, seconds.
+    fn expected(&self, times: Times) -> f64 {
+        times.message * self.messages as f64 + times.recipient * self.recipients as f64
+    }
+
+    /// What it says of a far side of which this much was known.
+    fn as_observed(mut self, times: Times) -> Self {
+        if self.path == Path::Lossy {
+            self.waited = self.waited.min(Duration::from_secs_f64(self.expected(times)));
+        }
+        self
     }
 }
 

@@ -38,7 +38,7 @@ impl Far {
             }
             left -= size;
             let mut flush = |waited: &mut f64, pending: &mut Work| {
-                service.heard(Duration::from_secs_f64(*waited), *pending, 3, round_trip);
+                service.heard(Duration::from_secs_f64(*waited), Path::Smooth, *pending, 3, round_trip);
                 (*waited, *pending) = (0.0, Work::default());
             };
             for _ in 0..size {
@@ -131,7 +131,7 @@ fn a_fast_far_side_over_a_long_path_is_not_divided() {
             for piece in 0..pieces {
                 let waited = if piece == 0 { waited } else { 0.0005 };
                 let answers = Work { messages: u64::from(piece == 0), recipients: flight / pieces };
-                service.heard(Duration::from_secs_f64(waited), answers, 2, path);
+                service.heard(Duration::from_secs_f64(waited), Path::Smooth, answers, 2, path);
             }
             assert!(service.portion() >= 1000, "{round_trip}, round {round}: {}", service.portion());
             let in_hand = Work { messages: 4, recipients: flight * 3 };
@@ -165,4 +165,31 @@ fn a_far_side_that_becomes_slow_or_fast_is_found_out_in_a_post() {
         fast.send(&mut service, 20_000, 1000);
         assert!(service.portion() >= 1000, "{writes:?}: {} {service:?}", service.portion());
     }
+}
+
+/// A path of 130 ms that takes a flight of 500 recipients in each round trip and loses something in one of six, so that a few
+/// replies come two round trips late and all others at once behind them. What is in hand must fill it at all times, six
+/// round trips of it, or the losses bring about what they seem to show.
+#[test]
+fn what_a_path_loses_is_not_held_against_the_far_side() {
+    let path = Duration::from_millis(130);
+    let mut service = Service::new();
+    let answers = |recipients| Work { messages: 0, recipients };
+    for round in 0..200 {
+        let (waited, lost) = if round % 6 == 5 { (path * 3, Path::Lossy) } else { (path, Path::Smooth) };
+        service.heard(waited, lost, answers(if lost == Path::Lossy { 20 } else { 250 }), 3, path);
+        service.heard(Duration::from_micros(500), Path::Smooth, answers(250), 3, path);
+        let in_hand = Work { messages: 3, recipients: 3000 };
+        assert!(round == 0 || !service.pace(path).is_full(in_hand), "round {round}: {:?}", service.pace(path));
+    }
+}
+
+#[test]
+fn a_far_side_that_becomes_faster_is_found_out_on_a_lossy_path_too() {
+    let mut service = Service::new();
+    let answers = Work { messages: 1, recipients: 100 };
+    (0..50).for_each(|_| service.heard(Duration::from_millis(500), Path::Smooth, answers, 3, Duration::ZERO));
+    assert!(service.portion() <= 100, "{}", service.portion());
+    (0..50).for_each(|_| service.heard(Duration::from_millis(5), Path::Lossy, answers, 3, Duration::ZERO));
+    assert!(service.portion() >= 1000, "{}", service.portion());
 }
