@@ -21,6 +21,9 @@ pub(crate) enum Goal {
     OfPostfix(f64, f64),
     /// Where several connections are allowed: times the rate of one, and how many there are at the end.
     OfOne(f64, RangeInclusive<usize>),
+    /// On a line that loses packets: part of the share of the plain transfer's rate that another work, the same without
+    /// loss, reaches in this run.
+    AsWithoutLoss(&'static str, f64),
     /// On a line that loses packets: no silence that TCP does not explain, one connection, and nothing wrong on it.
     Smooth,
 }
@@ -33,16 +36,29 @@ pub(crate) struct Verdict {
     pub(crate) met: bool,
 }
 
-/// The outcomes of one work.
-pub(crate) struct Rates<'a>(pub(crate) Vec<&'a Outcome>);
+/// The outcomes of one work, and of all.
+pub(crate) struct Rates<'a> {
+    of_work: Vec<&'a Outcome>,
+    all: &'a [Outcome],
+}
 
-impl Rates<'_> {
+impl<'a> Rates<'a> {
+    /// Those of the work of this name.
+    pub(crate) fn new(work: &str, all: &'a [Outcome]) -> Self {
+        Self { of_work: all.iter().filter(|it| it.work.name == work).collect(), all }
+    }
+
     pub(crate) fn of(&self, contender: Contender) -> Option<f64> {
         self.outcome(contender).map(Outcome::rate)
     }
 
     fn outcome(&self, contender: Contender) -> Option<&Outcome> {
-        self.0.iter().find(|it| it.contender == contender).copied()
+        self.of_work.iter().find(|it| it.contender == contender).copied()
+    }
+
+    /// The share of the plain transfer's rate that zrelay reaches.
+    fn share(&self) -> Option<f64> {
+        Some(self.of(Contender::Zrelay)? / self.of(Contender::Plain)?)
     }
 }
 
@@ -77,6 +93,15 @@ pub(crate) fn judge(goal: &Goal, outcome: &Outcome, rates: &Rates<'_>) -> Vec<Ve
             let words = format!("{} to {} connections at the end", connections.start(), connections.end());
             let count = Verdict { words, reached: used as f64, met: connections.contains(&used) };
             ratio("zrelay on one connection", *least, Contender::Zrelay).into_iter().chain([count]).collect()
+        }
+        Goal::AsWithoutLoss(other, part) => {
+            let shares = rates.share().zip(Rates::new(other, rates.all).share());
+            let verdict = |(share, without): (f64, f64)| {
+                let reached = share / without;
+                let words = format!("at least {part} x the share of plain TCP of {other}");
+                Verdict { words, reached, met: reached >= *part }
+            };
+            shares.map(verdict).into_iter().collect()
         }
         Goal::Smooth => smooth(outcome),
     }

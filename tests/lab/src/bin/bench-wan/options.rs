@@ -41,7 +41,8 @@ E's goal is as near as a new connection can come: 0.24 s of some 6.3 go by with 
 to EHLO, and 0.06 s with these on the slow line. No octet is lost: acknowledgements of replies queue behind the commands.
 
 The runs of F have different losses, and go on side by side unless the congestion control is bbr, which losses do not slow
-down; the run in the middle counts. A stall is a silence that TCP's own timeouts do not explain: see `goals.rs`.
+down; the run in the middle counts. Its goal is the share of the plain transfer that B and C reach without loss, in the same
+run. Replies are lost as well as commands, and are six tenths as many octets in FB; the plain transfer has none. A stall is a silence that TCP's own timeouts do not explain: see `goals.rs`.
 
   --short             about a minute: A, B, C; zrelay and the plain transfer only
   --only WORKS        such as A,B,FC

@@ -30,8 +30,8 @@ pub(crate) fn table(options: &Options, outcomes: &[Outcome]) -> String {
     );
     text.push_str(&header);
     for group in outcomes.chunk_by(|one, other| one.work.name == other.work.name) {
-        let rates = Rates(group.iter().collect());
         let Some(first) = group.first() else { continue };
+        let rates = Rates::new(first.work.name, outcomes);
         let _infallible = writeln!(text, "{}", first.work.title(Contender::Zrelay));
         for outcome in group {
             let share = |other: Contender| {
@@ -89,8 +89,7 @@ fn number(value: f64) -> String {
 
 pub(crate) fn json(options: &Options, outcomes: &[Outcome], real: &[crate::real::Row]) -> Value {
     let rows = outcomes.iter().map(|outcome| {
-        let same = outcomes.iter().filter(|it| it.work.name == outcome.work.name);
-        let rates = Rates(same.collect());
+        let rates = Rates::new(outcome.work.name, outcomes);
         let share = |other: Contender| rates.of(other).map(|other| outcome.rate() / other);
         let goals = outcome.work.goals.iter().filter(|_| outcome.is_judged());
         let goals = goals.flat_map(|goal| judge(goal, outcome, &rates));
