@@ -91,18 +91,22 @@ const TICK: Duration = Duration::from_millis(20);
 /// How often `--watch` looks.
 const WATCH: Duration = Duration::from_millis(200);
 
+/// What all runs have in common.
+#[derive(Clone, Copy)]
+pub(crate) struct Bench<'a> {
+    pub(crate) options: &'a Options,
+    /// Where Postfix is, if it takes part.
+    pub(crate) peers: Option<&'a Peers>,
+    /// Set when the benchmark is to end.
+    pub(crate) stop: &'a AtomicBool,
+}
+
 /// One work by one contender, in a laboratory of its own. `octets` are those of the plain transfer.
 ///
 /// # Errors
 /// The laboratory, the relay or the far side did not work, or nothing came in time.
-pub(crate) fn run(
-    contender: Contender,
-    work: &Work,
-    octets: u64,
-    options: &Options,
-    peers: Option<&Peers>,
-    stop: &AtomicBool,
-) -> Result<Outcome, Failure> {
+pub(crate) fn run(bench: Bench<'_>, contender: Contender, work: &Work, octets: u64) -> Result<Outcome, Failure> {
+    let Bench { options, peers, stop } = bench;
     let lab = Lab::build(work.line, &options.congestion)?;
     if contender == Contender::Plain {
         let receiver = lab.far().run(|| plain::Receiver::start(lab.far_address()))??;

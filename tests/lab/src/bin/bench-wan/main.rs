@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use zrelay_tests::peers::{self, Peers};
 
-use contenders::{Contender, Failure};
+use contenders::{Bench, Contender, Failure};
 use options::Options;
 use outcome::Outcome;
 
@@ -60,6 +60,7 @@ fn measure(options: &Options, stop: &AtomicBool) -> Result<(Vec<Outcome>, Vec<re
     } else {
         None
     };
+    let bench = Bench { options, peers: peers.as_ref(), stop };
     let mut outcomes: Vec<Outcome> = Vec::new();
     for work in works::all(options) {
         let contenders =
@@ -67,7 +68,7 @@ fn measure(options: &Options, stop: &AtomicBool) -> Result<(Vec<Outcome>, Vec<re
         let mut octets = 0;
         for contender in contenders {
             eprintln!("{}: {} ...", work.title(contender), contender.name());
-            let outcome = repeat::run(contender, &work, octets, options, peers.as_ref(), stop)?;
+            let outcome = repeat::run(bench, contender, &work, octets)?;
             if contender == Contender::Zrelay {
                 octets = outcome.octets_all;
             }

@@ -1,11 +1,8 @@
 //! Works in which chance plays a part are done several times, each in a laboratory of its own.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
-use zrelay_tests::peers::Peers;
-
-use crate::contenders::{self, Contender, Failure};
-use crate::options::Options;
+use crate::contenders::{self, Bench, Contender, Failure};
 use crate::outcome::Outcome;
 use crate::works::Work;
 
@@ -16,25 +13,18 @@ const AT_A_TIME: u64 = 8;
 ///
 /// # Errors
 /// One of them did not come to an end.
-pub(crate) fn run(
-    contender: Contender,
-    work: &Work,
-    octets: u64,
-    options: &Options,
-    peers: Option<&Peers>,
-    stop: &AtomicBool,
-) -> Result<Outcome, Failure> {
+pub(crate) fn run(bench: Bench<'_>, contender: Contender, work: &Work, octets: u64) -> Result<Outcome, Failure> {
     let one = |number: u64| {
         let mut work = work.clone();
         work.line.seed += number;
-        let outcome = contenders::run(contender, &work, octets, options, peers, stop);
+        let outcome = contenders::run(bench, contender, &work, octets);
         if outcome.is_err() {
-            stop.store(true, Ordering::Relaxed);
+            bench.stop.store(true, Ordering::Relaxed);
         }
         outcome
     };
     // Losses slow most congestion controls down so much that the lines need not have the machine to themselves.
-    let at_a_time = if options.is_slowed_by_losses() { AT_A_TIME } else { 1 };
+    let at_a_time = if bench.options.is_slowed_by_losses() { AT_A_TIME } else { 1 };
     let mut outcomes = Vec::new();
     let mut next = 0;
     while next < work.runs {
