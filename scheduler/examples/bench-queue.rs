@@ -37,6 +37,7 @@ table, and JSON as the last line.
   --threads N       threads                                               [default: 1000]
   --length OCTETS   length of a message; every one is different           [default: 200]
   --memory MIB      [queue] memory of the configuration                   [default: 512]
+  --checkpoint MIB  [hub] checkpoint_interval of the configuration      [default: 64]
   --tried PERCENT   of the batches of each message are tried, every second one of them with success, and what that and
                     its checkpoints take is said as well                  [default: 0]
   --without-checkpoint 1  removes the checkpoint before each restart      [default: 0]
@@ -54,8 +55,9 @@ Restart with a million recipients in a thousand threads, small and large bodies:
 
 /// Messages under way to the spool at a time.
 const AHEAD: u64 = 512;
-/// Outcomes in one record.
+/// Outcomes in one record, and such records under way at a time.
 const TOGETHER: usize = 64;
+const AHEAD_RECORDS: usize = 16;
 
 struct Options_ {
     directory: PathBuf,
@@ -65,6 +67,7 @@ struct Options_ {
     length: usize,
     memory: u64,
     restarts: u64,
+    checkpoint: u64,
     tried: u64,
     without_checkpoint: bool,
 }
@@ -78,6 +81,7 @@ fn options() -> Result<Options_, String> {
         length: 200,
         memory: 512,
         restarts: 1,
+        checkpoint: Options::CHECKPOINT_BYTES_DEFAULT >> 20,
         tried: 0,
         without_checkpoint: false,
     };
@@ -95,6 +99,7 @@ fn options() -> Result<Options_, String> {
             }
             "--memory" => options.memory = number()?.max(16),
             "--restarts" => options.restarts = number()?,
+            "--checkpoint" => options.checkpoint = number()?.max(1),
             "--tried" => options.tried = number()?.min(100),
             "--without-checkpoint" => options.without_checkpoint = number()? > 0,
             _ => return Err(format!("unknown option {argument}")),
@@ -146,8 +151,12 @@ struct Hub {
 fn start(options: &Options_) -> Hub {
     let clock = Clock::start();
     let memory = options.memory << 20;
-    let spool_options =
-        Options { reserve_bytes: 0, memory_bytes: memory / 8 * 5, ..Options::new(options.directory.join("spool")) };
+    let spool_options = Options {
+        reserve_bytes: 0,
+        memory_bytes: memory / 8 * 5,
+        checkpoint_bytes: options.checkpoint << 20,
+        ..Options::new(options.directory.join("spool"))
+    };
     let (spool, handle, recovered) = Spool::open(spool_options, clock.now()).expect("the spool opens");
     let (scheduler_loop, inlets) = SchedulerLoop::new().expect("an event loop");
     let spill = Spill::create(&options.directory.join("spool")).expect("a file beside the spool");
@@ -223,23 +232,27 @@ fn submit(hub: &Hub, options: &Options_) -> Vec<MessageId> {
 /// every second one is delivered, the others are put off. Returns how many recipients left the queue.
 fn attempt(hub: &Hub, messages: &[MessageId], options: &Options_) -> u64 {
     let hosts = u64::from(options.recipients).min(options.threads);
-    let (mut left, mut together) = (0, Vec::with_capacity(TOGETHER));
+    let mut left = 0;
     for number in 0..u32::try_from(hosts * options.tried / 100).unwrap_or(u32::MAX) {
         let whose: Vec<u32> = (0..options.recipients).filter(|n| u64::from(*n) % hosts == u64::from(number)).collect();
-        for message in messages {
-            let (disposition, text) = if number % 2 == 0 {
-                left += whose.len() as u64;
-                (Disposition::Delivered { dsn_relayed: false }, format!("2.0.0 Ok: queued as {:X}", message.0))
-            } else {
-                (Disposition::Deferred, "4.2.1 slow down, and come back later".to_owned())
+        for (some, messages) in messages.chunks(TOGETHER).enumerate() {
+            let tried = |(index, message): (usize, &MessageId)| {
+                let (disposition, text) = if (number as usize + index).is_multiple_of(2) {
+                    left += whose.len() as u64;
+                    (Disposition::Delivered { dsn_relayed: false }, format!("2.0.0 Ok: queued as {:X}", message.0))
+                } else {
+                    (Disposition::Deferred, "4.2.1 slow down, and come back later".to_owned())
+                };
+                outcome(BatchId { message: *message, number }, whose.clone(), disposition, text)
             };
-            together.push(outcome(BatchId { message: *message, number }, whose.clone(), disposition, text));
-            if together.len() == TOGETHER {
-                assert!(hub.spool.sender().send(Request::Outcomes(std::mem::take(&mut together))).is_ok());
+            let together = messages.iter().enumerate().map(tried).collect();
+            assert!(hub.spool.sender().send(Request::Outcomes(together)).is_ok());
+            // What waits for the disk takes memory as well.
+            if some % AHEAD_RECORDS == 0 {
+                flush(&hub.spool);
             }
         }
     }
-    assert!(hub.spool.sender().send(Request::Outcomes(together)).is_ok());
     flush(&hub.spool);
     while is_making_a_checkpoint() {
         thread::sleep(Duration::from_millis(20));

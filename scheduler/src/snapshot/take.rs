@@ -254,7 +254,7 @@ impl Scheduler {
             visited += 1;
             last = Some(key);
             let Some(thread) = self.threads.get(*id) else { continue };
-            let batches = thread.batches.range(crate::operator::batches_of(message));
+            let batches = thread.batches.range(message.batches());
             views.extend(batches.map(|(id, batch)| batch_view(thread, *id, batch, now)));
         }
         (views, last.filter(|_| visited == limit).cloned())
