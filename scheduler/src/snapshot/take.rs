@@ -142,7 +142,7 @@ impl Scheduler {
             oldest: first.map(|batch| batch.received).into_iter().chain(thread.beyond.oldest()).min(),
             flows: count(thread.flows.count()),
             held_by: thread.held_by.clone(),
-            held: u64::try_from(thread.aside.len()).unwrap_or(u64::MAX),
+            held: u64::try_from(thread.aside.len()).unwrap_or(u64::MAX).saturating_add(thread.beyond.held()),
             agents: count(thread.leases.len()),
             agents_max: thread.clause.thread_agents,
             credit: leases().fold(0, |sum: u32, lease| sum.saturating_add(lease.window.batches)),
