@@ -3,9 +3,11 @@
 //! The short form of `tests/soak-crash`, which sets how often, and from which seed.
 
 use std::collections::{HashMap, HashSet};
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 
 use zrelay_tests::{Answer, Answered, Body, Hub, Mail, Marked, SOON, Sink, Step, inject, random, wait_until};
 
@@ -17,6 +19,8 @@ const CONNECTIONS: usize = 6;
 const UNACKNOWLEDGED: usize = 32;
 /// Messages that are answered 250 between two kills, at most.
 const BETWEEN_MAX: u64 = 150;
+/// How long a kill waits for what it is aimed at.
+const AIM_PATIENCE: Duration = Duration::from_secs(10);
 /// One message in so many stays in the queue until the end, so that the segments around it are compacted.
 const STRAGGLERS: usize = 40;
 
@@ -36,6 +40,73 @@ fn make(number: usize) -> Mail {
         recipients.push(&late);
     }
     Mail::generate(&format!("soak.{number}"), octets, Body::Text, "sender@a.test", &recipients)
+}
+
+/// When a kill comes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Aim {
+    /// At any time.
+    Anywhere,
+    /// While a checkpoint is made.
+    Checkpoint,
+    /// When compaction has just removed a segment.
+    Removal,
+}
+
+impl Aim {
+    fn of(kill: u64) -> Self {
+        [Self::Anywhere, Self::Checkpoint, Self::Removal][(kill % 3) as usize]
+    }
+}
+
+/// The directory of the spool, in which the hub is caught at work.
+struct Spool {
+    directory: PathBuf,
+    /// What the last kill has left of a checkpoint that was being made.
+    stale: Option<(SystemTime, u64)>,
+}
+
+impl Spool {
+    fn new(directory: &Path) -> Self {
+        Self { directory: directory.join("spool"), stale: None }
+    }
+
+    /// The checkpoint that is being made: when it was written last, and its octets.
+    fn unfinished(&self) -> Option<(SystemTime, u64)> {
+        let metadata = fs::metadata(self.directory.join("checkpoint.new")).ok()?;
+        Some((metadata.modified().ok()?, metadata.len()))
+    }
+
+    fn segments(&self) -> HashSet<PathBuf> {
+        let entries = fs::read_dir(&self.directory).into_iter().flatten().flatten().map(|entry| entry.path());
+        entries.filter(|path| path.extension().is_some_and(|extension| extension == "seg")).collect()
+    }
+
+    /// Waits for what the kill is meant to meet, and looks often, since that is over within a few milliseconds. It need not
+    /// come: there is nothing to compact right behind a restart.
+    fn meets(&self, aim: Aim) -> bool {
+        let before = self.segments();
+        let end = Instant::now() + AIM_PATIENCE;
+        let met = || match aim {
+            Aim::Anywhere => true,
+            Aim::Checkpoint => self.unfinished().is_some_and(|file| Some(file) != self.stale),
+            Aim::Removal => before.iter().any(|segment| !segment.exists()),
+        };
+        while !met() {
+            if Instant::now() >= end {
+                return false;
+            }
+            std::thread::sleep(Duration::from_micros(100));
+        }
+        true
+    }
+
+    /// Whether the hub, which is dead now, died while it made a checkpoint.
+    fn has_interrupted_checkpoint(&mut self) -> bool {
+        let left = self.unfinished();
+        let before = std::mem::replace(&mut self.stale, left);
+        self.stale.is_some() && self.stale != before
+    }
 }
 
 /// What clients heard, over all kills.
@@ -90,7 +161,8 @@ fn kills_while_everything_goes_on_lose_nothing_and_double_only_what_was_under_wa
         .start();
     let (books, stop) = (Books::default(), AtomicBool::new(false));
     let address = hub.smtp();
-    let (mut moved, mut checkpoints) = (0, 0);
+    let (mut moved, mut checkpoints, mut interrupted, mut removals) = (0, 0, 0, 0);
+    let mut spool = Spool::new(hub.path());
     std::thread::scope(|scope| {
         for _ in 0..CONNECTIONS {
             scope.spawn(|| books.keep_sending(address, &stop));
@@ -108,7 +180,10 @@ fn kills_while_everything_goes_on_lose_nothing_and_double_only_what_was_under_wa
             let figures = hub.json(&["status"])["spool"].clone();
             moved += figures["moved_messages"].as_u64().unwrap_or_default();
             checkpoints += figures["checkpoints"].as_u64().unwrap_or_default();
+            let met = spool.meets(Aim::of(kill));
             hub.kill();
+            removals += u64::from(met && Aim::of(kill) == Aim::Removal);
+            interrupted += u64::from(spool.has_interrupted_checkpoint());
             hub.start();
         }
         stop.store(true, Ordering::Relaxed);
@@ -150,12 +225,15 @@ fn kills_while_everything_goes_on_lose_nothing_and_double_only_what_was_under_wa
     let unknown = answers.values().filter(|answer| **answer == Answered::Unknown).count();
     println!(
         "seed {seed}: {kills} kills, {} recipients of messages answered 250 and all delivered, {unknown} messages unanswered, \
-         {moved} messages moved by compaction, {checkpoints} checkpoints, {doubled} recipients doubled (at most {bound})",
+         {moved} messages moved by compaction, {checkpoints} checkpoints, {interrupted} kills while one was made, {removals} as \
+         a segment was removed, {doubled} recipients doubled (at most {bound})",
         expected.len(),
     );
     assert!(doubled <= bound);
     assert!(answers.values().all(|answer| !matches!(answer, Answered::Refused(_))), "something was refused");
     assert!(unknown > 0 || kills < 5, "no kill has met a message on its way in");
     assert!(moved > 0 || kills < 5, "no kill has met compaction");
+    assert!(interrupted > 0 || kills < 5, "no kill has met the making of a checkpoint");
+    assert!(removals > 0 || kills < 30, "no kill has met the removal of a segment");
     assert!(checkpoints > 0, "no restart has begun with a checkpoint");
 }

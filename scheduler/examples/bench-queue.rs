@@ -1,5 +1,8 @@
 //! What a long queue costs in memory, and how soon a hub with one delivers after a restart. See `--help`.
 
+#[path = "../../common/spool/examples/shared/mod.rs"]
+mod shared;
+
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -7,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use shared::{PATIENCE, content, envelope, flush, outcome, stored};
 use zrelay_agent::{Credit, Order, Report};
 use zrelay_clock::Clock;
 use zrelay_config::Config;
@@ -15,8 +19,8 @@ use zrelay_scheduler::{
     Answer, Ask, BATCH_OCTETS, Outlets as SchedulerOutlets, Scheduler, SchedulerHandle, SchedulerLoop, Settings,
 };
 use zrelay_spool::{
-    CommitReply, Committed, Content, Envelope, Fact, Handling, Notify, Options, Outlets, Recipient, Request,
-    RoutedBatch, Spill, Spool, SpoolHandle, ThreadKey,
+    BatchId, Committed, Disposition, Fact, MessageId, Options, Outlets, Request, RoutedBatch, Spill, Spool,
+    SpoolHandle, ThreadKey,
 };
 
 const USAGE: &str = "\
@@ -33,19 +37,27 @@ table, and JSON as the last line.
   --threads N       threads                                               [default: 1000]
   --length OCTETS   length of a message; every one is different           [default: 200]
   --memory MIB      [queue] memory of the configuration                   [default: 512]
+  --checkpoint MIB  [hub] checkpoint_interval of the configuration      [default: 64]
+  --tried PERCENT   of the batches of each message are tried, every second one of them with success, and what that and
+                    its checkpoints take is said as well                  [default: 0]
+  --without-checkpoint 1  removes the checkpoint before each restart      [default: 0]
   --restarts N      how often to restart it                               [default: 1]
 
 The bound of 512 MiB with ten million recipients, once as posts and once as single messages (20 GB of disk, a quarter
 of an hour):
   tests/bench-queue --messages 10000 --recipients 1000 --length 4000
   tests/bench-queue --messages 10000000
+Checkpoints while such a queue is delivered:
+  tests/bench-queue --messages 10000 --recipients 1000 --length 4000 --tried 10
 Restart with a million recipients in a thousand threads, small and large bodies:
   tests/bench-queue --messages 1000000 --restarts 3
   tests/bench-queue --messages 1000000 --length 10000 --restarts 3";
 
 /// Messages under way to the spool at a time.
 const AHEAD: u64 = 512;
-const PATIENCE: Duration = Duration::from_secs(3600);
+/// Outcomes in one record, and such records under way at a time.
+const TOGETHER: usize = 64;
+const AHEAD_RECORDS: usize = 16;
 
 struct Options_ {
     directory: PathBuf,
@@ -55,6 +67,9 @@ struct Options_ {
     length: usize,
     memory: u64,
     restarts: u64,
+    checkpoint: u64,
+    tried: u64,
+    without_checkpoint: bool,
 }
 
 fn options() -> Result<Options_, String> {
@@ -66,6 +81,9 @@ fn options() -> Result<Options_, String> {
         length: 200,
         memory: 512,
         restarts: 1,
+        checkpoint: Options::CHECKPOINT_BYTES_DEFAULT >> 20,
+        tried: 0,
+        without_checkpoint: false,
     };
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
@@ -81,6 +99,9 @@ fn options() -> Result<Options_, String> {
             }
             "--memory" => options.memory = number()?.max(16),
             "--restarts" => options.restarts = number()?,
+            "--checkpoint" => options.checkpoint = number()?.max(1),
+            "--tried" => options.tried = number()?.min(100),
+            "--without-checkpoint" => options.without_checkpoint = number()? > 0,
             _ => return Err(format!("unknown option {argument}")),
         }
     }
@@ -130,8 +151,12 @@ struct Hub {
 fn start(options: &Options_) -> Hub {
     let clock = Clock::start();
     let memory = options.memory << 20;
-    let spool_options =
-        Options { reserve_bytes: 0, memory_bytes: memory / 8 * 5, ..Options::new(options.directory.join("spool")) };
+    let spool_options = Options {
+        reserve_bytes: 0,
+        memory_bytes: memory / 8 * 5,
+        checkpoint_bytes: options.checkpoint << 20,
+        ..Options::new(options.directory.join("spool"))
+    };
     let (spool, handle, recovered) = Spool::open(spool_options, clock.now()).expect("the spool opens");
     let (scheduler_loop, inlets) = SchedulerLoop::new().expect("an event loop");
     let spill = Spill::create(&options.directory.join("spool")).expect("a file beside the spool");
@@ -188,47 +213,58 @@ fn batches(message: u64, threads: u64) -> Vec<RoutedBatch> {
     (0..hosts).map(batch).collect()
 }
 
-fn envelope(number: u64, recipients: u32) -> Envelope {
-    let recipient = |index| Recipient {
-        address: format!("subscriber.{number}.{index}@example.net"),
-        sender: 0,
-        orcpt: None,
-        notify: Notify::Default,
+/// Stores all messages, and returns their names.
+fn submit(hub: &Hub, options: &Options_) -> Vec<MessageId> {
+    let (to, answers) = mailbox::<Committed>(2 * AHEAD as usize);
+    let store = |number: u64| {
+        if number >= AHEAD {
+            stored(&answers);
+        }
+        let tail = content(0, number, options.length);
+        shared::submit(&hub.spool, envelope(number, options.recipients), tail, &to, number)
     };
-    Envelope {
-        received: Clock::start().now(),
-        trace: b"Received: from localhost (localhost [127.0.0.1])\r\n\tby hub.example.org; today\r\n".to_vec(),
-        client: "localhost[127.0.0.1]".to_owned(),
-        content: Content::default(),
-        envid: None,
-        ret: None,
-        senders: vec!["list-bounces@example.org".to_owned()],
-        recipients: (0..recipients).map(recipient).collect(),
-        origin: None,
-        handling: Handling::default(),
-    }
+    let messages = (0..options.messages).map(store).collect();
+    (0..options.messages.min(AHEAD)).for_each(|_| assert!(stored(&answers) < options.messages));
+    messages
 }
 
-fn submit(hub: &Hub, options: &Options_) {
-    let (to, answers) = mailbox::<Committed>(2 * AHEAD as usize);
-    let take = || match answers.wait(PATIENCE) {
-        Received::Item(committed) => committed.result.expect("the message is stored"),
-        other => panic!("no answer: {other:?}"),
-    };
-    for number in 0..options.messages {
-        if number >= AHEAD {
-            take();
+/// Lets a part of each message's batches be tried, one of every message after the other, as hosts work side by side:
+/// every second one is delivered, the others are put off. Returns how many recipients left the queue.
+fn attempt(hub: &Hub, messages: &[MessageId], options: &Options_) -> u64 {
+    let hosts = u64::from(options.recipients).min(options.threads);
+    let mut left = 0;
+    for number in 0..u32::try_from(hosts * options.tried / 100).unwrap_or(u32::MAX) {
+        let whose: Vec<u32> = (0..options.recipients).filter(|n| u64::from(*n) % hosts == u64::from(number)).collect();
+        for (some, messages) in messages.chunks(TOGETHER).enumerate() {
+            let tried = |(index, message): (usize, &MessageId)| {
+                let (disposition, text) = if (number as usize + index).is_multiple_of(2) {
+                    left += whose.len() as u64;
+                    (Disposition::Delivered { dsn_relayed: false }, format!("2.0.0 Ok: queued as {:X}", message.0))
+                } else {
+                    (Disposition::Deferred, "4.2.1 slow down, and come back later".to_owned())
+                };
+                outcome(BatchId { message: *message, number }, whose.clone(), disposition, text)
+            };
+            let together = messages.iter().enumerate().map(tried).collect();
+            assert!(hub.spool.sender().send(Request::Outcomes(together)).is_ok());
+            // What waits for the disk takes memory as well.
+            if some % AHEAD_RECORDS == 0 {
+                flush(&hub.spool);
+            }
         }
-        let message = hub.spool.next_id();
-        let mut tail = format!("Subject: {number}\r\n\r\n").into_bytes();
-        tail.resize(options.length.max(tail.len()), b'x');
-        let mut digest = [0; 32];
-        digest[..8].copy_from_slice(&message.0.to_le_bytes());
-        let envelope = Box::new(envelope(number, options.recipients));
-        let reply = CommitReply { to: to.clone(), token: number };
-        assert!(hub.spool.intake().send(Request::Commit { message, tail, digest, envelope, reply }).is_ok());
     }
-    (0..options.messages.min(AHEAD)).for_each(|_| take());
+    flush(&hub.spool);
+    while is_making_a_checkpoint() {
+        thread::sleep(Duration::from_millis(20));
+    }
+    left
+}
+
+/// The spool makes it in a thread of this name.
+fn is_making_a_checkpoint() -> bool {
+    let tasks = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    let mut names = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("comm")).ok());
+    names.any(|name| name.trim() == "checkpoint")
 }
 
 /// Waits until all recipients are in their threads.
@@ -277,7 +313,7 @@ fn main() -> ExitCode {
 
     let begin = Instant::now();
     let hub = start(&options);
-    submit(&hub, &options);
+    let messages = submit(&hub, &options);
     queued(&hub, recipients);
     let seconds = begin.elapsed().as_secs_f64();
     let memory = status("RssAnon");
@@ -287,10 +323,26 @@ fn main() -> ExitCode {
     println!("{recipients} recipients in {} messages and {} threads:", options.messages, options.threads);
     println!("  queued in {seconds:.1} s, {:.0} MiB on disk", mib(disk));
     println!("  {:.1} MiB of memory ({:.1} MiB at the most), {per:.1} octets per recipient", mib(memory), mib(most));
+    let begin = Instant::now();
+    let left = attempt(&hub, &messages, &options);
+    let (tried, tried_most) = (status("RssAnon"), peak.take());
+    if options.tried > 0 {
+        println!(
+            "{}% of the batches tried, {left} recipients delivered, in {:.1} s and {} checkpoints, {:.0} MiB on disk",
+            options.tried,
+            begin.elapsed().as_secs_f64(),
+            hub.spool.statistics().checkpoints,
+            mib(size(&options.directory.join("spool")))
+        );
+        println!("  {:.1} MiB of memory ({:.1} MiB at the most)", mib(tried), mib(tried_most));
+    }
     stop(hub);
 
     let mut restarts = Vec::new();
     for _ in 0..options.restarts {
+        if options.without_checkpoint {
+            let _ = std::fs::remove_file(options.directory.join("spool/checkpoint"));
+        }
         peak.take();
         let begin = Instant::now();
         let hub = start(&options);
@@ -299,7 +351,7 @@ fn main() -> ExitCode {
             Received::Item(at) => (at - begin).as_secs_f64(),
             other => panic!("no agent got a batch: {other:?}"),
         };
-        queued(&hub, recipients);
+        queued(&hub, recipients - left);
         let all = begin.elapsed().as_secs_f64();
         let (memory, most) = (status("RssAnon"), peak.take());
         println!(
@@ -312,7 +364,7 @@ fn main() -> ExitCode {
         stop(hub);
     }
     println!(
-        r#"{{"messages":{},"recipients":{recipients},"threads":{},"length":{},"memory":{},"rss_anon":{memory},"rss_anon_max":{most},"disk":{disk},"restarts":[{}]}}"#,
+        r#"{{"messages":{},"recipients":{recipients},"threads":{},"length":{},"memory":{},"rss_anon":{memory},"rss_anon_max":{most},"tried_rss_anon":{tried},"tried_rss_anon_max":{tried_most},"disk":{disk},"restarts":[{}]}}"#,
         options.messages,
         options.threads,
         options.length,

@@ -9,6 +9,9 @@
 //! comes to its expiry: by due time, and of the thread that needs it. It comes in whole, and what does not fit then goes
 //! out again. Nothing is counted anew: sums cover what is beyond the window as well.
 //!
+//! What an operator holds by itself goes first, in runs of its own, since its turn does not come: such a run comes in when
+//! somebody does something to a batch in it, or its sender is to be told of the delay.
+//!
 //! Whoever looks through the queue reads runs and leaves them where they are ([`Scheduler::next_run`]).
 //!
 //! What an operator does to a thread or a message is noted at the runs that it may concern and done when they come in:
@@ -27,7 +30,7 @@ use std::time::Duration;
 use zrelay_clock::Timestamp;
 use zrelay_spool::{BatchId, MessageId, QueuedBatch, ThreadKey};
 
-use crate::batch::Place;
+use crate::batch::{Hold, Place};
 use crate::operator::{Action, Changed, Chosen};
 use crate::scheduler::Scheduler;
 use crate::sweep::Work;
@@ -243,6 +246,11 @@ impl Scheduler {
             Pending::Batch(action, batch, part) => {
                 self.operate_on_batch(now, *action, (id, *batch), part.as_deref(), &mut changed);
             }
+            Pending::Release => {
+                for batch in ids {
+                    self.operate_on_batch(now, Action::Release, (id, *batch), None, &mut changed);
+                }
+            }
         }
     }
 
@@ -354,26 +362,33 @@ impl Scheduler {
         if count == 0 {
             return false;
         }
-        let mut ids: Vec<BatchId> = thread.queue.iter().rev().take(count).map(|(_, batch)| *batch).collect();
-        if ids.is_empty() {
-            ids = thread.flows.last_of_longest(count.min(thread.flows.len().saturating_sub(kept)));
-        }
         // The few that are in the middle of a round would forget who has to wait.
-        let waits = |id: &BatchId| thread.batches.get(id)?.round.as_ref()?.due;
-        ids.retain(|id| waits(id).is_none());
+        let may_go = |id: &BatchId| thread.batches.get(id).and_then(|batch| batch.round.as_ref()?.due).is_none();
+        // What is held has no turn at all.
+        let mut hold = Hold::Held;
+        let mut ids: Vec<BatchId> = thread.aside.iter().rev().copied().filter(may_go).take(count).collect();
+        if ids.is_empty() {
+            hold = Hold::Free;
+            ids = thread.queue.iter().rev().take(count).map(|(_, batch)| *batch).collect();
+            if ids.is_empty() {
+                ids = thread.flows.last_of_longest(count.min(thread.flows.len().saturating_sub(kept)));
+            }
+            ids.retain(may_go);
+        }
         let mut batches = Vec::with_capacity(ids.len());
         for batch_id in ids {
             thread.dequeue(batch_id);
             let Some(batch) = thread.batches.remove(&batch_id) else { continue };
             thread.unpromise(batch_id, &batch);
-            debug_assert!(matches!(batch.place, Place::Queued | Place::Due));
+            debug_assert!(batch.place != Place::Carried && batch.hold == hold);
             batches.push(batch.into_queued(batch_id, &thread.key));
         }
-        let Some(run) = Run::of(&batches, |batch| thread.expires(batch.received).min(thread.promised(batch))) else {
+        let expires = |batch: &QueuedBatch| if batch.held { Timestamp::NEVER } else { thread.expires(batch.received) };
+        let Some(run) = Run::of(hold, &batches, |batch| expires(batch).min(thread.promised(batch))) else {
             return false;
         };
         self.window.beyond += batches.len();
-        let run_id = match thread.beyond.open(batches.len(), fill) {
+        let run_id = match thread.beyond.open(hold, batches.len(), fill) {
             Some(run_id) => {
                 thread.beyond.extend(run_id, run);
                 run_id

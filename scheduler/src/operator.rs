@@ -1,7 +1,6 @@
 //! What operators do to threads and messages.
 
 use std::fmt;
-use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -311,7 +310,7 @@ impl Scheduler {
     /// The batches of a message and their threads.
     pub(crate) fn find_batches(&self, message: MessageId) -> Vec<(ThreadId, BatchId)> {
         let of_thread = |(id, thread): (ThreadId, &crate::thread::Thread)| {
-            thread.batches.range(batches_of(message)).map(|(batch, _)| (id, *batch)).collect::<Vec<_>>()
+            thread.batches.range(message.batches()).map(|(batch, _)| (id, *batch)).collect::<Vec<_>>()
         };
         self.threads.iter().flat_map(of_thread).collect()
     }
@@ -331,11 +330,6 @@ impl Scheduler {
         }
         self.touch(id);
     }
-}
-
-/// The names that batches of a message can have.
-pub(crate) fn batches_of(message: MessageId) -> RangeInclusive<BatchId> {
-    BatchId { message, number: 0 }..=BatchId { message, number: u32::MAX }
 }
 
 /// What the sender is told of a recipient that an operator has expired.

@@ -3,7 +3,7 @@
 //!
 //! Both are kept wherever a batch rests: waiting, due and in line for an agent, held by an operator, in the thread of a
 //! host that is down. (The `expiry` of the clause is not: an operator's hold stops that clock.) A batch that an agent
-//! carries at the time is looked at when it comes back, and one beyond the window comes in for it, unless it is held.
+//! carries at the time is looked at when it comes back, and one beyond the window comes in for it, unless its thread is held.
 //!
 //! A delay is told once in the life of a batch. It is recorded as [`Disposition::Delayed`], so that a restart does not
 //! tell it again; who is told decides the spool by `NOTIFY` (RFC 3461 §4.1).

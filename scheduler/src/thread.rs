@@ -48,7 +48,7 @@ pub(crate) struct Thread {
     pub(crate) flows: Flows,
     /// Those that are neither due nor carried nor held, by the time at which something is to be done with them.
     pub(crate) queue: BTreeSet<(Timestamp, BatchId)>,
-    /// Those that an operator holds.
+    /// Those that an operator holds, as far as they are in memory.
     pub(crate) aside: BTreeSet<BatchId>,
     pub(crate) load: Load,
     pub(crate) ages: Ages,
@@ -154,10 +154,10 @@ impl Thread {
         self.queue.first().map(|(wake, _)| *wake).into_iter().chain(self.next_beyond()).min()
     }
 
-    /// When something is to be done next with a batch beyond the window. In the past when it waits for its turn.
+    /// When something is to be done next with a batch beyond the window, if ever. In the past when it waits for its turn.
     pub(crate) fn next_beyond(&self) -> Option<Timestamp> {
         let (due, expires) = self.beyond.times()?;
-        Some(self.due_at(due).min(expires))
+        Some(self.due_at(due).min(expires)).filter(|at| *at != Timestamp::NEVER)
     }
 
     /// Whether something is due.
@@ -167,7 +167,7 @@ impl Thread {
 
     /// Whether something is due, or may be on disk.
     pub(crate) fn has_work(&self) -> bool {
-        self.has_due() || !self.beyond.is_empty()
+        self.has_due() || self.beyond.has_work()
     }
 
     /// Takes the first batch out of the queue whose time has come: it is due now, or it has come to its expiry before it

@@ -1,5 +1,7 @@
 //! How fast the spool makes messages durable, beside one file and one `fsync` per message. See `--help`.
 
+mod shared;
+
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -7,12 +9,12 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use shared::{accepted, content, envelope, flush, outcome, stored, submit};
 use zrelay_clock::Clock;
-use zrelay_mailbox::{Received, Receiver, mailbox};
+use zrelay_mailbox::{Receiver, mailbox};
 use zrelay_spool::{
-    Arrived, CommitReply, Committed, Content, Diagnostic, Disposition, Envelope, Fact, Handling, Importer, MessageId,
-    Notify, Options, Outcome, Outlets, PIECE_MAX, Queue, Recipient, Request, RoutedBatch, Spool, SpoolHandle,
-    ThreadKey, Timing,
+    Arrived, BatchId, Disposition, Fact, Importer, Options, Outcome, Outlets, PIECE_MAX, Queue, Request, RoutedBatch,
+    Spool, SpoolHandle, ThreadKey,
 };
 
 const USAGE: &str = "\
@@ -32,8 +34,6 @@ the time to open spools of growing queues. Prints a table, and JSON as the last 
   --length OCTETS   length of a message                              [default: 4096]
   --recipients N    recipients of the post                           [default: 10000]
   --queue N         messages in the largest queue that is reopened   [default: 100000]";
-
-const PATIENCE: Duration = Duration::from_secs(60);
 
 struct Settings {
     directory: PathBuf,
@@ -101,53 +101,6 @@ impl Running {
         assert!(self.handle.sender().send(Request::Shutdown).is_ok());
         self.thread.join().expect("the spool ends well");
     }
-
-    fn flush(&self) {
-        let (to, answers) = mailbox(1);
-        assert!(self.handle.sender().send(Request::Flush { reply: CommitReply { to, token: 0 } }).is_ok());
-        stored(&answers);
-    }
-}
-
-/// Waits for an answer, and says whose it is.
-fn stored(answers: &Receiver<Committed>) -> usize {
-    match answers.wait(PATIENCE) {
-        Received::Item(committed) => accepted(committed),
-        other => panic!("{other:?}"),
-    }
-}
-
-fn accepted(committed: Committed) -> usize {
-    committed.result.expect("the spool takes it");
-    committed.token as usize
-}
-
-fn envelope(recipients: u32) -> Envelope {
-    let recipient = |n| Recipient {
-        address: format!("subscriber.{n}@host{}.example.net", n % 100),
-        sender: 0,
-        orcpt: None,
-        notify: Notify::Default,
-    };
-    Envelope {
-        received: Clock::start().now(),
-        trace: b"Received: from localhost (localhost [127.0.0.1])\r\n\tby hub.example.org; today\r\n".to_vec(),
-        client: "localhost[127.0.0.1]".to_owned(),
-        content: Content::default(),
-        envid: None,
-        ret: None,
-        handling: Handling::default(),
-        senders: vec!["list-bounces@example.org".to_owned()],
-        recipients: (0..recipients).map(recipient).collect(),
-        origin: None,
-    }
-}
-
-/// No two of them are the same, so that none is stored for another.
-fn content(writer: usize, number: u64, length: usize) -> Vec<u8> {
-    let mut content = format!("Subject: {number} of {writer}\r\n\r\n").into_bytes();
-    content.resize(length.max(content.len()), b'x');
-    content
 }
 
 /// One round of files: a thread for each writer; messages per second.
@@ -179,17 +132,11 @@ fn spool(running: &Running, writers: usize, round: u64, settings: &Settings) -> 
     let begin = Instant::now();
     let until = begin + settings.round;
     let (to, answers) = mailbox(writers);
-    let intake = running.handle.intake();
     let mut numbers = vec![round << 32; writers];
     let mut write = |writer: usize| {
-        let message = running.handle.next_id();
         let tail = content(writer, numbers[writer], settings.length);
+        submit(&running.handle, envelope(numbers[writer], 1), tail, &to, writer as u64);
         numbers[writer] += 1;
-        let mut digest = [0; 32];
-        digest[..8].copy_from_slice(&message.0.to_le_bytes());
-        let reply = CommitReply { to: to.clone(), token: writer as u64 };
-        let envelope = Box::new(envelope(1));
-        assert!(intake.send(Request::Commit { message, tail, digest, envelope, reply }).is_ok());
     };
     (0..writers).for_each(&mut write);
     let (mut under_way, mut count) = (writers, 0_u64);
@@ -198,7 +145,7 @@ fn spool(running: &Running, writers: usize, round: u64, settings: &Settings) -> 
         for writer in std::iter::once(first).chain(answers.drain(writers).map(accepted)) {
             count += 1;
             if Instant::now() < until {
-                write(writer);
+                write(writer as usize);
             } else {
                 under_way -= 1;
             }
@@ -245,15 +192,11 @@ fn contest(directory: &Path, writers: usize, settings: &Settings) -> Contest {
 /// decision, one outcome for each of its hundred hosts.
 fn post(directory: &Path, settings: &Settings) -> (u64, f64) {
     let running = start(&directory.join("post"));
-    running.flush();
+    flush(&running.handle);
     let before = running.handle.statistics().bytes;
     let (to, answers) = mailbox(1);
-    let message = running.handle.next_id();
     let tail = content(0, 0, settings.length);
-    let reply = CommitReply { to, token: 0 };
-    let envelope = Box::new(envelope(settings.recipients));
-    let commit = Request::Commit { message, tail, digest: [1; 32], envelope, reply };
-    assert!(running.handle.intake().send(commit).is_ok());
+    let message = submit(&running.handle, envelope(0, settings.recipients), tail, &to, 0);
     stored(&answers);
     let hosts = settings.recipients.min(100);
     let batches: Vec<RoutedBatch> = (0..hosts)
@@ -262,12 +205,17 @@ fn post(directory: &Path, settings: &Settings) -> (u64, f64) {
             recipients: (0..settings.recipients).filter(|n| n % hosts == host).collect(),
         })
         .collect();
-    let outcomes: Vec<Outcome> = (0..).zip(&batches).map(|(number, batch)| delivered(message, number, batch)).collect();
+    let delivered = |(number, batch): (u32, &RoutedBatch)| {
+        let disposition = Disposition::Delivered { dsn_relayed: false };
+        let text = "2.0.0 Ok: queued as 4XyZ".to_owned();
+        outcome(BatchId { message, number }, batch.recipients.clone(), disposition, text)
+    };
+    let outcomes: Vec<Outcome> = (0..).zip(&batches).map(delivered).collect();
     assert!(running.handle.sender().send(Request::Routed { message, batches }).is_ok());
-    running.flush();
+    flush(&running.handle);
     for outcome in outcomes {
         assert!(running.handle.sender().send(Request::Outcomes(vec![outcome])).is_ok());
-        running.flush();
+        flush(&running.handle);
     }
     running.facts.drain(usize::MAX).for_each(drop);
     running.scheduler.drain(usize::MAX).for_each(drop);
@@ -276,27 +224,12 @@ fn post(directory: &Path, settings: &Settings) -> (u64, f64) {
     (octets, octets.saturating_sub(settings.length as u64) as f64 / f64::from(settings.recipients))
 }
 
-fn delivered(message: MessageId, number: u32, batch: &RoutedBatch) -> Outcome {
-    let diagnostic = Diagnostic { code: 250, text: "2.0.0 Ok: queued as 4XyZ".to_owned(), ..Diagnostic::default() };
-    Outcome {
-        batch: zrelay_spool::BatchId { message, number },
-        recipients: batch.recipients.clone(),
-        disposition: Disposition::Delivered { dsn_relayed: false },
-        diagnostic: diagnostic.into(),
-        at: Clock::start().now(),
-        attempts: 1,
-        due: Clock::start().now(),
-        timing: Timing::default(),
-        channel: None,
-    }
-}
-
 /// Seconds to open a spool with so many messages of one recipient.
 fn recovery(directory: &Path, messages: u32, settings: &Settings) -> f64 {
     let directory = directory.join(format!("queue{messages}"));
     let mut importer = Importer::open(&directory, Clock::start().now()).expect("the spool opens");
     for number in 0..messages {
-        importer.add(envelope(1), &content(0, number.into(), settings.length));
+        importer.add(envelope(number.into(), 1), &content(0, number.into(), settings.length));
         if number % 1000 == 999 {
             importer.commit();
         }

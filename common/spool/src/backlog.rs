@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::appender::queued_batch;
 use crate::checkpoint::Checkpoint;
-use crate::details::{Detail, Details};
+use crate::details::{Detail, Details, Origins, of_checkpoint};
 use crate::format::{ALIGN, Found, RECORD_HEADER, SEGMENT_HEADER};
 use crate::ledger::Ledger;
 use crate::message::Extent;
@@ -100,8 +100,9 @@ impl Backlog {
 
     fn left(&mut self, stored: &Stored, ledger: &Ledger, shared: &Shared) -> Left {
         let message = stored.id();
-        let known = self.details.take(message, shared);
-        let Detail { batches, owed, .. } = known.or_else(|| detail(self.base.as_deref(), message)).unwrap_or_default();
+        let base = self.base.as_deref();
+        let known = self.details.take(message, Origins { shared, base });
+        let Detail { batches, owed, .. } = known.or_else(|| of_checkpoint(base, message)).unwrap_or_default();
         let queued = |(number, batch): (u32, &BatchDetail)| {
             let id = BatchId { message, number };
             let queued = queued_batch(stored, id, &batch.routed, |recipient| ledger.is_open(message, recipient))?;
@@ -138,12 +139,6 @@ fn is_recorded(message: MessageId, shared: &Shared) -> bool {
     let holds = |found: &Found| found.offset.saturating_add(found.length) == place.offset.saturating_add(place.length);
     let mut records = starts.filter_map(|at| Found::at(&*view, place.segment, at, view.len()));
     records.find(holds).is_some_and(|found| found.is_intact(&*view))
-}
-
-/// What a checkpoint says of a message.
-pub(crate) fn detail(base: Option<&Checkpoint>, message: MessageId) -> Option<Detail> {
-    let moved = base?.find(message)?.moved;
-    Some(Detail { batches: moved.batches, owed: moved.owed, history: moved.history })
 }
 
 /// What of it is not settled yet.

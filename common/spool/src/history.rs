@@ -12,8 +12,8 @@
 //!
 //! Kept are the last [`ATTEMPTS_MAX`] attempts of each batch and the ends of its recipients, in
 //! [`OCTETS_MAX`] + [`OCTETS_PER_RECIPIENT`] octets for each recipient of the message. An attempt takes 15 octets where
-//! recipients and reply are like before, as with a host that is down: 120 octets more in the checkpoint, and some 300 in
-//! the memory of the thread that makes it, for each message that it finds tried eight times. What is gone is in the
+//! recipients and reply are like before, as with a host that is down: 120 octets more in the checkpoint for each message
+//! that it finds tried eight times. What is gone is in the
 //! delivery log. An outcome whose segment goes before a checkpoint has seen it is gone as well; that takes a segment that
 //! no message needs although less than 64 MiB have been recorded since.
 //!
@@ -119,13 +119,26 @@ impl History {
 
     /// What another record knows as well.
     pub(crate) fn merge(&mut self, other: &Self, of: u32) {
+        self.join(other);
+        self.look(of);
+    }
+
+    /// The same, and whether some are too many is for [`finished`](Self::finished) to look.
+    pub(crate) fn join(&mut self, other: &Self) {
         let Some(theirs) = &other.0 else { return };
         let Some(kept) = &mut self.0 else { return self.0.clone_from(&other.0) };
         if theirs.known == Known::Latest {
             kept.known = Known::Latest;
         }
         theirs.attempts().iter().for_each(|attempt| kept.push(attempt));
-        self.look(of);
+    }
+
+    /// Octets of memory that it takes, about.
+    pub(crate) fn memory(&self) -> usize {
+        let Some(kept) = &self.0 else { return 0 };
+        let reply = Diagnostic::default().memory() + size_of::<Arc<Diagnostic>>();
+        // A vector that has grown is three quarters full, on the average.
+        size_of::<(u64, Self, Kept)>() + kept.attempts.len() * 4 / 3 + kept.texts + kept.replies.len() * reply
     }
 
     /// All attempts, in the order of time, and whether there were more.

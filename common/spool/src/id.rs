@@ -23,6 +23,13 @@ impl FromStr for MessageId {
     }
 }
 
+impl MessageId {
+    /// The names that its batches can have.
+    pub fn batches(self) -> std::ops::RangeInclusive<BatchId> {
+        BatchId { message: self, number: 0 }..=BatchId { message: self, number: u32::MAX }
+    }
+}
+
 /// One batch: the recipients of one message in one thread. Numbers count from 0 within the message.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct BatchId {

@@ -61,8 +61,10 @@
 //!
 //! **Memory.** A message with one recipient takes 32 octets, a post some hundred and a bit or two for each recipient;
 //! everything else is on disk. [`Options::memory_bytes`] bounds the sum. [`Spill`] takes batches that do not fit into the
-//! scheduler's memory. Only the first start on a long log without a checkpoint, and the making of the first one, take
-//! more for a while: twelve octets for each message that was not tried yet, some hundred for the others.
+//! scheduler's memory. A restart takes some hundred octets more for each batch of which the log behind the checkpoint says
+//! something, however many there are beside it in its message, until it is handed out; without a checkpoint that is the
+//! whole log, and 12 octets for each message. The making of a checkpoint takes 32 MiB at the most: when more has changed,
+//! the log is read several times for it. See `details.rs` and `checkpoint/job.rs`.
 //!
 //! Layouts on disk: `checkpoint.rs`, `format.rs` (segments, framing, where a torn log ends), `message.rs`, `record.rs`.
 #![forbid(unsafe_code)]

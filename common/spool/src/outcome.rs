@@ -85,6 +85,13 @@ impl Diagnostic {
     pub fn local(status: Status, text: impl Into<String>) -> Self {
         Self { status, text: text.into(), ..Self::default() }
     }
+
+    /// Octets of memory that it takes on the heap, about, if nobody shares it.
+    pub(crate) fn memory(&self) -> usize {
+        /// What the counts of its owners and the heap add to its own octets.
+        const AROUND: usize = 64;
+        size_of::<Self>() + AROUND + self.text.len() + self.peer.len() + self.command.len()
+    }
 }
 
 impl fmt::Display for Diagnostic {

@@ -176,7 +176,7 @@ fn replay(segments: Segments, shared: &Arc<Shared>, base: Option<(Checkpoint, Re
         shared.counters.live_bytes.fetch_add(segment.end.into(), Ordering::Relaxed);
     }
     shared.raise_id(segments.highest);
-    let mut replay = Replay::new(shared.clone(), None);
+    let mut replay = Replay::new(shared.clone());
     replay.damage = segments.damage;
     let mut position = Position::default();
     if let Some((base, rest)) = base {

@@ -1,31 +1,51 @@
 //! Applying records in the order of the log: what they say of messages, in the end, is what is true of them.
 //!
 //! Recovery replays all of the log behind a checkpoint; the making of a checkpoint what has come since the one before
-//! ([`Replay::behind`]); compaction what the log says of the few messages that it moves ([`Replay::of`]).
+//! ([`Replay::behind`]), of so many messages at a time as fit into its memory; compaction what the log says of the few
+//! messages that it moves ([`Replay::of`]).
 
 use std::collections::HashSet;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use crate::backlog::{detail, still_owed};
+use crate::backlog::still_owed;
 use crate::checkpoint::{Checkpoint, Entry, Rest};
-use crate::details::{Detail, Details};
+use crate::details::{BatchChange, Detail, Details, Origins};
 use crate::format::{Found, Kind, RECORD_HEADER, Scan, Step};
 use crate::history::History;
 use crate::ledger::Ledger;
 use crate::message::Layout;
-use crate::moved::{BatchDetail, Moved};
+use crate::moved::Moved;
 use crate::record::{Mark, Record};
 use crate::recovery::{Damage, Work};
 use crate::shared::{Place, Shared};
 use crate::storage::View;
 use crate::threads::Threads;
-use crate::{BatchId, Disposition, Fact, MessageId, Notify, Outcome, Owed, Reader, RoutedBatch};
+use crate::{Disposition, Fact, MessageId, Notify, Outcome, Owed, Reader, RoutedBatch};
 
 /// Whether a replay gathers what became of messages. A restart has no use for it: whoever asks reads it then.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Histories {
     Gathered,
     Ignored,
+}
+
+/// The messages that a replay is for.
+#[derive(Debug)]
+enum Interest {
+    All,
+    These(HashSet<MessageId>),
+    Within(RangeInclusive<MessageId>),
+}
+
+impl Interest {
+    fn includes(&self, message: MessageId) -> bool {
+        match self {
+            Self::All => true,
+            Self::These(messages) => messages.contains(&message),
+            Self::Within(range) => range.contains(&message),
+        }
+    }
 }
 
 /// Applies records in the order of the log.
@@ -36,8 +56,7 @@ pub(crate) struct Replay {
     pub(crate) threads: Threads,
     pub(crate) details: Details,
     pub(crate) damage: Vec<Damage>,
-    /// When set, these messages alone are of interest.
-    only: Option<HashSet<MessageId>>,
+    interest: Interest,
     /// Whether what became of messages is gathered.
     histories: Histories,
     /// What was known before the records.
@@ -58,8 +77,8 @@ enum Books {
 }
 
 impl Replay {
-    /// Nothing is known yet; when `only` is given, nothing of other messages will be.
-    pub(crate) fn new(shared: Arc<Shared>, only: Option<HashSet<MessageId>>) -> Self {
+    /// Nothing is known yet.
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
         Self {
             reader: Reader::new(shared.clone()),
             shared,
@@ -67,7 +86,7 @@ impl Replay {
             threads: Threads::default(),
             details: Details::default(),
             damage: Vec::new(),
-            only,
+            interest: Interest::All,
             histories: Histories::Ignored,
             base: None,
             books: Books::Whole,
@@ -76,11 +95,50 @@ impl Replay {
         }
     }
 
-    /// A replay of what follows a checkpoint, of which no more is read than is needed.
-    pub(crate) fn behind(base: Option<Arc<Checkpoint>>, views: impl Iterator<Item = (u32, Arc<dyn View>)>) -> Self {
+    /// A replay of what follows a checkpoint, of which no more is read than is needed, for the messages from `first` on.
+    pub(crate) fn behind(
+        base: Option<Arc<Checkpoint>>,
+        views: impl Iterator<Item = (u32, Arc<dyn View>)>,
+        first: MessageId,
+    ) -> Self {
         let shared = Arc::new(Shared::new());
         views.for_each(|(number, view)| shared.insert_view(number, view));
-        Self { base, books: Books::Touched, histories: Histories::Gathered, ..Self::new(shared, None) }
+        let interest = Interest::Within(first..=MessageId(u64::MAX));
+        Self { base, interest, books: Books::Touched, histories: Histories::Gathered, ..Self::new(shared) }
+    }
+
+    /// Leaves the last messages to another replay, if those that records were of take more than so many octets of memory;
+    /// the first one stays in any case. Returns the last message that this one is for.
+    pub(crate) fn narrow(&mut self, octets_max: usize) -> MessageId {
+        let Interest::Within(range) = &self.interest else { return MessageId(u64::MAX) };
+        let (first, mut last) = (*range.start(), *range.end());
+        if self.octets() <= octets_max {
+            return last;
+        }
+        let mut messages: Vec<MessageId> = self.known().chain(self.gone.iter().copied()).collect();
+        messages.sort_unstable();
+        messages.dedup();
+        // Half of it is enough: records of those that stay are yet to come.
+        while messages.len() > 1 && self.octets() > octets_max / 2 {
+            let half = messages.split_off(messages.len() / 2);
+            half.iter().for_each(|message| self.leave(*message));
+            last = half.first().map_or(last, |left| MessageId(left.0 - 1));
+        }
+        self.interest = Interest::Within(first..=last);
+        last
+    }
+
+    fn octets(&self) -> usize {
+        /// Of a message that is gone, in a table that is not quite full.
+        const GONE: usize = 2 * size_of::<MessageId>();
+        self.ledger.octets() + self.details.octets() + self.gone.len() * GONE
+    }
+
+    fn leave(&mut self, message: MessageId) {
+        self.ledger.forget(message);
+        self.shared.remove(message);
+        self.details.remove(message);
+        self.gone.remove(&message);
     }
 
     /// All that a checkpoint says, as far as the log still has it.
@@ -102,21 +160,24 @@ impl Replay {
 
     /// A record says something of a message: what the checkpoint says must be known by now.
     fn know(&mut self, message: MessageId) {
-        if self.details.contains(message) {
+        if self.details.contains(message) || !self.interest.includes(message) {
             return;
         }
         let Some(base) = &self.base else { return };
         let known = self.ledger.knows(message);
         if known {
-            if let Some(detail) = detail(Some(base), message) {
-                self.details.insert(message, detail);
-            }
+            self.details.is_in_checkpoint(message);
         } else if self.books == Books::Touched && !self.gone.contains(&message) {
             let Some(Entry { place, dump, moved }) = base.find(message) else { return };
             self.shared.insert(message, place);
             self.ledger.load(&dump, &moved);
-            self.details.insert(message, Detail { batches: moved.batches, owed: moved.owed, history: moved.history });
+            self.details.is_in_checkpoint(message);
         }
+    }
+
+    /// Where what is known of messages can be read again.
+    fn origins(&self) -> Origins<'_> {
+        Origins { shared: &self.shared, base: self.base.as_deref() }
     }
 
     /// The messages that are in the books, ascending.
@@ -132,7 +193,7 @@ impl Replay {
     /// All that is known of a message, for a checkpoint.
     pub(crate) fn entry(&self, message: MessageId) -> Option<Entry> {
         let (dump, oldest, stage, open) = self.ledger.dump(message)?;
-        let Detail { mut batches, owed, history } = self.details.get(message, &self.shared)?;
+        let Detail { mut batches, owed, history } = self.details.get(message, self.origins())?;
         let history = history.finished(dump.recipients);
         for batch in &mut batches {
             batch.routed.recipients.retain(|recipient| self.ledger.is_open(message, *recipient));
@@ -144,11 +205,8 @@ impl Replay {
 
     /// A replay of its own for these messages alone, beside whatever goes on.
     pub(crate) fn of(messages: HashSet<MessageId>) -> Self {
-        Self { histories: Histories::Gathered, ..Self::new(Arc::new(Shared::new()), Some(messages)) }
-    }
-
-    fn concerns(&self, message: MessageId) -> bool {
-        self.only.as_ref().is_none_or(|only| only.contains(&message))
+        let interest = Interest::These(messages);
+        Self { interest, histories: Histories::Gathered, ..Self::new(Arc::new(Shared::new())) }
     }
 
     /// Replays records of a segment from `at` on, up to `end`, and about `budget` octets; returns where it stopped, and
@@ -180,12 +238,13 @@ impl Replay {
     /// All that is known of a message, with its record as it is, if the books of the hub say the same. It is of no
     /// interest any more then.
     pub(crate) fn take(&mut self, message: MessageId, books: &Ledger) -> Option<Moved> {
-        let detail = self.details.take(message, &self.shared);
+        let detail = self.details.get(message, self.origins());
+        self.details.remove(message);
         let moved = self.moved_as(message, detail, books);
         self.ledger.forget(message);
         self.shared.remove(message);
-        if let Some(only) = &mut self.only {
-            only.remove(&message);
+        if let Interest::These(messages) = &mut self.interest {
+            messages.remove(&message);
         }
         moved
     }
@@ -228,7 +287,9 @@ impl Replay {
         let applied = body.and_then(|body| match found.kind {
             Kind::Message => self.message(body, place),
             // Compaction reads past many that are not for it, of which each says all that is known of a message.
-            Kind::Moved | Kind::MovedWithHistory if !Moved::message_of(body).is_ok_and(|id| self.concerns(id)) => {
+            Kind::Moved | Kind::MovedWithHistory
+                if !Moved::message_of(body).is_ok_and(|id| self.interest.includes(id)) =>
+            {
                 Some(())
             }
             kind @ (Kind::Moved | Kind::MovedWithHistory) => match Record::decode(kind, body) {
@@ -248,7 +309,7 @@ impl Replay {
         layout.validate(body).ok()?;
         let extents = (0..layout.extents).filter_map(|index| layout.extent(body, index));
         let segments = extents.map(|extent| extent.segment).chain([place.segment]);
-        if self.concerns(layout.id) {
+        if self.interest.includes(layout.id) {
             self.shared.raise_id(layout.id.0);
             self.shared.insert(layout.id, place);
             self.ledger.admit(layout.id, layout.recipients, segments);
@@ -280,7 +341,7 @@ impl Replay {
         if self.histories == Histories::Ignored {
             return History::default();
         }
-        let before = self.details.take(moved.message, &self.shared).map(|detail| detail.history);
+        let before = self.details.get(moved.message, self.origins()).map(|detail| detail.history);
         // Its old place may be gone, so that the checkpoint is not believed in anything else.
         let base = || self.base.as_ref()?.find_any(moved.message).map(|entry| entry.moved.history);
         let mut history = before.or_else(base).unwrap_or_default();
@@ -297,24 +358,13 @@ impl Replay {
             Record::Batch(state) => {
                 self.know(state.id.message);
                 self.ledger.touch(state.id.message, segment);
-                if let Some(batch) = self.batch(state.id) {
-                    batch.held = state.held;
-                    batch.due = Some(state.due);
-                    batch.attempts = state.attempts;
-                }
+                self.details.change(state.id, BatchChange::operated(&state));
             }
             Record::Rerouted { id, thread } => {
                 self.know(id.message);
                 self.ledger.touch(id.message, segment);
-                if let Some(batch) = self.batch(id) {
-                    let before = std::mem::replace(&mut batch.routed.thread, thread);
-                    batch.attempts = 0;
-                    batch.due = None;
-                    batch.last = None;
-                    if let Some(detail) = self.details.get_mut(id.message, &self.shared) {
-                        detail.history.rerouted(id.number, &before);
-                    }
-                }
+                let origins = Origins { shared: &self.shared, base: self.base.as_deref() };
+                self.details.reroute(id, thread, origins);
             }
             Record::Thread(state) => self.threads.recorded(&state, place),
             Record::Settled { message, recipients } => {
@@ -325,7 +375,7 @@ impl Replay {
                 for mark in &marks {
                     self.details.remove(mark.message);
                     self.shared.remove(mark.message);
-                    if self.books == Books::Touched {
+                    if self.books == Books::Touched && self.interest.includes(mark.message) {
                         self.gone.insert(mark.message);
                     }
                 }
@@ -334,16 +384,13 @@ impl Replay {
         }
     }
 
-    fn batch(&mut self, id: BatchId) -> Option<&mut BatchDetail> {
-        self.details.get_mut(id.message, &self.shared)?.batches.get_mut(id.number as usize)
-    }
-
     fn routed(&mut self, message: MessageId, batches: Vec<RoutedBatch>, place: Place) {
         self.know(message);
         let is_unrouted = self.ledger.is_unrouted(message);
         self.ledger.routed(message, &batches, place.segment);
         if is_unrouted {
-            self.details.routed(message, batches, place);
+            let origins = Origins { shared: &self.shared, base: self.base.as_deref() };
+            self.details.routed(message, batches, place, origins);
         }
     }
 
@@ -356,28 +403,19 @@ impl Replay {
         let stored = self.reader.message(message).ok();
         let notify = |recipient| stored.as_ref().map_or(Notify::Default, |stored| stored.recipient(recipient).notify);
         let applied = self.ledger.outcome(outcome, segment, notify);
-        if let Some(batch) = self.batch(outcome.batch).filter(|_| !applied.accepted.is_empty()) {
-            batch.attempts = outcome.attempts;
-            batch.warned |= outcome.disposition == Disposition::Delayed;
-            if outcome.disposition == Disposition::Deferred {
-                batch.due = Some(outcome.due);
-                batch.last = Some(outcome.diagnostic.clone());
-            }
+        if applied.accepted.is_empty() {
+            return;
         }
+        self.details.change(outcome.batch, BatchChange::tried(outcome));
         if self.histories == Histories::Gathered
-            && !applied.accepted.is_empty()
-            && let (Some(detail), Some(stored)) = (self.details.get_mut(message, &self.shared), &stored)
+            && let Some(stored) = &stored
         {
-            detail.history.note(outcome, &applied.accepted, stored.recipients());
+            self.details.note(outcome, &applied.accepted, stored.recipients());
         }
-        if outcome.disposition == Disposition::Delayed {
+        if outcome.disposition == Disposition::Delayed || applied.owed.is_empty() {
             return;
         }
-        if applied.owed.is_empty() {
-            return;
-        }
-        let Some(detail) = self.details.get_mut(message, &self.shared) else { return };
-        detail.owed.push(Owed {
+        self.details.owe(Owed {
             message,
             recipients: applied.owed,
             disposition: outcome.disposition,

@@ -6,9 +6,13 @@ use zrelay_clock::Timestamp;
 use zrelay_spool::{BatchId, MessageId, QueuedBatch, ThreadKey};
 
 use super::RunId;
+use crate::batch::Hold;
 use crate::operator::Action;
 use crate::snapshot::Load;
 use crate::sweep::Work;
+
+/// Runs, the last ones, among which one is looked for that may grow.
+const OPEN_MAX: usize = 16;
 
 /// What a thread has beyond the window.
 #[derive(Debug, Default)]
@@ -26,7 +30,10 @@ pub(crate) struct Beyond {
 
 #[derive(Debug)]
 pub(super) struct Run {
+    /// Whether an operator holds its batches by themselves: all of them, or none.
+    pub(super) hold: Hold,
     pub(super) load: Load,
+    /// [`Timestamp::NEVER`] when they are held.
     pub(super) due: Timestamp,
     pub(super) expires: Timestamp,
     /// When the message of its oldest batch came in.
@@ -44,14 +51,18 @@ pub(super) enum Pending {
     Message(Action, MessageId),
     Batch(Action, BatchId, Option<Vec<u32>>),
     Reroute(BatchId, ThreadKey),
+    /// The thread was released, and with it what is held by itself.
+    Release,
 }
 
 impl Run {
-    pub(super) fn of(batches: &[QueuedBatch], expires: impl Fn(&QueuedBatch) -> Timestamp) -> Option<Self> {
+    pub(super) fn of(hold: Hold, batches: &[QueuedBatch], expires: impl Fn(&QueuedBatch) -> Timestamp) -> Option<Self> {
         let ids = || batches.iter().map(|batch| batch.id);
+        let due = batches.iter().map(|batch| batch.due).min()?;
         Some(Self {
+            hold,
             load: load_of(batches),
-            due: batches.iter().map(|batch| batch.due).min()?,
+            due: if hold.is_held() { Timestamp::NEVER } else { due },
             expires: batches.iter().map(expires).min()?,
             oldest: batches.iter().map(|batch| batch.received).min()?,
             ids: (ids().min()?, ids().max()?),
@@ -90,6 +101,16 @@ impl Beyond {
         load
     }
 
+    /// Batches that are held by themselves.
+    pub(crate) fn held(&self) -> u64 {
+        self.runs.values().filter(|run| run.hold.is_held()).map(|run| run.load.batches).sum()
+    }
+
+    /// Whether anything is to have its turn.
+    pub(crate) fn has_work(&self) -> bool {
+        self.due.first().is_some_and(|(due, ..)| *due != Timestamp::NEVER)
+    }
+
     /// When its oldest message came in.
     pub(crate) fn oldest(&self) -> Option<Timestamp> {
         self.runs.values().map(|run| run.oldest).min()
@@ -115,9 +136,9 @@ impl Beyond {
         Some(run)
     }
 
-    /// The last run, if so many batches may go into it and nothing is wanted of it.
-    pub(super) fn open(&self, batches: usize, fill: usize) -> Option<RunId> {
-        let (id, run) = self.runs.last_key_value()?;
+    /// The last run of such batches, if so many more may go into it and nothing is wanted of it.
+    pub(super) fn open(&self, hold: Hold, batches: usize, fill: usize) -> Option<RunId> {
+        let (id, run) = self.runs.iter().rev().take(OPEN_MAX).find(|(_, run)| run.hold == hold)?;
         let idle = run.pending.is_empty() && !self.wanted.contains(id) && self.reading != Some(*id);
         (idle && run.batches() + batches <= fill).then_some(*id)
     }
@@ -146,7 +167,10 @@ impl Beyond {
     pub(super) fn put_off(&mut self, id: RunId, until: Timestamp) {
         self.reading = None;
         self.wanted.remove(&id);
-        self.set_due(id, until);
+        // What is held and of which nothing is wanted has no turn.
+        if self.runs.get(&id).is_some_and(|run| !run.hold.is_held() || !run.pending.is_empty()) {
+            self.set_due(id, until);
+        }
         let Some(run) = self.runs.get_mut(&id) else { return };
         self.expiry.remove(&(run.expires, id));
         run.expires = run.expires.max(until);
@@ -156,7 +180,9 @@ impl Beyond {
     /// Notes something for all runs.
     pub(super) fn pend(&mut self, work: &Work) {
         let now = matches!(work, Work::Retry);
-        let runs: Vec<RunId> = self.runs.keys().copied().collect();
+        let spares_held = matches!(work, Work::Retry | Work::Rejected { .. });
+        let concerned = self.runs.iter().filter(|(_, run)| !(spares_held && run.hold.is_held()));
+        let runs: Vec<RunId> = concerned.map(|(id, _)| *id).collect();
         for id in runs {
             if let Some(run) = self.runs.get_mut(&id) {
                 run.pending.push(Pending::All(work.clone()));
@@ -169,11 +195,17 @@ impl Beyond {
         }
     }
 
-    /// Holds that were noted are not wanted any more.
+    /// Holds that were noted are not wanted any more, and those that were made are to be undone.
     pub(crate) fn release(&mut self) {
         let is_hold =
             |pending: &Pending| matches!(pending, Pending::Message(Action::Hold, _) | Pending::Batch(Action::Hold, ..));
-        self.runs.values_mut().for_each(|run| run.pending.retain(|pending| !is_hold(pending)));
+        for (id, run) in &mut self.runs {
+            run.pending.retain(|pending| !is_hold(pending));
+            if run.hold.is_held() {
+                run.pending.push(Pending::Release);
+                self.wanted.insert(*id);
+            }
+        }
     }
 
     /// Notes something for a run; says whether there is such a one.

@@ -142,7 +142,7 @@ impl Scheduler {
             oldest: first.map(|batch| batch.received).into_iter().chain(thread.beyond.oldest()).min(),
             flows: count(thread.flows.count()),
             held_by: thread.held_by.clone(),
-            held: u64::try_from(thread.aside.len()).unwrap_or(u64::MAX),
+            held: u64::try_from(thread.aside.len()).unwrap_or(u64::MAX).saturating_add(thread.beyond.held()),
             agents: count(thread.leases.len()),
             agents_max: thread.clause.thread_agents,
             credit: leases().fold(0, |sum: u32, lease| sum.saturating_add(lease.window.batches)),
@@ -254,7 +254,7 @@ impl Scheduler {
             visited += 1;
             last = Some(key);
             let Some(thread) = self.threads.get(*id) else { continue };
-            let batches = thread.batches.range(crate::operator::batches_of(message));
+            let batches = thread.batches.range(message.batches());
             views.extend(batches.map(|(id, batch)| batch_view(thread, *id, batch, now)));
         }
         (views, last.filter(|_| visited == limit).cloned())

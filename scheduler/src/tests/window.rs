@@ -177,6 +177,85 @@ fn a_hold_that_could_not_be_done_yet_is_released_with_its_thread() {
     assert_eq!(deliver_all(&mut world, lease).len(), 300);
 }
 
+/// A thousand batches, of which those of every second message are held by themselves.
+fn half_held(world: &mut World) -> (Vec<BatchId>, Vec<BatchId>) {
+    let all = fill(world, "smtp/a", 1000);
+    let chosen = |batch: &BatchId| Chosen {
+        thread: "smtp/a".parse().unwrap(),
+        batch: *batch,
+        run: None,
+        open: 1,
+        recipients: None,
+    };
+    let (held, free): (Vec<_>, Vec<_>) = all.into_iter().enumerate().partition(|(number, _)| number % 2 == 0);
+    let only = |batches: Vec<(usize, BatchId)>| batches.into_iter().map(|(_, batch)| batch).collect::<Vec<_>>();
+    let (held, free) = (only(held), only(free));
+    world.scheduler.operate_on(world.now, Action::Hold, &held.iter().map(chosen).collect::<Vec<_>>());
+    world.settle_down();
+    (held, free)
+}
+
+fn count_held(world: &World) -> u64 {
+    world.scheduler.thread(world.now, &"smtp/a".parse().unwrap()).unwrap().thread.held
+}
+
+#[test]
+fn what_is_held_by_itself_waits_beyond_the_window_and_lets_the_others_pass() {
+    let mut world = world();
+    let (held, free) = half_held(&mut world);
+    assert_eq!(count_held(&world), 500);
+    let lease = world.agent("smtp/a");
+    let mut delivered = deliver_all(&mut world, lease);
+    delivered.sort_unstable();
+    assert_eq!(delivered, free);
+    // Nothing but held ones is left: those in memory are few, and nobody asks for the others.
+    assert!(resident(&world) <= WINDOW, "{}", resident(&world));
+    assert_eq!((count_held(&world), world.state("smtp/a")), (500, "held"));
+    fill(&mut world, "smtp/b", WINDOW);
+    assert!(resident(&world) <= WINDOW, "{}", resident(&world));
+    assert!(world.scheduler.threads.values().all(|thread| thread.key.host != "a".into() || thread.aside.len() <= 64));
+
+    // One by one, and the rest with the thread, on record.
+    operate(&mut world, Action::Release, &held[499].message.to_string());
+    assert_eq!(count_held(&world), 499);
+    operate(&mut world, Action::Release, "smtp/a");
+    assert_eq!(count_held(&world), 0);
+    assert!(held.iter().all(|batch| !world.states[batch].held), "on record");
+    let lease = if world.has_agent("smtp/a") { world.agent("smtp/a") } else { lease };
+    let mut delivered = deliver_all(&mut world, lease);
+    delivered.sort_unstable();
+    assert_eq!(delivered, held);
+}
+
+#[test]
+fn what_is_held_by_itself_beyond_the_window_is_dropped_and_not_retried_and_does_not_expire() {
+    let mut world = world();
+    let (held, free) = half_held(&mut world);
+    let lease = world.agent("smtp/a");
+    assert_eq!(deliver_all(&mut world, lease).len(), free.len());
+    world.forget_dues();
+    operate(&mut world, Action::Retry, "smtp/a");
+    world.pass(Duration::from_secs(30 * 86_400));
+    assert_eq!((count_held(&world), world.open.len()), (500, 500));
+    operate(&mut world, Action::Drop, "smtp/a");
+    assert!(world.open.is_empty() && held.iter().all(|batch| world.finished[&(*batch, 0)] == Disposition::Dropped));
+}
+
+#[test]
+fn held_batches_that_could_not_be_read_for_their_release_are_asked_for_again() {
+    let mut world = world();
+    let (held, free) = half_held(&mut world);
+    let lease = world.agent("smtp/a");
+    assert_eq!(deliver_all(&mut world, lease).len(), free.len());
+    world.disk = Disk::Unreadable;
+    operate(&mut world, Action::Release, "smtp/a");
+    assert!(count_held(&world) > 0);
+    world.disk = Disk::Works;
+    (0..20).for_each(|_| world.pass(Duration::from_secs(61)));
+    let lease = if world.has_agent("smtp/a") { world.agent("smtp/a") } else { lease };
+    assert_eq!((deliver_all(&mut world, lease).len(), count_held(&world)), (held.len(), 0));
+}
+
 #[test]
 fn a_disk_that_takes_nothing_leaves_batches_in_memory() {
     let mut world = world();

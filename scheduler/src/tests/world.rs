@@ -391,6 +391,9 @@ impl World {
 
     /// What must always hold.
     fn check(&self) {
+        let held = self.spilled.values().flatten().filter(|batch| batch.held).count();
+        let counted: u64 = self.scheduler.threads.values().map(|thread| thread.beyond.held()).sum();
+        assert_eq!(held as u64, counted, "held beyond the window");
         assert_eq!(self.scheduler.audit(self.now), self.open.len());
         assert_eq!(self.scheduler.beyond_window(), self.spilled.values().map(Vec::len).sum::<usize>());
     }

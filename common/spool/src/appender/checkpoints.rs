@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::{Appender, Output, Reclaim};
 use crate::Options;
 use crate::backlog::{Backlog, Left};
-use crate::checkpoint::job::{Job, Stretch};
+use crate::checkpoint::job::{Job, Sources, Stretch};
 use crate::checkpoint::{Checkpoint, Position, Rest, Source, identity};
 use crate::recovery::Damage;
 
@@ -72,14 +72,13 @@ impl Appender {
         let sources = segments.iter().filter_map(source).collect();
         let rest = Rest { position, sources, marks: self.ledger.all_marks(), threads: self.threads.clone() };
         let cancelled = Arc::new(AtomicBool::new(false));
-        let job = Job {
+        let sources = Sources {
             base: checkpoints.base.clone(),
             from: checkpoints.position,
             segments,
-            rest,
-            file: self.log.checkpoint_file(),
             cancelled: cancelled.clone(),
         };
+        let job = Job { sources, rest, file: self.log.checkpoint_file() };
         self.checkpoints.cancelled = Some(cancelled);
         self.checkpoints.recorded = 0;
         self.outputs.push_back(Output::Checkpoint(Box::new(job)));

@@ -202,6 +202,7 @@ fn attempts_that_are_gone_are_said_to_be_gone() {
 fn a_host_that_is_down_for_many_costs_the_log_nothing_and_the_checkpoint_little() {
     const MESSAGES: u64 = 2000;
     let mut bench = Bench::open(Simulated::default(), 4 << 20);
+    bench.job_octets = usize::MAX;
     bench.appender.set_checkpoint_octets(u64::MAX);
     let ids: Vec<MessageId> = (0..MESSAGES).map(|_| bench.commit(b"x", envelope(ONE))).collect();
     bench.turn();

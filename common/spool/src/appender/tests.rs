@@ -23,10 +23,14 @@ pub(super) struct Bench {
     to: Sender<Committed>,
     /// A checkpoint that could be made.
     pub(super) job: Option<Box<Job>>,
+    /// What the making of it may take.
+    pub(super) job_octets: usize,
 }
 
 /// Octets of records between checkpoints: a dozen of them.
 const CHECKPOINT_OCTETS: u64 = 600;
+/// Memory for a checkpoint: some messages, so that it is made in several passes.
+const JOB_OCTETS: usize = 2000;
 
 impl Bench {
     pub(super) fn open(disk: Simulated, segment_bytes: u32) -> Self {
@@ -41,7 +45,7 @@ impl Bench {
         appender.set_checkpoint_octets(CHECKPOINT_OCTETS);
         appender.start();
         let (work, damage, to) = (recovery.work, recovery.damage, mailbox(1).0);
-        Self { disk, appender, shared, work, damage, segment_bytes, to, job: None }
+        Self { disk, appender, shared, work, damage, segment_bytes, to, job: None, job_octets: JOB_OCTETS }
     }
 
     /// A new hub on what `kill -9` leaves.
@@ -80,7 +84,7 @@ impl Bench {
     /// Makes a checkpoint, if it is time for one; says whether one was made.
     pub(super) fn checkpoint(&mut self) -> bool {
         let Some(job) = self.job.take() else { return false };
-        let result = job.run();
+        let result = job.run_within(self.job_octets);
         let made = result.is_ok();
         self.appender.checkpointed(result);
         made

@@ -93,6 +93,29 @@ fn a_second_checkpoint_is_made_from_the_first() {
 }
 
 #[test]
+fn a_checkpoint_says_the_same_however_little_memory_it_is_made_in() {
+    for with_base in [false, true] {
+        let made = |octets: usize| {
+            let mut bench = busy();
+            if with_base {
+                bench.checkpoint_all();
+                let late = store(&mut bench);
+                bench.appender.take(Request::Outcomes(vec![outcome(late, 0, &[0], Disposition::Deferred)]));
+                bench.turn();
+            }
+            let before = told(&bench.restarted().work);
+            bench.job_octets = octets;
+            bench.checkpoint_all();
+            assert_eq!(told(&bench.restarted().work), before, "{octets} octets");
+            // Ids are times: they differ from one run to the next.
+            bench.disk.checkpoint_mut(|checkpoint| checkpoint.as_ref().map(Vec::len))
+        };
+        let whole = made(usize::MAX);
+        assert!([0, 300, 5000, 20_000].into_iter().all(|octets| made(octets) == whole));
+    }
+}
+
+#[test]
 fn a_damaged_checkpoint_is_set_aside_and_the_log_is_read() {
     let mut bench = busy();
     bench.checkpoint_all();
