@@ -1,6 +1,7 @@
 //! The engine against a strict far side in memory.
 
 mod approach;
+mod contract;
 mod enough;
 mod far;
 mod first_flight;

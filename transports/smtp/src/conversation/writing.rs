@@ -346,6 +346,7 @@ impl<L: Letter> Conversation<L> {
         };
         self.ask(What::Final(number), |out| wire::encode_bdat(out, letter.size(), wire::Last::Yes));
         self.output.plain(letter);
+        self.extend_last();
         self.stage = None;
         true
     }
