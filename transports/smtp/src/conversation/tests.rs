@@ -9,6 +9,7 @@ mod flights;
 mod harness;
 mod levels;
 mod overdue;
+mod patience;
 mod portions;
 mod presumed;
 mod random;

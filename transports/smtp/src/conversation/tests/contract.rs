@@ -5,7 +5,7 @@ use zrelay_agent::Judgement::{Deferred, Delivered, Failed};
 
 use super::far::{Far, Mischief, Offers};
 use super::harness::{Run, letter, settings};
-use crate::conversation::{End, Protocol, Settings};
+use crate::conversation::{Approach, End, Protocol, Settings};
 use crate::testing::Parcel;
 
 /// Ready, with these letters carried and nothing of them written.
@@ -120,7 +120,40 @@ fn a_refusal_before_the_last_octet_of_a_message_is_its_verdict_and_the_end() {
         assert_eq!(run.verdict(0, 0), (judgement, format!("host far.example[192.0.2.1]:25 {words}")));
         assert!(run.is_unanswered(1, 0), "the far side takes what is left of the message for commands");
         assert!(matches!(run.end, Some(End::Ended(_))), "{:?}", run.end);
+        assert_eq!(run.conversation.next_approach(), Some(Approach::Bold), "it is an answer");
         run.assert_all_came_back();
+    }
+    let mut run = ready(settings(), Offers::pipelining(), vec![large()]);
+    run.send_all();
+    run.hear("250 Ok\r\n250 Ok\r\n354 Go on\r\n");
+    run.send_all_but_one_octet();
+    run.hear("421 4.3.2 Shutting down\r\n");
+    assert_eq!(run.verdict(0, 0).0, Deferred);
+    let Some(End::Failed(why)) = &run.end else { panic!("it has not worked: {:?}", run.end) };
+    assert_eq!(why.code, 421);
+}
+
+#[test]
+fn a_reply_of_a_kind_that_its_command_cannot_have_ends_the_connection() {
+    for (needle, reply) in [
+        ("MAIL FROM:<s1@", "354 Go on"),
+        ("RCPT TO:<one@", "354 Go on"),
+        ("DATA", "250 Ok"),
+        (". one@", "354 Go on"),
+        ("RSET", "354 Go on"),
+    ] {
+        let offers = if needle == "DATA" { Offers::pipelining() } else { Offers::everything() };
+        let mut seen = 0;
+        let far = Far::new(offers, move |line| {
+            seen += usize::from(line.starts_with(needle));
+            (line.starts_with(needle) && (needle != "DATA" || seen == 2)).then_some(Mischief::Say(reply))
+        });
+        let mut run = Run::new(settings(), far, 1);
+        ["none@dst", "one@dst", "two@dst"].iter().enumerate().for_each(|(at, whom)| run.carry(letter(at, &[whom])));
+        run.finish();
+        let Some(End::Ended(why)) = &run.end else { panic!("{needle}: {:?}", run.end) };
+        assert!(why.text.contains(&format!("{} in reply to", &reply[..3])), "{needle}: {why}");
+        assert_eq!(run.delivered(), 1, "{needle}: the one before");
     }
 }
 
@@ -199,6 +232,26 @@ fn what_was_certainly_not_taken_is_not_at_risk() {
     ["good@dst", "refused@dst", "later@dst"].iter().enumerate().for_each(|(at, whom)| run.carry(letter(at, &[whom])));
     run.finish();
     assert_eq!(run.conversation.take_statistics().at_risk, 1, "the one behind, of which nothing is known");
+    let far = Far::new(Offers::everything(), |line| match line {
+        _ if line.starts_with("MAIL FROM:<s1@") => Some(Mischief::Say("550 5.7.1 No")),
+        _ if line.contains("refused@") => Some(Mischief::Close),
+        _ => None,
+    });
+    let mut run = Run::new(settings(), far, 1).in_one_piece();
+    ["good@dst", "refused@dst"].iter().enumerate().for_each(|(at, whom)| run.carry(letter(at, &[whom])));
+    run.finish();
+    assert_eq!(run.conversation.take_statistics().at_risk, 0, "there is no envelope for it");
+}
+
+#[test]
+fn a_connection_that_dies_of_its_first_message_puts_off_all_of_its_recipients() {
+    for heard in 0..4 {
+        let mut run = ready(settings(), Offers::everything(), vec![letter(0, &["a@dst", "b@dst"])]);
+        run.send_all();
+        run.hear_lines_and_lose(heard);
+        assert_eq!((run.verdict(0, 0).0, run.verdict(0, 1).0), (Deferred, Deferred), "{heard} replies");
+        assert!(matches!(run.end, Some(End::Failed(_))), "{:?}", run.end);
+    }
 }
 
 #[test]

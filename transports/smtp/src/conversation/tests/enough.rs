@@ -43,11 +43,11 @@ fn a_host_that_says_421_and_stays_is_read_to_the_end() {
 
 #[test]
 fn the_first_mail_refused_by_421_fails_the_host() {
-    let run = four(Offers::everything(), |line| {
-        line.starts_with("MAIL").then_some(Mischief::SayAndClose("421 4.3.2 Not now"))
-    });
-    assert_eq!(run.verdict(0, 0).0, Deferred);
-    assert!(matches!(run.end, Some(End::Failed(_))));
+    for reply in [Mischief::SayAndClose("421 4.3.2 Not now"), Mischief::Say("421 4.3.2 Not now")] {
+        let run = four(Offers::everything(), move |line| line.starts_with("MAIL").then(|| reply.clone()));
+        assert_eq!(run.verdict(0, 0).0, Deferred);
+        assert!(matches!(run.end, Some(End::Failed(_))), "{:?}", run.end);
+    }
 }
 
 #[test]
@@ -66,6 +66,16 @@ fn the_first_message_answered_by_421_fails_the_host() {
 }
 
 #[test]
+fn a_sender_refused_for_good_behind_421_is_refused() {
+    let run = four(Offers::everything(), |line| match line {
+        _ if line.contains("good1@") => Some(Mischief::Say("421 4.7.0 Enough")),
+        _ if line.starts_with("MAIL FROM:<s2@") => Some(Mischief::Say("550 5.7.1 Not you")),
+        _ => None,
+    });
+    assert_eq!((run.verdict(0, 0).0, run.verdict(2, 0).0), (DELIVERED, Failed));
+}
+
+#[test]
 fn senders_put_off_in_a_row_end_the_connection() {
     let run = four_with(Settings { unacknowledged_messages: 1, ..settings() }, Offers::everything(), |line| {
         let hit = line.starts_with("MAIL FROM:<s1@") || line.starts_with("MAIL FROM:<s2@");
@@ -75,6 +85,44 @@ fn senders_put_off_in_a_row_end_the_connection() {
     assert_eq!(run.verdict(1, 0).0, Deferred);
     assert!(run.is_unanswered(2, 0) && run.books[3].returned);
     assert!(matches!(run.end, Some(End::Ended(_))));
+}
+
+#[test]
+fn senders_put_off_here_and_there_say_nothing_about_the_host() {
+    let one_at_a_time = Settings { unacknowledged_messages: 1, ..settings() };
+    let run = four_with(one_at_a_time, Offers::everything(), |line| {
+        let hit = line.starts_with("MAIL FROM:<s1@") || line.starts_with("MAIL FROM:<s3@");
+        hit.then_some(Mischief::Say("450 4.7.1 Too much mail"))
+    });
+    assert_eq!([0, 1, 2, 3].map(|batch| run.verdict(batch, 0).0), [DELIVERED, Deferred, DELIVERED, Deferred]);
+    assert!(matches!(run.end, Some(End::Done)), "{:?}", run.end);
+}
+
+#[test]
+fn a_sender_put_off_makes_the_rest_go_one_at_a_time() {
+    let put_off = |line: &str| line.starts_with("MAIL").then_some(Mischief::Say("450 4.7.1 Too much mail"));
+    let mut run = Run::new(settings(), Far::new(Offers::everything(), put_off), 1);
+    run.carry(letter(0, &["a@dst"]));
+    run.settle_down();
+    assert!(run.conversation.refusals >= 8, "{}", run.conversation.refusals);
+}
+
+#[test]
+fn a_limit_of_messages_is_not_believed_of_a_host_that_has_taken_none() {
+    let mut run = four_with(Settings { unacknowledged_messages: 1, ..settings() }, Offers::everything(), |line| {
+        line.starts_with("MAIL FROM:<s0@").then_some(Mischief::Say("452 4.5.3 Too many messages"))
+    });
+    assert_eq!((run.verdict(0, 0).0, run.verdict(1, 0).0), (Deferred, DELIVERED));
+    assert_eq!(run.conversation.take_lesson_in_messages(), None);
+}
+
+#[test]
+fn the_first_recipient_refused_by_421_fails_the_host() {
+    let run = four(Offers::everything(), |line| {
+        line.starts_with("RCPT").then_some(Mischief::SayAndClose("421 4.3.2 Not now"))
+    });
+    assert_eq!(run.verdict(0, 0).0, Deferred, "it has had its turn");
+    assert!(matches!(run.end, Some(End::Failed(_))), "{:?}", run.end);
 }
 
 #[test]
