@@ -244,6 +244,17 @@ fn what_was_certainly_not_taken_is_not_at_risk() {
 }
 
 #[test]
+fn a_chunk_of_which_an_octet_is_missing_is_not_at_risk() {
+    let mut run = ready(settings(), Offers::everything(), vec![large()]);
+    run.send_all_but_one_octet();
+    run.hear("250 Ok\r\n250 Ok\r\n");
+    run.conversation.handle_lost(run.now, "");
+    run.events();
+    assert!(run.verdict(0, 0).1.ends_with("while sending message body"), "{}", run.verdict(0, 0).1);
+    assert_eq!(run.conversation.take_statistics().at_risk, 0);
+}
+
+#[test]
 fn a_connection_that_dies_of_its_first_message_puts_off_all_of_its_recipients() {
     for heard in 0..4 {
         let mut run = ready(settings(), Offers::everything(), vec![letter(0, &["a@dst", "b@dst"])]);

@@ -66,6 +66,12 @@ fn the_first_message_answered_by_421_fails_the_host() {
 }
 
 #[test]
+fn the_first_recipient_refused_by_421_is_put_off_though_the_message_is_taken() {
+    let run = four(Offers::everything(), |line| line.contains("good0@").then_some(Mischief::Say("421 4.3.2 Not now")));
+    assert_eq!((run.verdict(0, 0).0, run.verdict(0, 1).0), (Deferred, DELIVERED));
+}
+
+#[test]
 fn a_sender_refused_for_good_behind_421_is_refused() {
     let run = four(Offers::everything(), |line| match line {
         _ if line.contains("good1@") => Some(Mischief::Say("421 4.7.0 Enough")),

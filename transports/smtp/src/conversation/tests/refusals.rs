@@ -201,6 +201,15 @@ fn what_does_not_fit_goes_at_once_in_the_next_transaction() {
         run.assert_all_delivered();
         assert!(run.far.deliveries.iter().all(|delivery| delivery.recipients.len() <= 2));
     }
+    // In front of what else there is.
+    let one_at_a_time = Settings { unacknowledged_messages: 1, ..settings() };
+    let mut run = Run::new(one_at_a_time, Far::new(Offers::everything(), |_| None), 3).in_one_piece();
+    run.far.recipients_max = 2;
+    run.carry(letter(0, &["a@dst", "b@dst", "c@dst"]));
+    run.carry(letter(1, &["a@dst"]));
+    run.finish();
+    let senders: Vec<_> = run.far.deliveries.iter().map(|delivery| &delivery.sender[..2]).collect();
+    assert_eq!(senders, ["s0", "s0", "s1"]);
 }
 
 #[test]
