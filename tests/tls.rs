@@ -51,12 +51,11 @@ fn a_certificate_that_nobody_vouches_for_does_not_pass_verify() {
     assert_eq!(sink.count(), 0);
 }
 
-#[test]
-fn swaks_comes_in_encrypted() {
+/// Mail from swaks, which goes `way` to a listener with these keys.
+fn swaks_comes_in(way: &str, listener: &str) {
     let sink = Sink::start();
-    let certificate = Certificate::new(&["hub.test"]);
-    let hub = Hub::towards(ZRELAY, &sink.host()).certificate(&certificate).start();
-    let arguments = ["-tls", "--from", "s@a.test", "--to", "r@b.test", "--body", "by TLS"];
+    let hub = Hub::towards(ZRELAY, &sink.host()).certificate(&Certificate::new(&["hub.test"])).listen(listener).start();
+    let arguments = [way, "--from", "s@a.test", "--to", "r@b.test", "--body", "by TLS"];
     let Some((transcript, content)) = swaks(hub.smtp(), &arguments) else { return skip("swaks is not installed") };
     assert!(content && transcript.contains("TLS started"), "{transcript}");
     assert!(sink.wait(1, SOON));
@@ -65,16 +64,13 @@ fn swaks_comes_in_encrypted() {
 }
 
 #[test]
+fn swaks_comes_in_encrypted() {
+    swaks_comes_in("-tls", "");
+}
+
+#[test]
 fn swaks_comes_in_with_implicit_tls() {
-    let sink = Sink::start();
-    let certificate = Certificate::new(&["hub.test"]);
-    let hub = Hub::towards(ZRELAY, &sink.host()).certificate(&certificate).listen("implicit_tls = true").start();
-    let arguments = ["--tls-on-connect", "--from", "s@a.test", "--to", "r@b.test", "--body", "by TLS"];
-    let Some((transcript, content)) = swaks(hub.smtp(), &arguments) else { return skip("swaks is not installed") };
-    assert!(content && transcript.contains("TLS started"), "{transcript}");
-    assert!(sink.wait(1, SOON));
-    let text = sink.transactions()[0].text();
-    assert!(text.contains("with ESMTPS"), "{text}");
+    swaks_comes_in("--tls-on-connect", "implicit_tls = true");
 }
 
 #[test]

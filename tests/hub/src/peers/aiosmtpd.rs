@@ -1,4 +1,4 @@
-//! A real aiosmtpd, as list managers use it to take bounces.
+//! A real aiosmtpd, as list managers use it to take bounces: by SMTP, and by LMTP.
 
 use std::fs;
 use std::net::TcpStream;
@@ -9,7 +9,8 @@ use super::{Delivered, Peers, open_directory, store};
 use crate::{Port, Process, SOON, wait_until};
 
 /// A running aiosmtpd that keeps every message, except for recipients that begin with `bad.`, and refuses senders at
-/// `refused.test`. A transaction has at most 30 recipients, a session at most 20 `MAIL`, a message one mebibyte.
+/// `refused.test`. A transaction has at most 30 recipients, a session at most 20 `MAIL` and at most 10 refusals, a message
+/// one mebibyte.
 #[derive(Debug)]
 pub struct Aiosmtpd {
     // First, so that it ends before its directory goes.
@@ -20,23 +21,34 @@ pub struct Aiosmtpd {
 
 const SCRIPT: &str = r#"
 import asyncio, os, sys
+from aiosmtpd.lmtp import LMTP
 from aiosmtpd.smtp import SMTP
 
-port, mail = int(sys.argv[1]), sys.argv[2]
+port, mail, protocol = int(sys.argv[1]), sys.argv[2], {'lmtp': LMTP, 'smtp': SMTP}[sys.argv[3]]
 
 class Handler:
     count = 0
 
+    def __init__(self):
+        self.refusals = 0
+
+    def refuse(self, server, reply):
+        self.refusals += 1
+        if self.refusals <= 10:
+            return reply
+        asyncio.get_running_loop().call_soon(server.transport.close)
+        return '421 4.7.0 Too many errors'
+
     async def handle_MAIL(self, server, session, envelope, address, options):
         if address and address.endswith('@refused.test'):
-            return '550 5.7.1 Sender refused'
+            return self.refuse(server, '550 5.7.1 Sender refused')
         envelope.mail_from = address
         envelope.mail_options.extend(options)
         return '250 OK'
 
     async def handle_RCPT(self, server, session, envelope, address, options):
         if address.startswith('bad.'):
-            return '550 5.1.1 User unknown'
+            return self.refuse(server, '550 5.1.1 User unknown')
         if len(envelope.rcpt_tos) >= 30:
             return '452 4.5.3 Too many recipients'
         envelope.rcpt_tos.append(address)
@@ -50,12 +62,13 @@ class Handler:
                 file.write((envelope.mail_from or '').encode() + b'\n' + recipient.encode() + b'\n')
                 file.write(envelope.content.replace(b'\r\n', b'\n'))
             os.rename(name, name + '.mail')
-        return '250 Message accepted for delivery'
+        replies = len(envelope.rcpt_tos) if protocol is LMTP else 1
+        return '\r\n'.join(['250 Message accepted for delivery'] * replies)
 
 async def main():
     loop = asyncio.get_running_loop()
-    make = lambda: SMTP(Handler(), data_size_limit=1048576, hostname='aiosmtpd.test', loop=loop,
-                        command_call_limit={'MAIL': 20, '*': 1000})
+    make = lambda: protocol(Handler(), data_size_limit=1048576, hostname='aiosmtpd.test', loop=loop,
+                            command_call_limit={'MAIL': 20, '*': 1000})
     server = await loop.create_server(make, '127.0.0.1', port)
     await server.serve_forever()
 
@@ -63,11 +76,11 @@ asyncio.run(main())
 "#;
 
 impl Aiosmtpd {
-    /// Starts one.
+    /// Starts one; `protocol` is `smtp` or `lmtp`.
     ///
     /// # Panics
     /// When it does not listen.
-    pub fn start(peers: &Peers) -> Self {
+    pub fn start(peers: &Peers, protocol: &str) -> Self {
         let directory = open_directory("zrelay-aiosmtpd.");
         let path = directory.path();
         store::write(path);
@@ -75,6 +88,7 @@ impl Aiosmtpd {
         fs::write(path.join("server.py"), SCRIPT).expect("our own directory");
         let process = Process::start("aiosmtpd", path, "python3", |command| {
             command.arg(path.join("server.py")).arg(port.number().to_string()).arg(path.join("mail"));
+            command.arg(protocol);
             command.env("PYTHONPATH", peers.path("python")).env("PYTHONDONTWRITEBYTECODE", "1");
         });
         let server = Self { process, directory, port };

@@ -9,8 +9,8 @@ use tempfile::TempDir;
 use super::{Delivered, Peers, open, open_directory, store};
 use crate::{Certificate, Port, Process, SOON, wait_until};
 
-/// A running chasquid that keeps every message for `good.test`; it relays to nowhere. It has nothing against any sender;
-/// its messages may have one mebibyte.
+/// A running chasquid that keeps every message for `good.test`; it relays to nowhere. It refuses senders whose domain is an
+/// address literal, which it takes for malformed; its messages may have one mebibyte.
 #[derive(Debug)]
 pub struct Chasquid {
     // First, so that it ends before its directory goes.

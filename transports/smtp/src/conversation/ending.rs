@@ -121,11 +121,11 @@ impl<L: Letter> Conversation<L> {
         }
     }
 
-    /// Messages that are written, at least in part, and may be taken, of which the final reply is not here.
+    /// Messages that are written to their end, and may be taken, of which the final reply is not here.
     fn count_at_risk(&mut self) -> u64 {
         let written = self.output.written();
         let awaited = std::mem::take(&mut self.awaited);
-        let finals = awaited.iter().filter(|awaited| awaited.position <= written);
+        let finals = awaited.iter().filter(|awaited| awaited.whole <= written);
         let may_succeed = |awaited: &&Awaited| match awaited.what {
             What::Final(number) => self.flight(number).is_some_and(|transaction| transaction.may_succeed()),
             _ => false,
@@ -285,7 +285,7 @@ impl<L: Letter> Conversation<L> {
             What::Mail(_) => "sending MAIL FROM",
             What::Rcpt(_) => "sending RCPT TO",
             What::Data(_) => "sending DATA command",
-            What::Final(_) if awaited.position > self.output.written() => "sending message body",
+            What::Final(_) if awaited.whole > self.output.written() => "sending message body",
             What::Final(_) => "sending end of data -- message may be sent more than once",
             What::Quit => "sending QUIT",
         }

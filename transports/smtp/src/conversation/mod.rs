@@ -12,16 +12,22 @@
 //!
 //! A carried batch becomes one or more **transactions** (one sender, a bounded number of recipients). How many of them are
 //! under way at a time is the [`Pipelining`] level: see `writing`. Replies are matched to commands by position: see
-//! `replies`. What a reply means for the recipients is in `transaction`.
+//! `replies`. What a reply means for the recipients is in `transaction`; what the far side need not be asked for, in
+//! `fitness`.
 //!
 //! What fails and how: everything the far side can do ends in an [`Event::Closed`] with a reason. Before it every batch
 //! comes back exactly once: settled, returned untouched, or settled with recipients missing, which are unanswered.
 
+mod batch;
 mod diagnostic;
 mod ending;
+mod event;
+mod fitness;
 mod opening;
 mod presumed;
+mod progress;
 mod replies;
+mod settings;
 mod transaction;
 mod urgency;
 mod writing;
@@ -30,163 +36,30 @@ mod writing;
 mod tests;
 
 use std::collections::VecDeque;
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use slotmap::SlotMap;
-use zrelay_agent::{Rest, Statistics, Ticket, Verdict, Work};
+use zrelay_agent::{Statistics, Ticket, Work};
 use zrelay_clock::Timestamp;
 use zrelay_config::Pipelining;
-use zrelay_spool::{BatchId, Diagnostic};
+use zrelay_spool::Diagnostic;
 use zrelay_trace::Tap;
 use zrelay_wire::{Capabilities, ReplyParser};
 
 use crate::letter::Letter;
 use crate::output::{Output, Piece};
 
+use batch::{Batch, BatchKey};
 pub(crate) use diagnostic::sanitise;
+pub use event::{End, Event};
 use presumed::Basis;
 pub use presumed::Offered;
+pub(crate) use progress::{Finished, Owed};
 use replies::Awaited;
-use transaction::{Batch, BatchKey, Transaction};
+pub use settings::{Approach, Protocol, Security, Settings};
+use transaction::Transaction;
 use writing::{Footing, Stage};
-
-/// What a conversation is to do and to respect.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// SMTP or LMTP.
-    pub protocol: Protocol,
-    /// Our name in `EHLO`.
-    pub hostname: Arc<str>,
-    /// The far side for the log: `name[address]:port`.
-    pub peer: Arc<str>,
-    /// What is wanted of TLS.
-    pub security: Security,
-    /// Highest level to use.
-    pub highest: Pipelining,
-    /// Recipients in one transaction.
-    pub recipients: u32,
-    /// Transactions on this connection.
-    pub messages: u32,
-    /// Age of the connection, from [`Settings::begun`], at which no more transactions are begun.
-    pub age: Duration,
-    /// Transactions sent whose final reply is not there yet, to begin with; see [`Conversation::set_room`].
-    pub unacknowledged_messages: u32,
-    /// The same in octets; one message may overdraw it.
-    pub unacknowledged_bytes: u64,
-    /// Patience for a reply or for room to write; doubled for the reply to a message.
-    pub timeout: Duration,
-    /// When the connection was begun to be set up, for the log; equal to the time of [`Conversation::new`] or before.
-    pub begun: Timestamp,
-}
-
-/// The protocol of a next hop.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Protocol {
-    /// RFC 5321: one reply to a message.
-    Smtp,
-    /// RFC 2033: one reply to a message for every recipient accepted.
-    Lmtp,
-}
-
-/// What is wanted of TLS on one connection.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Security {
-    /// No STARTTLS.
-    Clear,
-    /// STARTTLS where it is offered; refused, the connection ends with [`End::ClearOnly`].
-    Opportunistic,
-    /// STARTTLS or nothing.
-    Required,
-    /// TLS from the first octet on (RFC 8314 §3), or nothing.
-    Implicit,
-}
-
-/// How much is entrusted to a connection that has not shown yet that it works.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Approach {
-    /// As much as may be under way.
-    Bold,
-    /// One transaction more than the far side has answered on this connection, so that no more is lost with it than it
-    /// has achieved; two, four, eight of them with each round trip.
-    Careful,
-}
-
-/// What a conversation tells its driver.
-#[derive(Clone, Debug)]
-pub enum Event {
-    /// The far side is ready for work.
-    Ready,
-    /// Begin the TLS handshake, then call [`Conversation::handle_secured`].
-    StartTls,
-    /// Outcomes of some or all recipients of a batch.
-    Settled {
-        /// The batch.
-        batch: BatchId,
-        /// What became of them; recipients without a verdict when `rest` is `Done` are unanswered.
-        verdicts: Vec<Verdict>,
-        /// Whether the conversation is through with the batch.
-        rest: Rest,
-    },
-    /// A batch comes back as it was.
-    Returned {
-        /// The batch.
-        batch: BatchId,
-    },
-    /// The conversation is over; nothing comes after this. Close the connection.
-    Closed(End),
-}
-
-/// How a conversation ended.
-#[derive(Clone, Debug)]
-pub enum End {
-    /// As it was asked to.
-    Done,
-    /// The far side ended a connection that had worked.
-    Ended(Arc<Diagnostic>),
-    /// The connection did not work; so does not the host, as far as one connection tells.
-    Failed(Arc<Diagnostic>),
-    /// It never came so far that mail could be sent: another address may do better.
-    Unready(Arc<Diagnostic>),
-    /// STARTTLS was offered, tried and refused, and is not required: connect again with [`Security::Clear`].
-    ClearOnly(Arc<Diagnostic>),
-    /// What was presumed of the host does not hold: connect again without [`Conversation::presume`]. That says nothing
-    /// against the host, and nothing was sent that it could have taken for a message.
-    Stale(Arc<Diagnostic>),
-}
-
-impl fmt::Display for End {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Done => f.write_str("closed"),
-            Self::Ended(reason) => write!(f, "the far side ended the connection: {reason}"),
-            Self::Failed(reason) | Self::Unready(reason) => write!(f, "failed: {reason}"),
-            Self::ClearOnly(reason) => write!(f, "{reason}; trying again in the clear"),
-            Self::Stale(reason) => write!(f, "{reason}; trying again, waiting for the greeting"),
-        }
-    }
-}
-
-/// Transactions that are over since the connection began.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Finished {
-    /// How many.
-    pub messages: u64,
-    /// Octets of their messages.
-    pub octets: u64,
-    /// The shortest time from queuing a transaction to its final reply.
-    pub quickest: Option<Duration>,
-}
-
-/// Since when the next reply is waited for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Owed {
-    /// Since a command was queued when nothing was owed: a round trip is part of it.
-    BehindCommand(Timestamp),
-    /// Since the reply before it.
-    BehindReply(Timestamp),
-}
 
 /// Why no new transaction is begun.
 #[derive(Clone, Debug)]
@@ -459,72 +332,6 @@ impl<L: Letter> Conversation<L> {
         reply.into_iter().chain(stall).chain(self.overdue()).min()
     }
 
-    /// The level in use.
-    pub fn level(&self) -> Pipelining {
-        self.level
-    }
-
-    /// A lower level to meet this host with from now on, because it mishandled the one in use.
-    pub fn advice(&self) -> Option<Pipelining> {
-        self.advice
-    }
-
-    /// How many recipients the far side takes in a transaction, when it has shown that since the last call of this.
-    pub fn take_lesson(&mut self) -> Option<u32> {
-        self.lesson.take()
-    }
-
-    /// How many transactions the far side takes on a connection, when it has shown that since the last call of this.
-    pub fn take_lesson_in_messages(&mut self) -> Option<u32> {
-        self.lesson_in_messages.take()
-    }
-
-    /// Whether the connection is too old for another transaction.
-    pub fn is_worn(&self, now: Timestamp) -> bool {
-        now.since(self.settings.begun) >= self.settings.age || self.carried >= self.messages_max()
-    }
-
-    /// Transactions that the settings and the far side (RFC 9422) allow on this connection.
-    fn messages_max(&self) -> u32 {
-        let announced = self.capabilities.limits.mailmax.filter(|&limit| limit > 0).unwrap_or(u64::MAX);
-        self.settings.messages.min(u32::try_from(announced).unwrap_or(u32::MAX)).max(1)
-    }
-
-    /// What the far side offers.
-    pub fn capabilities(&self) -> &Capabilities {
-        &self.capabilities
-    }
-
-    /// Whether the connection is encrypted.
-    pub fn is_encrypted(&self) -> bool {
-        self.encrypted
-    }
-
-    /// Whether mail can be sent.
-    pub fn is_ready(&self) -> bool {
-        self.state == State::Ready && self.basis == Basis::Confirmed
-    }
-
-    /// Whether no batch is here.
-    pub fn is_idle(&self) -> bool {
-        self.batches.is_empty()
-    }
-
-    /// Whether nothing new is begun any more.
-    pub fn is_ending(&self) -> bool {
-        self.stop.is_some() || matches!(self.state, State::Quitting | State::Closed)
-    }
-
-    /// Replies awaited.
-    pub fn replies_awaited(&self) -> usize {
-        self.awaited.len()
-    }
-
-    /// Octets of messages that are under way and not answered.
-    pub fn bytes_in_flight(&self) -> u64 {
-        self.bytes_in_flight
-    }
-
     /// What may be under way from here on: transactions without a final reply, octets of their messages (one message may
     /// overdraw that), and octets queued and not written.
     pub fn set_room(&mut self, now: Timestamp, messages: u32, octets: u64, backlog: u64) {
@@ -543,36 +350,6 @@ impl<L: Letter> Conversation<L> {
     /// How to begin; boldly, unless told otherwise before the far side is ready.
     pub fn set_approach(&mut self, approach: Approach) {
         self.approach = approach;
-    }
-
-    /// Transactions that are over.
-    pub fn finished(&self) -> Finished {
-        self.finished
-    }
-
-    /// Replies to messages and to recipients so far; with LMTP, where both are about recipients, those to messages.
-    pub fn answers(&self) -> Work {
-        self.answers
-    }
-
-    /// Since when the next reply is waited for; says nothing while none is.
-    pub fn owed(&self) -> Owed {
-        self.owed
-    }
-
-    /// Transactions under way.
-    pub fn under_way(&self) -> usize {
-        self.flights.len()
-    }
-
-    /// Whether there is work that waits for room.
-    pub fn has_work(&self) -> bool {
-        !self.queue.is_empty() || !self.output.is_empty()
-    }
-
-    /// What was done since the last call of this.
-    pub fn take_statistics(&mut self) -> Statistics {
-        std::mem::take(&mut self.statistics)
     }
 
     /// The transaction of this number, if it is under way.

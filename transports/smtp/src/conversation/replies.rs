@@ -24,6 +24,8 @@ pub(super) struct Awaited {
     pub(super) what: What,
     /// Where its command ends in the output: a reply cannot come before that is written.
     pub(super) position: u64,
+    /// Where all that it answers ends: a chunk may be refused while its octets are on their way, and not be accepted.
+    pub(super) whole: u64,
 }
 
 /// To what. Numbers are those of transactions.
@@ -43,8 +45,13 @@ pub(super) enum What {
 }
 
 impl Awaited {
+    /// To something that ends there.
+    fn at(what: What, position: u64) -> Self {
+        Self { what, position, whole: position }
+    }
+
     pub(super) fn greeting() -> Self {
-        Self { what: What::Greeting, position: 0 }
+        Self::at(What::Greeting, 0)
     }
 }
 
@@ -60,7 +67,15 @@ impl<L: Letter> Conversation<L> {
 
     /// Expects a reply to everything queued so far.
     pub(super) fn await_reply(&mut self, what: What) {
-        self.awaited.push_back(Awaited { what, position: self.output.queued() });
+        self.awaited.push_back(Awaited::at(what, self.output.queued()));
+    }
+
+    /// What was queued last belongs to the command in front of it, and has no reply of its own.
+    pub(super) fn extend_last(&mut self) {
+        let whole = self.output.queued();
+        if let Some(last) = self.awaited.back_mut() {
+            last.whole = whole;
+        }
     }
 
     pub(super) fn handle_reply(&mut self, now: Timestamp, reply: &Reply) {
@@ -72,7 +87,8 @@ impl<L: Letter> Conversation<L> {
         let Some(awaited) = self.awaited.pop_front() else {
             return self.handle_unasked(reply);
         };
-        if awaited.position > self.output.written() {
+        let needed = if kind == Kind::Refusal { awaited.position } else { awaited.whole };
+        if needed > self.output.written() {
             return self.handle_early(now, awaited, kind, reply);
         }
         if reply.code == 421 {
@@ -99,8 +115,8 @@ impl<L: Letter> Conversation<L> {
         self.end_as_stopped(End::Done);
     }
 
-    /// A reply to something that is not written. Only a refusal in the middle of a message makes sense; the rest of the
-    /// message cannot be taken back, so the connection ends with it.
+    /// A reply to something that is not written. Only a refusal in the middle of a message makes sense; behind DATA, the rest
+    /// of the message would be taken for commands, so the connection ends with it.
     fn handle_early(&mut self, now: Timestamp, awaited: Awaited, kind: Kind, reply: &Reply) {
         let What::Final(number) = awaited.what else {
             return self.handle_unasked(reply);
@@ -258,8 +274,7 @@ impl<L: Letter> Conversation<L> {
         let more = transaction.has_accepted();
         self.answers.recipients += u64::from(protocol == Protocol::Lmtp);
         if protocol == Protocol::Lmtp && more {
-            let position = self.output.written();
-            self.awaited.push_front(Awaited { what: What::Final(number), position });
+            self.awaited.push_front(Awaited::at(What::Final(number), self.output.written()));
             return;
         }
         self.answers.messages += 1;

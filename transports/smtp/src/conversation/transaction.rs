@@ -1,147 +1,14 @@
-//! One transaction, the batch it belongs to, and what replies mean for the recipients.
+//! One transaction, and what replies mean for its recipients.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
 
-use zrelay_agent::{Judgement, Rest, Ticket, Verdict};
+use zrelay_agent::{Judgement, Rest, Verdict};
 use zrelay_clock::Timestamp;
 use zrelay_spool::{Diagnostic, Timing};
-use zrelay_wire::Capabilities;
 
-use super::{Conversation, Event, State};
-use crate::letter::{Addressee, Letter};
-
-slotmap::new_key_type! {
-    /// A batch in a conversation.
-    pub(super) struct BatchKey;
-}
-
-/// A batch in hand.
-#[derive(Debug)]
-pub(super) struct Batch<L> {
-    pub(super) ticket: Ticket,
-    pub(super) letter: Arc<L>,
-    /// The ticket's recipients, those of one sender together.
-    order: Arc<[u32]>,
-    /// How many of them have been taken.
-    next: usize,
-    /// Recipients for whom there was no room in their transaction.
-    pub(super) again: VecDeque<u32>,
-    /// Transactions under way.
-    pub(super) open: u32,
-    /// Whether anything of it was ever sent.
-    pub(super) begun: bool,
-    /// Whether the message as a whole was found fit for the far side.
-    pub(super) fit: bool,
-}
-
-/// What [`Batch::take`] found.
-pub(super) struct Taken {
-    /// For one transaction, all of one sender.
-    pub(super) recipients: Vec<u32>,
-    /// Recipients that cannot be sent to, and why.
-    pub(super) unfit: Vec<(u32, Unfit)>,
-    /// Whether an address needs SMTPUTF8.
-    pub(super) internationalised: bool,
-}
-
-/// Why a recipient cannot be sent to.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(super) enum Unfit {
-    /// Not in the stored envelope.
-    Missing,
-    /// An address that would break the command's line.
-    BadAddress,
-    /// It or its sender is not ASCII, and the far side does not know SMTPUTF8.
-    NotAscii,
-}
-
-impl<L: Letter> Batch<L> {
-    pub(super) fn new(ticket: Ticket, letter: Arc<L>) -> Self {
-        let sender = |index: u32| letter.recipient(index).map(|recipient| recipient.sender_number);
-        let first = ticket.recipients.first().copied().and_then(sender);
-        let order = if ticket.recipients.iter().all(|&index| sender(index) == first) {
-            Arc::clone(&ticket.recipients)
-        } else {
-            let mut order = ticket.recipients.to_vec();
-            order.sort_by_key(|&index| (sender(index), index));
-            order.into()
-        };
-        Self { ticket, letter, order, next: 0, again: VecDeque::new(), open: 0, begun: false, fit: false }
-    }
-
-    /// Whether every recipient has been taken.
-    pub(super) fn is_spent(&self) -> bool {
-        self.again.is_empty() && self.next >= self.order.len()
-    }
-
-    /// The next recipients, at most `limit`.
-    pub(super) fn take(&mut self, limit: usize, offered: &Capabilities) -> Taken {
-        let letter = Arc::clone(&self.letter);
-        let mut taken = Taken { recipients: Vec::new(), unfit: Vec::new(), internationalised: false };
-        let mut sender = None;
-        while let Some(index) = self.again.front().or_else(|| self.order.get(self.next)).copied() {
-            let addressee = letter.recipient(index);
-            let number = addressee.map(|addressee| addressee.sender_number);
-            let other_sender = sender.is_some() && number != sender;
-            if other_sender || taken.recipients.len() >= limit {
-                break;
-            }
-            if self.again.pop_front().is_none() {
-                self.next += 1;
-            }
-            match fitness(addressee, offered) {
-                Ok(internationalised) => {
-                    sender = number;
-                    taken.internationalised |= internationalised;
-                    taken.recipients.push(index);
-                }
-                Err(unfit) => taken.unfit.push((index, unfit)),
-            }
-        }
-        taken
-    }
-
-    /// Everything that is left, to be settled as a whole.
-    pub(super) fn take_all(&mut self) -> Vec<u32> {
-        let mut all: Vec<u32> = self.again.drain(..).collect();
-        all.extend(self.order.iter().skip(self.next));
-        self.next = self.order.len();
-        all.sort_unstable();
-        all
-    }
-
-    /// Where the time went so far.
-    pub(super) fn timing(&self, now: Timestamp, connected: Duration) -> Timing {
-        let waited = now.since(self.ticket.due);
-        let connected = connected.min(waited);
-        Timing {
-            queued: self.ticket.due.since(self.ticket.received),
-            waited: waited.saturating_sub(connected),
-            connected,
-            ..Timing::default()
-        }
-    }
-}
-
-/// Recipients, and what is said of them without asking the far side.
-pub(super) type LocalVerdict = (Vec<u32>, Judgement, Arc<Diagnostic>);
-
-/// Whether an envelope can be written for `addressee`, and whether that needs SMTPUTF8.
-fn fitness(addressee: Option<Addressee<'_>>, offered: &Capabilities) -> Result<bool, Unfit> {
-    let addressee = addressee.ok_or(Unfit::Missing)?;
-    // The spool holds what the grammar let pass; this is the last line of defence against commands inside addresses.
-    let breaks = |text: &str| text.bytes().any(|octet| octet.is_ascii_control());
-    if breaks(addressee.address) || breaks(addressee.sender) || addressee.address.is_empty() {
-        return Err(Unfit::BadAddress);
-    }
-    let ascii = addressee.address.is_ascii() && addressee.sender.is_ascii();
-    match ascii {
-        false if !offered.smtputf8 => Err(Unfit::NotAscii),
-        ascii => Ok(!ascii),
-    }
-}
+use super::batch::BatchKey;
+use super::{Conversation, Event};
+use crate::letter::Letter;
 
 /// How a message is sent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -440,26 +307,5 @@ impl<L: Letter> Conversation<L> {
         );
         let reason = self.reason(super::diagnostic::status::PROTOCOL, &text);
         transaction.verdict(at, whom, Judgement::Deferred, reason);
-    }
-
-    /// Settles recipients without asking the far side; all those of one look at the batch at once, since the batch may
-    /// be through with them.
-    pub(super) fn settle_locally(&mut self, now: Timestamp, key: BatchKey, verdicts: Vec<LocalVerdict>) {
-        debug_assert!(self.state == State::Ready);
-        let Some(batch) = self.batches.get_mut(key) else {
-            return;
-        };
-        batch.begun = true;
-        let timing = batch.timing(now, Duration::ZERO);
-        let done = batch.is_spent() && batch.open == 0;
-        let id = batch.ticket.id;
-        if done {
-            self.batches.remove(key);
-        }
-        let rest = if done { Rest::Done } else { Rest::More };
-        let verdict =
-            |(recipients, judgement, diagnostic)| Verdict { recipients, judgement, diagnostic, at: now, timing };
-        let verdicts = verdicts.into_iter().map(verdict).collect();
-        self.events.push_back(Event::Settled { batch: id, verdicts, rest });
     }
 }

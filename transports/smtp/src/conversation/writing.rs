@@ -18,19 +18,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use zrelay_agent::Judgement;
 use zrelay_clock::Timestamp;
 use zrelay_config::Pipelining;
-use zrelay_spool::{Diagnostic, Notify, Ret, Status};
+use zrelay_spool::{Notify, Ret};
 use zrelay_wire as wire;
 
 use super::diagnostic::status;
 use super::presumed::Basis;
 use super::replies::What;
-use super::transaction::{Form, Go, LocalVerdict, Plan, Transaction, Unfit};
+use super::transaction::{Form, Go, Plan, Transaction};
 use super::urgency;
-use super::{Approach, Batch, BatchKey, Conversation, Owed, Protocol, State, Stop};
-use crate::letter::{Letter, has_eight_bit_header, has_eight_bit_octets};
+use super::{Approach, BatchKey, Conversation, Owed, Protocol, State, Stop};
+use crate::letter::Letter;
 
 /// What is written of the newest transaction.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -347,6 +346,7 @@ impl<L: Letter> Conversation<L> {
         };
         self.ask(What::Final(number), |out| wire::encode_bdat(out, letter.size(), wire::Last::Yes));
         self.output.plain(letter);
+        self.extend_last();
         self.stage = None;
         true
     }
@@ -404,60 +404,6 @@ impl<L: Letter> Conversation<L> {
     /// Whether the level allows no command before the last one is answered.
     fn must_wait(&self) -> bool {
         self.level == Pipelining::Lockstep && !self.awaited.is_empty()
-    }
-
-    /// Why a message cannot be sent to this host at all.
-    fn unfit(&self, batch: &Batch<L>) -> Option<Arc<Diagnostic>> {
-        if batch.fit {
-            return None;
-        }
-        let (letter, offered, peer) = (&*batch.letter, &self.capabilities, &self.settings.peer);
-        let size = letter.size();
-        let content = letter.content();
-        if let Some(Some(limit)) = offered.size.filter(|limit| limit.is_some_and(|limit| limit > 0 && size > limit)) {
-            let text = format!("message size {size} exceeds size limit {limit} of server {peer}");
-            return Some(self.reason(status::TOO_LARGE, &text));
-        }
-        if urgency::is_unkept(letter.handling(), offered) {
-            let text =
-                format!("the message is to be returned when it is late, and DELIVERBY was not offered by host {peer}");
-            return Some(self.reason(status::NOT_CAPABLE, &text));
-        }
-        if content.smtputf8 && !offered.smtputf8 && has_eight_bit_header(letter) {
-            let text = format!("SMTPUTF8 is required, but was not offered by host {peer}");
-            return Some(self.reason(status::NOT_INTERNATIONAL, &text));
-        }
-        if content.eight_bit && !offered.eight_bit_mime && has_eight_bit_octets(letter) {
-            let text = format!("message holds 8-bit data, and 8BITMIME was not offered by host {peer}");
-            return Some(self.reason(status::NO_CONVERSION, &text));
-        }
-        None
-    }
-
-    fn refuse_locally(&mut self, now: Timestamp, key: BatchKey, reason: Arc<Diagnostic>) -> bool {
-        self.queue.pop_front();
-        let recipients = self.batches.get_mut(key).map(Batch::take_all).unwrap_or_default();
-        self.settle_locally(now, key, vec![(recipients, Judgement::Failed, reason)]);
-        true
-    }
-
-    /// What is said of recipients that cannot be sent to for one and the same reason.
-    fn unfit_for_sending(&self, group: &[(u32, Unfit)]) -> Option<LocalVerdict> {
-        let &(_, why) = group.first()?;
-        let recipients = group.iter().map(|&(index, _)| index).collect();
-        let peer = &self.settings.peer;
-        let (judgement, status, text) = match why {
-            Unfit::Missing => {
-                (Judgement::Deferred, Status(4, 3, 0), "recipient missing in the stored envelope".to_owned())
-            }
-            Unfit::BadAddress => (Judgement::Failed, status::BAD_ADDRESS, "address with control characters".to_owned()),
-            Unfit::NotAscii => (
-                Judgement::Failed,
-                status::NOT_INTERNATIONAL,
-                format!("SMTPUTF8 is required, but was not offered by host {peer}"),
-            ),
-        };
-        Some((recipients, judgement, self.reason(status, &text)))
     }
 }
 

@@ -72,6 +72,8 @@ pub(super) struct Far {
     recipients: Vec<String>,
     pub(super) recipients_max: usize,
     pub(super) deliveries: Vec<Delivery>,
+    /// Octets of messages that came by DATA for nobody.
+    pub(super) wasted: usize,
     /// The commands seen, arguments included.
     pub(super) commands: Vec<String>,
     /// Commands and replies, for failures.
@@ -101,6 +103,7 @@ impl Far {
             recipients: Vec::new(),
             recipients_max: usize::MAX,
             deliveries: Vec::new(),
+            wasted: 0,
             commands: Vec::new(),
             transcript: Vec::new(),
             script: Box::new(script),
@@ -319,6 +322,7 @@ impl Far {
         if accepting {
             self.message(body);
         } else {
+            self.wasted += body.len();
             self.say("554 5.5.1 no valid recipients");
         }
         self.sender = None;

@@ -288,6 +288,11 @@ impl Run {
 
     /// What must hold however it went.
     fn audit(&self) {
+        assert!(
+            !self.conversation.wants_write() && self.conversation.poll_timeout().is_none(),
+            "nothing is left to do"
+        );
+        assert_eq!((self.conversation.bytes_in_flight(), self.conversation.under_way()), (0, 0));
         for (books, letter) in self.books.iter().zip(&self.letters) {
             assert!(books.done != books.returned, "a batch came back {books:?}");
             for (&index, verdict) in &books.verdicts {

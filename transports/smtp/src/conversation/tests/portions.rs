@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::far::{Far, Offers};
 use super::harness::{Run, letter, settings};
-use crate::conversation::Owed;
+use crate::conversation::{Owed, Protocol, Settings};
 
 fn run(offers: Offers, recipients: usize, portion: u32) -> Run {
     let many: Vec<String> = (0..recipients).map(|number| format!("r{number}@dst")).collect();
@@ -49,4 +49,14 @@ fn replies_are_counted_by_what_they_are_about() {
     run.now = run.now + Duration::from_secs(5);
     run.carry(letter(2, &["later@dst"]));
     assert_eq!(run.conversation.owed(), Owed::BehindCommand(run.now), "nothing was owed before");
+}
+
+#[test]
+fn with_lmtp_the_replies_to_messages_are_about_recipients() {
+    let lmtp = Settings { protocol: Protocol::Lmtp, ..settings() };
+    let mut run = Run::new(lmtp, Far::new(Offers::everything(), |_| None).lmtp(), 1);
+    run.carry(letter(0, &["a@dst", "b@dst", "c@dst"]));
+    run.settle_down();
+    let answers = run.conversation.answers();
+    assert_eq!((answers.messages, answers.recipients), (1, 3));
 }

@@ -31,10 +31,12 @@ fn run_of(
 
 /// What goes out in each write, until everything is delivered: all that there is at a time.
 fn writes(offers: Offers, letters: usize) -> Vec<String> {
+    writes_of(offers, (0..letters).map(|number| letter(number, &["a@dst", "b@dst"])).collect())
+}
+
+fn writes_of(offers: Offers, letters: Vec<Parcel>) -> Vec<String> {
     let mut run = Run::new(settings(), Far::new(offers, |_| None), 1).in_one_piece();
-    for number in 0..letters {
-        run.carry(letter(number, &["a@dst", "b@dst"]));
-    }
+    letters.into_iter().for_each(|letter| run.carry(letter));
     let mut writes = Vec::new();
     for _ in 0..100 {
         let mut out = Vec::new();
@@ -121,11 +123,24 @@ fn rule_4_replies_are_matched_by_count_and_nothing_counts_behind_a_mail_that_was
     let (judgement, words) = run.verdict(1, 0);
     assert_eq!(judgement, Deferred);
     assert!(words.contains("not counted as delivered"), "{words}");
-    // A reply too many is no reply to anything.
-    let run = run_of(1, settings(), Offers::everything(), |line| {
-        line.starts_with("QUIT").then_some(Mischief::Say("250 2.0.0 Ok\r\n250 2.0.0 Ok"))
+    // The same when the host has been found to be full by then.
+    let run = run_of(3, settings(), Offers::everything(), |line| match line {
+        _ if line.starts_with("MAIL FROM:<s1@") || line.starts_with("MAIL FROM:<s2@") => {
+            Some(Mischief::Say("450 4.7.1 Not now"))
+        }
+        _ if line.contains("a2@") => Some(Mischief::Say("250 Accepted")),
+        _ => None,
     });
+    assert!(run.verdict(2, 0).1.contains("not counted as delivered"), "{:?}", run.verdict(2, 0));
+    // A reply to nothing is not kept for what comes next.
+    let mut run = Run::new(settings(), Far::new(Offers::everything(), |_| None), 1).in_one_piece();
+    run.carry(letter(0, &["a@dst"]));
+    run.settle_down();
+    run.far.output.extend_from_slice(b"250 2.0.0 Ok\r\n");
+    run.carry(letter(1, &["a@dst"]));
+    run.hear_all();
     assert_eq!(run.verdict(0, 0).0, DELIVERED);
+    assert!(matches!(run.end, Some(End::Ended(_))) && run.is_unanswered(1, 0), "{:?}", run.end);
 }
 
 #[test]
@@ -143,11 +158,15 @@ fn rule_5_a_message_is_one_chunk() {
 #[test]
 fn rule_6_more_than_the_limit_is_never_sent_and_more_than_half_of_it_never_streamed() {
     let offers = |size: &str| Offers { keywords: vec![size.into()], ..Offers::everything() };
+    let of = |octets: &[usize]| -> Vec<Parcel> {
+        let of = |(number, &octets): (usize, &usize)| {
+            Parcel::new(&vec![b'x'; octets]).to(&format!("s{number}@src"), &["a@dst"])
+        };
+        octets.iter().enumerate().map(of).collect()
+    };
     let sizes = |size: &str, octets: &[usize]| {
         let mut run = Run::new(settings(), Far::new(offers(size), |_| None), 1);
-        for (number, &octets) in octets.iter().enumerate() {
-            run.carry(Parcel::new(&vec![b'x'; octets]).to(&format!("s{number}@src"), &["a@dst"]));
-        }
+        of(octets).into_iter().for_each(|letter| run.carry(letter));
         run.finish();
         run
     };
@@ -155,6 +174,8 @@ fn rule_6_more_than_the_limit_is_never_sent_and_more_than_half_of_it_never_strea
     assert_eq!(run.far.verbs(), "EHLO MAIL RCPT BDAT MAIL RCPT DATA . MAIL RCPT BDAT QUIT");
     assert_eq!(run.verdict(2, 0).0, Failed);
     assert!(run.far.commands[1].contains("SIZE=400"), "{}", run.far.commands[1]);
+    let writes = writes_of(offers("SIZE 1000"), of(&[400, 900, 400]));
+    assert!(writes.iter().any(|write| write.ends_with("xx\r\n.\r\n")), "it goes alone: {writes:?}");
     // Without a number.
     let run = sizes("SIZE", &[400, 1_048_577, 400]);
     assert_eq!(run.far.verbs(), "EHLO MAIL RCPT BDAT MAIL RCPT DATA . MAIL RCPT BDAT QUIT");
@@ -171,6 +192,8 @@ fn rule_7_data_takes_the_next_envelope_with_the_dot_and_a_reset_behind_a_refusal
         "EHLO MAIL RCPT RCPT DATA RSET MAIL RCPT RCPT DATA . MAIL RCPT RCPT DATA . QUIT",
         "DATA refused: RSET; accepted: none"
     );
+    let together = writes(Offers::pipelining(), 3);
+    assert_eq!(together.iter().filter(|write| write.contains("\r\n.\r\nMAIL FROM")).count(), 2, "{together:?}");
     // 354 although nobody is left: the lone dot.
     let mut far = Far::new(Offers::pipelining(), |line| {
         (line.contains("a0@") || line.contains("b0@")).then_some(Mischief::Say("550 5.1.1 Unknown"))
@@ -179,8 +202,41 @@ fn rule_7_data_takes_the_next_envelope_with_the_dot_and_a_reset_behind_a_refusal
     let mut run = Run::new(settings(), far, 1);
     (0..2).for_each(|number| run.carry(letter(number, &[&format!("a{number}@dst"), &format!("b{number}@dst")])));
     run.finish();
-    assert_eq!(run.far.deliveries.len(), 1);
+    assert_eq!((run.far.deliveries.len(), run.far.wasted), (1, 0));
     assert_eq!(run.far.verbs(), "EHLO MAIL RCPT RCPT DATA . RSET MAIL RCPT RCPT DATA . QUIT");
+    // A refused MAIL is enough, though its recipients are not answered yet.
+    let refused = |line: &str| line.starts_with("MAIL FROM:<s0@").then_some(Mischief::Say("550 5.7.1 No"));
+    let mut run = Run::new(settings(), Far::new(Offers::pipelining(), refused), 1).in_one_piece();
+    run.settle_down();
+    run.carry(letter(0, &many(400).iter().map(String::as_str).collect::<Vec<_>>()));
+    run.carry(letter(1, &["a@dst"]));
+    run.send_all();
+    let replies = std::mem::take(&mut run.far.output);
+    let (first, rest) = replies.split_at(replies.iter().position(|&octet| octet == b'\n').unwrap() + 1);
+    run.conversation.handle_input(run.now, first);
+    run.send_all();
+    assert!(run.far.verbs().ends_with("RCPT RSET MAIL RCPT DATA"), "{}", run.far.verbs());
+    run.conversation.handle_input(run.now, rest);
+    run.finish();
+    assert_eq!((run.verdict(0, 399).0, run.verdict(1, 0).0), (Failed, DELIVERED));
+}
+
+/// So many recipients.
+fn many(recipients: usize) -> Vec<String> {
+    (0..recipients).map(|index| format!("r{index}@dst")).collect()
+}
+
+/// How many recipients were asked for in each transaction.
+fn asked(run: &Run) -> Vec<usize> {
+    let mut asked = Vec::new();
+    for line in &run.far.commands {
+        match (line.split([' ', ':']).next(), asked.last_mut()) {
+            (Some("MAIL"), _) => asked.push(0),
+            (Some("RCPT"), Some(count)) => *count += 1,
+            _ => {}
+        }
+    }
+    asked
 }
 
 #[test]
@@ -201,22 +257,32 @@ fn rule_9_what_finds_no_room_goes_at_once_and_the_limit_is_kept() {
     let mut far = Far::new(Offers::everything(), |_| None);
     far.recipients_max = 100;
     let mut run = Run::new(settings(), far, 1);
-    let many: Vec<String> = (0..250).map(|index| format!("r{index}@dst")).collect();
-    run.carry(letter(0, &many.iter().map(String::as_str).collect::<Vec<_>>()));
-    run.carry(letter(1, &many.iter().map(String::as_str).collect::<Vec<_>>()));
+    let recipients = many(1000);
+    let recipients: Vec<&str> = recipients.iter().map(String::as_str).collect();
+    run.carry(letter(0, &recipients[..250]));
+    run.carry(letter(1, &recipients[..250]));
     run.finish();
     run.assert_all_delivered();
-    let mut asked = vec![0];
-    for line in &run.far.commands {
-        match line {
-            _ if line.starts_with("MAIL") => asked.push(0),
-            _ if line.starts_with("RCPT") => *asked.last_mut().unwrap() += 1,
-            _ => {}
-        }
-    }
-    assert!(asked.iter().filter(|&&count| count > 100).count() <= 2, "those that were under way: {asked:?}");
-    assert!(asked.iter().all(|&count| count <= 1000));
+    let counts = asked(&run);
+    assert!(counts.iter().filter(|&&count| count > 100).count() <= 2, "those that were under way: {counts:?}");
+    assert!(counts.iter().all(|&count| count <= 1000));
     assert_eq!(run.conversation.take_lesson(), Some(100));
+    // Without CHUNKING they go in bursts, so that the host shows in time that it is full.
+    let mut far = Far::new(Offers::pipelining(), |_| None);
+    far.recipients_max = 100;
+    let mut run = Run::new(settings(), far, 1).in_one_piece();
+    run.carry(letter(0, &recipients));
+    run.finish();
+    run.assert_all_delivered();
+    let counts = asked(&run);
+    assert!(counts[0] < 437 && counts[1..].iter().all(|&count| count == 100), "{counts:?}");
+    let mut run = Run::new(settings(), Far::new(Offers::pipelining(), |_| None), 1);
+    run.carry(letter(0, &recipients));
+    while run.exchange() {
+        assert!(run.conversation.flights.iter().all(|flight| flight.asked - flight.told < 437), "Haraka's stack");
+    }
+    run.finish();
+    assert_eq!(asked(&run), [1000]);
 }
 
 #[test]
@@ -226,12 +292,32 @@ fn rule_10_from_eight_refusals_on_nothing_is_begun_ahead() {
     let mut run = Run::new(Settings { unacknowledged_messages: 4, ..settings() }, far, 1).in_one_piece();
     (0..20).for_each(|number| run.carry(letter(number, &["dead@dst"])));
     run.carry(letter(20, &["alive@dst"]));
-    while run.exchange() {
-        let careful = run.conversation.refusals >= 8 + 3 * 2;
-        assert!(!careful || run.conversation.flights.len() <= 1, "streaming on");
+    loop {
+        let begun = run.conversation.carried;
+        if !run.exchange() {
+            break;
+        }
+        let ahead = run.conversation.refusals >= 8 && run.conversation.flights.len() > 1;
+        assert!(!ahead || run.conversation.carried == begun, "streaming on");
     }
     run.finish();
     assert_eq!(run.verdict(20, 0).0, DELIVERED);
+    // What counts: every refusal, the far side's count being like this, and what was accepted for somebody ends it.
+    let count = |offers: Offers, letters: usize, swallows, needle: &'static str| {
+        let script = move |line: &str| line.starts_with(needle).then_some(Mischief::Say("550 5.0.0 No"));
+        let mut run = Run::new(settings(), Far::new(offers, script), 1);
+        run.far.swallows = swallows;
+        (0..letters).for_each(|number| run.carry(letter(number, &[&format!("to{number}@dst")])));
+        run.settle_down();
+        run.conversation.refusals
+    };
+    let (bdat, data) = (Offers::everything, Offers::pipelining);
+    assert_eq!(count(bdat(), 1, false, "MAIL"), 3, "the sender, the recipient, the message");
+    assert_eq!(count(bdat(), 1, false, "RCPT"), 2, "the recipient, the message");
+    assert_eq!(count(bdat(), 2, true, "RCPT"), 2, "the recipients; taken for nobody is not accepted");
+    assert_eq!(count(data(), 1, false, "DATA"), 1);
+    assert_eq!(count(bdat(), 1, false, ". "), 1);
+    assert_eq!(count(bdat(), 2, false, "RCPT TO:<to0@"), 0, "the second was accepted");
 }
 
 #[test]
@@ -255,6 +341,28 @@ fn rule_11_after_421_or_a_mail_put_off_twice_nothing_is_begun_and_everything_is_
         }
         assert!(matches!(run.end, Some(End::Ended(_))), "{:?}", run.end);
     }
+    // No more recipients of a long message are asked for, and it is not sent.
+    let enough = |line: &str| line.contains("<r5@").then_some(Mischief::Say("421 4.7.0 Enough"));
+    let mut run = Run::new(settings(), Far::new(Offers::pipelining(), enough), 1).in_one_piece();
+    run.carry(letter(0, &many(1000).iter().map(String::as_str).collect::<Vec<_>>()));
+    run.finish();
+    assert!(asked(&run)[0] < 437 && !run.far.verbs().contains("DATA"), "{}", run.far.verbs());
+    // Nor is anything begun for the rest of a batch of which something is under way.
+    let limits = Settings { unacknowledged_messages: 2, recipients: 1, ..settings() };
+    let enough = |line: &str| line.starts_with(". r0@").then_some(Mischief::Say("421 4.7.0 Enough"));
+    let mut run = Run::new(limits, Far::new(Offers::everything(), enough), 1).in_one_piece();
+    run.settle_down();
+    run.carry(letter(0, &["r0@dst", "r1@dst", "r2@dst", "r3@dst"]));
+    run.send_all();
+    let replies = std::mem::take(&mut run.far.output);
+    let third = replies.iter().enumerate().filter(|(_, octet)| **octet == b'\n').nth(2).unwrap().0 + 1;
+    run.conversation.handle_input(run.now, &replies[..third]);
+    run.send_all();
+    run.conversation.handle_input(run.now, &replies[third..]);
+    run.finish();
+    assert_eq!(asked(&run), [1, 1], "two were under way");
+    assert_eq!(run.far.verbs().matches("RSET").count(), 1, "not so much as a RSET: {}", run.far.verbs());
+    assert!(run.is_unanswered(0, 2) && run.is_unanswered(0, 3));
 }
 
 #[test]
@@ -302,14 +410,25 @@ fn rule_14_replies_are_read_while_writing_and_the_last_message_a_host_takes_goes
     let mut run = Run::new(Settings { recipients: 100_000, ..settings() }, Far::new(Offers::everything(), |_| None), 1);
     let many: Vec<String> = (0..2000).map(|index| format!("recipient.{index}@{}.example", "x".repeat(200))).collect();
     run.carry(letter(0, &many.iter().map(String::as_str).collect::<Vec<_>>()));
+    let mut answered_on_the_way = 0;
     while run.exchange() {
         assert!(run.far.output.len() < 64 * 1024 + BACKLOG_OCTETS as usize);
+        let on_the_way = run.conversation.flights.iter().find(|flight| flight.asked < many.len());
+        answered_on_the_way = on_the_way.map_or(answered_on_the_way, |flight| flight.told);
     }
+    assert!(answered_on_the_way > 500, "{answered_on_the_way}");
     run.finish();
     run.assert_all_delivered();
-    // As many messages as the host takes, the last one with QUIT.
-    let run = run_of(5, Settings { messages: 3, ..settings() }, Offers::everything(), |_| None);
-    assert!(run.books[3].returned && run.books[4].returned);
+    // As many messages as the host takes, the last one with QUIT, before anything is said to them.
+    let limited = Settings { messages: 3, ..settings() };
+    let mut run = Run::new(limited, Far::new(Offers::everything(), |_| None), 1).in_one_piece();
+    (0..5).for_each(|number| run.carry(letter(number, &["a@dst"])));
+    for _ in ["EHLO", "the messages"] {
+        run.hear_all();
+        run.send_all();
+    }
     assert!(run.far.verbs().ends_with("BDAT QUIT"), "{}", run.far.verbs());
+    run.finish();
+    assert!(run.books[3].returned && run.books[4].returned);
     assert_eq!(run.verdict(2, 0).0, DELIVERED);
 }

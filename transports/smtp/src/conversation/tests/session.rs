@@ -147,6 +147,47 @@ fn closing_finishes_what_is_under_way_and_returns_the_rest() {
     assert!(run.far.verbs().ends_with("BDAT QUIT"));
 }
 
+#[test]
+fn closing_does_not_begin_anew_with_those_who_found_no_room() {
+    let mut run = Run::new(settings(), Far::new(Offers::everything(), |_| None), 5).in_one_piece();
+    run.far.recipients_max = 2;
+    run.settle_down();
+    run.carry(letter(0, &["a@dst", "b@dst", "c@dst"]));
+    run.send_all();
+    run.conversation.close(run.now);
+    run.finish();
+    assert!(!run.is_unanswered(0, 1) && run.is_unanswered(0, 2));
+    assert_eq!(run.far.verbs().matches("MAIL").count(), 1);
+}
+
+#[test]
+fn what_the_far_side_says_last_is_more_to_the_point_than_that_we_wanted_to_close() {
+    let far = Far::new(Offers::everything(), |line| (line == ". b@dst").then_some(Mischief::Say("421 4.3.2 Bye")));
+    let mut run = Run::new(settings(), far, 5).in_one_piece();
+    run.settle_down();
+    ["a@dst", "b@dst"].iter().enumerate().for_each(|(number, whom)| run.carry(letter(number, &[whom])));
+    run.conversation.close(run.now);
+    run.finish();
+    assert!(matches!(&run.end, Some(End::Ended(why)) if why.code == 421), "{:?}", run.end);
+}
+
+#[test]
+fn what_broke_a_connection_is_told() {
+    let mut run = Run::new(settings(), Far::new(Offers::everything(), |_| None), 5).in_one_piece();
+    run.settle_down();
+    run.conversation.handle_lost(run.now, "Connection reset by peer");
+    run.events();
+    let Some(End::Failed(why)) = &run.end else { panic!("{:?}", run.end) };
+    assert_eq!(why.text, "lost connection with far.example[192.0.2.1]:25 while idle: Connection reset by peer");
+}
+
+#[test]
+fn a_host_met_with_one_transaction_at_a_time_is_met_in_lock_step_when_it_errs() {
+    let careful = Settings { highest: zrelay_config::Pipelining::Transaction, ..settings() };
+    let run = run_with(careful, Offers::everything(), say("MAIL", "354 Go on"));
+    assert_eq!(run.conversation.advice(), Some(zrelay_config::Pipelining::Lockstep));
+}
+
 fn secure(security: Security, offers: Offers, script: impl FnMut(&str) -> Option<Mischief> + 'static) -> Run {
     let mut run = Run::new(Settings { security, ..settings() }, Far::new(offers, script), 5).in_one_piece();
     run.settle_down();
