@@ -59,6 +59,8 @@ pub(crate) struct Session {
     silent: bool,
     encrypted: bool,
     speaks: Protocol,
+    /// Messages that have come, taken or not: each is owed a final reply.
+    pub(crate) finals: u64,
     /// Recipients and octets of each message that has come.
     pub(crate) came: Vec<(u64, u64)>,
 }
@@ -68,6 +70,7 @@ impl Session {
         Self {
             speaks,
             came: Vec::new(),
+            finals: 0,
             mode: Mode::Commands,
             input: Vec::new(),
             done: 0,
@@ -82,7 +85,7 @@ impl Session {
     }
 
     pub(crate) fn greet(&mut self, with: &mut Surroundings<'_>) {
-        if with.site.connections > with.site.connections_max {
+        if with.site.is_crowded() {
             self.say("421 4.7.0 too many connections from you");
             self.closed = true;
             return;
@@ -261,6 +264,7 @@ impl Session {
 
     /// All octets of a message are here.
     fn content(&mut self, content: &[u8], with: &mut Surroundings<'_>) {
+        self.finals += 1;
         let Some(transaction) = self.transaction.take().filter(|transaction| !transaction.recipients.is_empty()) else {
             return self.say("503 5.5.1 no valid recipients");
         };
@@ -281,6 +285,7 @@ impl Session {
             return self.deliver(number, content, transaction.recipients, with);
         }
         let reference = with.books.taken(number, content, &transaction.recipients, with.awaited);
+        with.site.takes(transaction.recipients.len());
         if !self.closed {
             self.say(&format!("250 2.0.0 queued as T{reference}"));
         }
@@ -299,6 +304,7 @@ impl Session {
                 1 => format!("552 5.2.2 {recipient} takes no such mail"),
                 _ => {
                     let reference = with.books.taken(number, content, &[recipient], with.awaited);
+                    with.site.takes(1);
                     format!("250 2.0.0 {recipient} has it as T{reference}")
                 }
             };

@@ -1,6 +1,7 @@
 //! The far sides: hosts with tempers.
 
 use std::collections::HashSet;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -51,6 +52,43 @@ pub(crate) enum Door {
     Silent,
 }
 
+/// How much went to a site, and how fast.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct SitePace {
+    /// Its name.
+    pub site: String,
+    /// What is wrong with it.
+    pub temper: String,
+    /// Recipients that it took.
+    pub recipients: u64,
+    /// In so many transactions.
+    pub transactions: u64,
+    /// Over so many connections.
+    pub connections: u32,
+    /// At a time at most.
+    pub most: u32,
+    /// How long there was a connection at least.
+    pub connected: Duration,
+}
+
+impl SitePace {
+    /// Recipients a second while there was a connection.
+    pub fn rate(&self) -> f64 {
+        self.recipients as f64 / self.connected.as_secs_f64().max(f64::MIN_POSITIVE)
+    }
+}
+
+impl fmt::Display for SitePace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { site, temper, recipients, transactions, connections, most, connected } = self;
+        let (seconds, rate) = (connected.as_secs_f64(), if *recipients == 0 { 0.0 } else { self.rate() });
+        write!(
+            f,
+            "{site:<18} {temper:<20} {recipients:>10} {transactions:>12} {connections:>11} {most:>5} {seconds:>10.0} {rate:>12.1}"
+        )
+    }
+}
+
 /// A set of hosts with one administrator.
 #[derive(Debug)]
 pub(crate) struct Site {
@@ -63,7 +101,10 @@ pub(crate) struct Site {
     pub(crate) rtt: Duration,
     /// Connections at a time; more are greeted with 421.
     pub(crate) connections_max: u32,
-    pub(crate) connections: u32,
+    connections: u32,
+    /// Since when there is one at least.
+    connected: Timestamp,
+    pace: SitePace,
     /// Recipients in a transaction; more are answered 452.
     pub(crate) recipients_max: u32,
     /// Messages in this minute.
@@ -87,10 +128,46 @@ impl Site {
             rtt: dice.between(Duration::from_millis(1), Duration::from_millis(250)),
             connections_max: if dice.in_thousand(100) { 2 } else { 50 },
             connections: 0,
+            connected: Timestamp::ZERO,
+            pace: SitePace::default(),
             recipients_max: if dice.in_thousand(200) { 5 } else { 1000 },
             minute: (0, 0),
             seen: HashSet::new(),
         }
+    }
+
+    /// One connection more.
+    pub(crate) fn enter(&mut self, now: Timestamp) {
+        if self.connections == 0 {
+            self.connected = now;
+        }
+        self.connections += 1;
+        self.pace.connections += 1;
+        self.pace.most = self.pace.most.max(self.connections);
+    }
+
+    /// One connection less.
+    pub(crate) fn leave(&mut self, now: Timestamp) {
+        self.connections -= 1;
+        if self.connections == 0 {
+            self.pace.connected += now.since(self.connected);
+        }
+    }
+
+    /// Whether it has more connections than it wants.
+    pub(crate) fn is_crowded(&self) -> bool {
+        self.connections > self.connections_max
+    }
+
+    /// So many recipients were taken at once.
+    pub(crate) fn takes(&mut self, recipients: usize) {
+        self.pace.transactions += 1;
+        self.pace.recipients += recipients as u64;
+    }
+
+    /// What it was like to the hub.
+    pub(crate) fn report(&self) -> SitePace {
+        SitePace { site: self.name.to_string(), temper: format!("{:?}", self.temper), ..self.pace.clone() }
     }
 
     pub(crate) fn door(&self, now: Timestamp) -> Door {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use zrelay_config::Pattern;
+use zrelay_holds::Terms;
 use zrelay_scheduler::snapshot::State;
 use zrelay_scheduler::{Action, Changed, Chosen, Selector};
 use zrelay_spool::{BatchId, Disposition, MessageId, ThreadKey};
@@ -16,14 +17,14 @@ const LATER: Duration = Duration::from_secs(10);
 
 /// What an operator wants.
 #[derive(Clone, PartialEq, Eq, Debug)]
-enum Wish {
+pub(super) enum Wish {
     Do(Action),
     Reroute(ThreadKey),
 }
 
 /// What he wants it for.
 #[derive(Clone, Debug)]
-enum Target {
+pub(super) enum Target {
     Selected(Selector),
     /// Batches, and of each these recipients or all: what a term like `sender:` or `recipient:` finds.
     Chosen(Vec<Chosen>),
@@ -35,7 +36,9 @@ impl World {
         if self.queue.paused {
             return;
         }
-        let wish = match self.dice.below(12) {
+        let wish = match self.dice.below(15) {
+            12 | 13 => return self.stand(),
+            14 => return self.lift(),
             0..=2 => Wish::Do(Action::Hold),
             3..=5 => Wish::Do(Action::Release),
             6 | 7 => Wish::Do(Action::Retry),
@@ -117,7 +120,7 @@ impl World {
     }
 
     /// What a listing finds of which this is true.
-    fn chosen(&self, wanted: impl Fn(&Self, BatchId, u32) -> bool) -> Target {
+    pub(super) fn chosen(&self, wanted: impl Fn(&Self, BatchId, u32) -> bool) -> Target {
         let choose = |(id, entry): (&BatchId, &crate::queue::Entry)| {
             let some: Vec<u32> = entry.open.iter().copied().filter(|recipient| wanted(self, *id, *recipient)).collect();
             let recipients = (some.len() < entry.open.len()).then_some(some.clone());
@@ -127,7 +130,7 @@ impl World {
         Target::Chosen(self.queue.batches.iter().filter_map(choose).collect())
     }
 
-    fn operate(&mut self, wish: &Wish, target: &Target) {
+    pub(super) fn operate(&mut self, wish: &Wish, target: &Target) {
         let changed = match (wish, target) {
             (Wish::Do(action), Target::Selected(selector)) => self.scheduler.operate(self.now, *action, selector),
             (Wish::Do(action), Target::Chosen(chosen)) => self.scheduler.operate_on(self.now, *action, chosen),
@@ -145,12 +148,13 @@ impl World {
                 self.operated_on_threads(wish, &|thread| thread == key, &changed);
             }
             Target::Selected(Selector::Threads(pattern)) => {
-                let patterns = match wish {
-                    Wish::Do(Action::Hold) => self.queue.hold_pattern(pattern),
-                    Wish::Do(Action::Release) => self.queue.release_patterns(pattern),
+                let terms = Terms { threads: Some(pattern.clone()), ..Terms::default() };
+                let holds = match wish {
+                    Wish::Do(Action::Hold) => u64::from(self.queue.stand(&terms)),
+                    Wish::Do(Action::Release) => self.queue.lift(&terms),
                     _ => 0,
                 };
-                assert_eq!(changed.patterns, patterns, "patterns that are held, or not any more");
+                assert_eq!(changed.patterns, holds, "holds that stand, or not any more");
                 self.operated_on_threads(wish, &|thread| pattern.matches(&thread.to_string()), &changed);
             }
             Target::Selected(Selector::Message(message)) => {
@@ -176,6 +180,7 @@ impl World {
             Wish::Do(Action::Hold) => threads.iter().for_each(|thread| self.queue.hold_thread(thread)),
             Wish::Do(Action::Release) => threads.iter().for_each(|thread| self.queue.release_thread(thread)),
             Wish::Do(Action::Retry) => {
+                batches.into_iter().for_each(|batch| self.queue.retried(batch));
                 for thread in threads {
                     if let Some(site) = self.site_of_thread(&thread) {
                         self.manners.woken(&thread.channel, site);
@@ -214,7 +219,10 @@ impl World {
                     self.queue.set_held(id, *action == Action::Hold);
                     count += 1;
                 }
-                Wish::Do(Action::Retry) => count += 1,
+                Wish::Do(Action::Retry) => {
+                    self.queue.retried(id);
+                    count += 1;
+                }
                 Wish::Do(_) | Wish::Reroute(_) if under_way => {}
                 Wish::Do(action) => {
                     let end = if *action == Action::Drop { Disposition::Dropped } else { Disposition::Expired };
@@ -226,7 +234,8 @@ impl World {
                 Wish::Reroute(_) if part.is_some() => {}
                 Wish::Reroute(to) if entry.thread == *to => {}
                 Wish::Reroute(to) => {
-                    self.queue.moved(id, to);
+                    let recipients = self.held_against(id.message, &entry.open.clone());
+                    self.queue.moved(id, to, &recipients);
                     count += 1;
                 }
             }
