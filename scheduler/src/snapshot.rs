@@ -14,8 +14,8 @@ pub(crate) use mail::name;
 pub use mail::{AttemptRow, MessageRow, RecipientRow};
 pub use rows::{AgeRow, ChannelRow, FlowRow, LeaseRow, ReplyRow, RingRow, ThreadDetail, ThreadRow, Totals, Usage};
 pub use view::{
-    AgeView, BatchPlace, BatchView, ChannelView, FLOWS_MAX, FlowView, LeaseView, RingMark, RingView, State, ThreadView,
-    ThreadZoom, TotalsView, Used,
+    AgeView, BatchMark, BatchPlace, BatchView, ChannelView, FLOWS_MAX, FlowView, LeaseView, RingMark, RingView, State,
+    ThreadView, ThreadZoom, TotalsView, Used,
 };
 
 use schemars::JsonSchema;

@@ -6,6 +6,7 @@ mod holds;
 mod mute;
 mod pace;
 mod paced;
+mod pages;
 mod promises;
 mod rates;
 mod reroute;

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use zrelay_clock::{Span, SpanError, Timestamp};
 use zrelay_config::{Pattern, PatternError};
 use zrelay_holds::Terms;
-use zrelay_spool::{BatchId, Flow, MessageId, ThreadKey};
+use zrelay_spool::{Flow, MessageId};
 
 use super::methods::{Addressed, Methods, unexpected};
 use super::rpc::RpcError;
@@ -344,17 +344,16 @@ impl Methods {
             Some(Selector::Thread(key)) => Some(key.clone()),
             _ => None,
         };
-        let mut after: Option<(ThreadKey, BatchId)> = None;
+        let mut after = None;
         loop {
             let ask = Ask::Batches { thread: only.clone(), after };
-            let Answer::Batches(page) = self.scheduler.ask(ask)? else { return unexpected() };
-            let full = page.len() >= PAGE_MAX;
-            after = page.last().map(|view| (view.thread.clone(), view.id));
-            if visit(page)?.is_break() {
+            let Answer::Batches { views, next } = self.scheduler.ask(ask)? else { return unexpected() };
+            if visit(views)?.is_break() {
                 return Ok(ControlFlow::Break(()));
             }
-            if !full || after.is_none() {
-                return Ok(ControlFlow::Continue(()));
+            match next {
+                Some(_) => after = next,
+                None => return Ok(ControlFlow::Continue(())),
             }
         }
     }

@@ -3,11 +3,10 @@
 use std::time::Duration;
 
 use zrelay_agent::{Judgement, RECIPIENT_WEIGHT, Release, Report, Rest, Site};
-use zrelay_spool::{Disposition, MessageId, Queue, ThreadKey, ThreadState};
+use zrelay_spool::{Disposition, Queue, ThreadKey, ThreadState};
 
 use super::world::{START, World, clause, reply, settings};
 use crate::operator::{Action, Chosen, Selector};
-use crate::query::{Answer, Ask, PAGE_MAX, SCAN_MAX};
 
 const DELIVERED: Judgement = Judgement::Delivered { dsn_relayed: false };
 
@@ -474,82 +473,4 @@ fn an_agent_that_hands_work_back_gets_none_until_it_asks() {
     assert!(world.agents[&lease].carried.is_empty());
     world.hungry(lease, 1, 1000);
     assert_eq!(world.agents[&lease].carried.len(), 1);
-}
-
-#[test]
-fn listings_come_in_pages_in_the_order_of_names() {
-    let mut world = world();
-    for n in 0..50 {
-        world.arrive(&format!("smtp/host{n:02}"), 2, 100);
-    }
-    let mut seen = Vec::new();
-    loop {
-        let after = seen.last().cloned();
-        let page = world.scheduler.threads(world.now, after.as_ref(), 7);
-        if page.is_empty() {
-            break;
-        }
-        seen.extend(page.into_iter().map(|view| view.key));
-    }
-    assert_eq!(seen.len(), 50);
-    assert!(seen.is_sorted());
-    let mut batches = Vec::new();
-    loop {
-        let after = batches.last().cloned();
-        let page = world.scheduler.batches(world.now, None, after.as_ref(), 7);
-        if page.is_empty() {
-            break;
-        }
-        batches.extend(page.into_iter().map(|view| (view.thread, view.id)));
-    }
-    batches.dedup();
-    assert_eq!(batches.len(), 50);
-}
-
-#[test]
-fn no_answer_has_more_than_a_page_however_much_there_is() {
-    const THREADS: usize = SCAN_MAX + 300;
-    let mut world = world();
-    world.unchecked();
-    for n in 0..THREADS {
-        world.arrive(&format!("smtp/host{n:05}"), 1, 100);
-    }
-    let now = world.now;
-    let mut ask = |ask: Ask| world.scheduler.answer(now, &ask);
-    let (mut threads, mut after) = (0, None);
-    loop {
-        let Answer::Threads(page) = ask(Ask::Threads { after }) else { panic!() };
-        assert!(page.len() <= PAGE_MAX);
-        threads += page.len();
-        after = page.last().map(|view| view.key.clone());
-        if page.len() < PAGE_MAX {
-            break;
-        }
-    }
-    let (mut rings, mut after) = (Vec::new(), None);
-    loop {
-        let Answer::Rings { views, next } = ask(Ask::Rings { after }) else { panic!() };
-        assert!(views.len() <= PAGE_MAX);
-        rings.extend(views.into_iter().map(|view| view.site));
-        after = next;
-        if after.is_none() {
-            break;
-        }
-    }
-    let (mut ages, mut after) = (0, None);
-    loop {
-        let Answer::Ages { views, next } = ask(Ask::Ages { after }) else { panic!() };
-        assert!(views.len() <= PAGE_MAX);
-        ages += views.len();
-        after = next;
-        if after.is_none() {
-            break;
-        }
-    }
-    rings.sort();
-    rings.dedup();
-    assert_eq!((threads, rings.len(), ages), (THREADS, THREADS, THREADS), "each once");
-    // A message is looked for in some threads, and then in the next.
-    let Answer::Message { next, .. } = ask(Ask::Message { message: MessageId(1), after: None }) else { panic!() };
-    assert_eq!(next, Some(format!("smtp/host{:05}", SCAN_MAX - 1).parse().unwrap()));
 }

@@ -423,7 +423,7 @@ impl World {
             let recipients = self.scheduler.audit(self.now);
             let known = self.books.open() + (self.books.figures.reports + self.books.figures.delays) as usize;
             assert!(recipients <= known, "the scheduler has {recipients} recipients, where {known} are known");
-            let listed = self.scheduler.batches(self.now, None, None, usize::MAX);
+            let (listed, _) = self.scheduler.batches(self.now, None, None, usize::MAX);
             self.queue.compare(self.now, &listed, &self.scheduler.totals().holds);
         }
     }
