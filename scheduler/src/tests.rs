@@ -2,6 +2,7 @@
 
 mod agents;
 mod fairness;
+mod growth;
 mod holds;
 mod mute;
 mod pace;
