@@ -5,6 +5,7 @@ mod fairness;
 mod growth;
 mod holds;
 mod mute;
+mod operators;
 mod pace;
 mod paced;
 mod pages;
