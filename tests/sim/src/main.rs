@@ -81,7 +81,7 @@ fn report(ended: &Ended) {
     println!("{events} events in {:.0} s, {crashes} crashes\n{seen:?}\n{figures:#?}\n", time.as_secs_f64());
     println!(
         "{:<18} {:<20} {:>10} {:>12} {:>11} {:>5} {:>10} {:>12}",
-        "site", "temper", "recipients", "transactions", "connections", "most", "connected", "recipients/s"
+        "site", "temper", "recipients", "transactions", "connections", "most", "busy, s", "recipients/s"
     );
     sites.iter().take(SITES_SHOWN).for_each(|site| println!("{site}"));
     if sites.len() > SITES_SHOWN {

@@ -67,21 +67,21 @@ pub struct SitePace {
     pub connections: u32,
     /// At a time at most.
     pub most: u32,
-    /// How long there was a connection at least.
-    pub connected: Duration,
+    /// How long it was busy with one transaction at least, from MAIL on its way to the final reply at the hub.
+    pub busy: Duration,
 }
 
 impl SitePace {
-    /// Recipients a second while there was a connection.
+    /// Recipients a second while it was busy.
     pub fn rate(&self) -> f64 {
-        self.recipients as f64 / self.connected.as_secs_f64().max(f64::MIN_POSITIVE)
+        self.recipients as f64 / self.busy.as_secs_f64().max(f64::MIN_POSITIVE)
     }
 }
 
 impl fmt::Display for SitePace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { site, temper, recipients, transactions, connections, most, connected } = self;
-        let (seconds, rate) = (connected.as_secs_f64(), if *recipients == 0 { 0.0 } else { self.rate() });
+        let Self { site, temper, recipients, transactions, connections, most, busy } = self;
+        let (seconds, rate) = (busy.as_secs_f64(), if *recipients == 0 { 0.0 } else { self.rate() });
         write!(
             f,
             "{site:<18} {temper:<20} {recipients:>10} {transactions:>12} {connections:>11} {most:>5} {seconds:>10.0} {rate:>12.1}"
@@ -102,9 +102,9 @@ pub(crate) struct Site {
     /// Connections at a time; more are greeted with 421.
     pub(crate) connections_max: u32,
     connections: u32,
-    /// Since when there is one at least.
-    connected: Timestamp,
     pace: SitePace,
+    /// Until when it was busy with what it took so far.
+    busy_until: Timestamp,
     /// Recipients in a transaction; more are answered 452.
     pub(crate) recipients_max: u32,
     /// Messages in this minute.
@@ -128,8 +128,8 @@ impl Site {
             rtt: dice.between(Duration::from_millis(1), Duration::from_millis(250)),
             connections_max: if dice.in_thousand(100) { 2 } else { 50 },
             connections: 0,
-            connected: Timestamp::ZERO,
             pace: SitePace::default(),
+            busy_until: Timestamp::ZERO,
             recipients_max: if dice.in_thousand(200) { 5 } else { 1000 },
             minute: (0, 0),
             seen: HashSet::new(),
@@ -137,21 +137,15 @@ impl Site {
     }
 
     /// One connection more.
-    pub(crate) fn enter(&mut self, now: Timestamp) {
-        if self.connections == 0 {
-            self.connected = now;
-        }
+    pub(crate) fn enter(&mut self) {
         self.connections += 1;
         self.pace.connections += 1;
         self.pace.most = self.pace.most.max(self.connections);
     }
 
     /// One connection less.
-    pub(crate) fn leave(&mut self, now: Timestamp) {
+    pub(crate) fn leave(&mut self) {
         self.connections -= 1;
-        if self.connections == 0 {
-            self.pace.connected += now.since(self.connected);
-        }
     }
 
     /// Whether it has more connections than it wants.
@@ -159,8 +153,11 @@ impl Site {
         self.connections > self.connections_max
     }
 
-    /// So many recipients were taken at once.
-    pub(crate) fn takes(&mut self, recipients: usize) {
+    /// So many recipients were taken in a transaction from `begun` to `end`; the way there and back counts as well.
+    pub(crate) fn takes(&mut self, recipients: usize, begun: Timestamp, end: Timestamp) {
+        let end = end + self.rtt;
+        self.pace.busy += end.since(begun.max(self.busy_until));
+        self.busy_until = self.busy_until.max(end);
         self.pace.transactions += 1;
         self.pace.recipients += recipients as u64;
     }

@@ -331,7 +331,7 @@ impl World {
             Event::FromFar(key, octets, finals, closed) => self.reaches_hub(key, &octets, finals, closed),
             Event::Gone(key) => {
                 if let Some(connection) = self.connections.remove(key) {
-                    self.sites[connection.site].leave(self.now);
+                    self.sites[connection.site].leave();
                 }
             }
             Event::Timer(key) => self.timer(key),

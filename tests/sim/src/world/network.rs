@@ -69,7 +69,7 @@ impl World {
             let reason = Arc::new(Diagnostic::local(Status(4, 4, 1), text));
             return self.with(key, |agent, with| agent.release(Release::Failed(reason), with));
         }
-        site.enter(self.now);
+        site.enter();
         let way = self.manners.way(&agent.thread, &agent.clause, Some(number));
         let speaks = if agent.speaks_lmtp() { Protocol::Lmtp } else { Protocol::Smtp };
         let window = agent.clause.unacknowledged_messages;

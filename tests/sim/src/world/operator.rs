@@ -36,18 +36,32 @@ impl World {
         if self.queue.paused {
             return;
         }
-        let wish = match self.dice.below(15) {
-            12 | 13 => return self.stand(),
-            14 => return self.lift(),
+        let wish = match self.dice.below(18) {
             0..=2 => Wish::Do(Action::Hold),
             3..=5 => Wish::Do(Action::Release),
             6 | 7 => Wish::Do(Action::Retry),
-            8 => Wish::Do(Action::Expire),
-            9 => Wish::Do(Action::Drop),
-            _ => Wish::Reroute(self.some_place()),
+            8 | 9 => Wish::Do(Action::Expire),
+            10 | 11 => Wish::Do(Action::Drop),
+            12..=14 => Wish::Reroute(self.some_place()),
+            15 | 16 => return self.stand(),
+            _ => return self.lift(),
         };
-        let target = self.some_target();
+        let ends = matches!(wish, Wish::Do(action) if action.is_final());
+        // What is under way is what they must spare.
+        let busy = if ends && self.dice.below(2) == 0 { self.something_under_way() } else { None };
+        let target = busy.unwrap_or_else(|| self.some_target());
         self.operate(&wish, &target);
+    }
+
+    /// A message that an agent carries, or its thread, if there is any.
+    fn something_under_way(&mut self) -> Option<Target> {
+        let carried = self.queue.find(|_, entry| entry.lease.is_some());
+        let count = carried.len() as u64;
+        let id = (count > 0).then(|| carried[self.dice.below(count) as usize])?;
+        Some(Target::Selected(match self.dice.below(2) {
+            0 => Selector::Message(id.message),
+            _ => Selector::Thread(self.queue.batches[&id].thread.clone()),
+        }))
     }
 
     /// The last operator of all: nothing is held any more, and everything is where it can end.
