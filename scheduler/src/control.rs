@@ -90,6 +90,7 @@ pub mod client;
 mod connection;
 mod methods;
 mod rpc;
+mod search;
 mod selection;
 mod server;
 mod spool;

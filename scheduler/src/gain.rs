@@ -2,16 +2,23 @@
 //!
 //! A host that is slow with each message takes more over two connections than over one; a path that is full does not, and
 //! each connection is one more that can break with mail under way. Nobody can tell beforehand, so it is tried: with work
-//! for all connections, what they finish in a span is measured, one more is opened, and the same is measured again. Kept
-//! it is when it brought at least half of what it would have brought at best, an even share. If not, it is closed, and
-//! it takes a while until the next trial, twice as long each time. Between such trials it is tried as well to do with one
-//! fewer, by the same measure.
+//! for all connections, what they finish in a span is measured, more are opened, and the same is measured again. Kept are
+//! they when they brought at least half of what they would have brought at best, an even share each.
 //!
 //! ```text
-//!   steady ──pause is over──▶ one more: worth it ──▶ one more ... ──▶ steady
-//!      ▲                        │ not worth it: one fewer again, pause × 2
-//!      └──pause is over──▶ one fewer: enough ──▶ steady; missed: one more again, pause × 2
+//!            nearly all of an even share each
+//!              ┌──────────┐
+//!              ▼          │         less                 ┌─ worth it ─┐
+//!   1 ──▶ twice as many ──┴──▶ as many as it was worth ──▼─▶ one more ─┴─ not ──▶ one fewer again, pause × 2
+//!                                                        ▲                            │
+//!                                                        └────── pause is over ───────┘
 //! ```
+//!
+//! It begins as TCP does: twice as many each time, as long as each of them brings nearly as much as those before. With
+//! the first that does not, as many stay as what was finished is worth, and from then on it goes in single steps. A step
+//! that was not worth it is taken back, and it takes a while until the next trial, twice as long each time. Between such
+//! trials it is tried as well to do with one fewer, by the same measure. Connections that do not come about, since the
+//! host or a limit is against them, end the trial.
 
 use std::time::Duration;
 
@@ -21,19 +28,28 @@ use zrelay_clock::Timestamp;
 const SPAN: Duration = Duration::from_secs(3);
 /// Batches that a measurement needs at least: below that, it is chance.
 const BATCHES_MIN: u32 = 20;
+/// The same for a measurement before and behind a step to twice as many. It is to tell twice as much from as much, which
+/// takes less than to tell a twentieth.
+const SPAN_DOUBLING: Duration = Duration::from_secs(2);
+const BATCHES_MIN_DOUBLING: u32 = 10;
 /// Part of an even share that a connection has to bring.
 const WORTH: f64 = 0.5;
+/// Part of an even share that is nearly all of it.
+const NEARLY: f64 = 0.75;
 /// Pause behind the first trial that failed.
 const PAUSE: Duration = Duration::from_secs(60);
 /// Longest pause.
 const PAUSE_MAX: Duration = Duration::from_secs(3600);
 /// Part of what the path delivers above which it counts as full, and no connection is added.
 const FULL: f64 = 0.9;
+/// How long connections that were to be opened are waited for, from when the last of them came.
+const OPENING: Duration = Duration::from_secs(10);
 
 /// See the module's documentation.
 #[derive(Clone, Debug)]
 pub(crate) struct Gain {
     allowed: u32,
+    growth: Growth,
     trial: Trial,
     measured: Option<Measured>,
     rest_until: Timestamp,
@@ -42,12 +58,21 @@ pub(crate) struct Gain {
     fewer_next: bool,
 }
 
+/// How large a step is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Growth {
+    Doubling,
+    Single,
+}
+
 #[derive(Clone, Copy, Debug)]
 enum Trial {
     None,
-    /// One more than brought `before` octets a second.
+    /// More than the `from` that brought `before` octets a second.
     More {
+        from: u32,
         before: f64,
+        opened: Opened,
     },
     /// One fewer.
     Fewer {
@@ -55,8 +80,17 @@ enum Trial {
     },
 }
 
+/// The most connections of a trial that worked, and since when.
+#[derive(Clone, Copy, Debug)]
+struct Opened {
+    working: u32,
+    since: Timestamp,
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Measured {
+    /// Batches to pass over: what was begun before all connections were there says nothing of them.
+    passed_over: u32,
     since: Timestamp,
     octets: u64,
     batches: u32,
@@ -66,9 +100,9 @@ struct Measured {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Advice {
     Stay,
-    /// One more may be opened.
+    /// More may be opened.
     More,
-    /// One is to be closed.
+    /// Those beyond [`Gain::allowed`] are to be closed.
     Fewer,
 }
 
@@ -90,6 +124,7 @@ impl Default for Gain {
     fn default() -> Self {
         Self {
             allowed: 1,
+            growth: Growth::Doubling,
             trial: Trial::None,
             measured: None,
             rest_until: Timestamp::ZERO,
@@ -99,8 +134,35 @@ impl Default for Gain {
     }
 }
 
+impl Measured {
+    fn from(now: Timestamp, connections: u32) -> Self {
+        Self { passed_over: connections, since: now, octets: 0, batches: 0 }
+    }
+
+    /// A batch is finished.
+    fn add(&mut self, now: Timestamp, octets: u64) {
+        if self.passed_over > 0 {
+            self.passed_over -= 1;
+            self.since = now;
+            return;
+        }
+        self.octets = self.octets.saturating_add(octets);
+        self.batches = self.batches.saturating_add(1);
+    }
+
+    /// Octets a second, once that is more than chance.
+    fn rate(&self, now: Timestamp, growth: Growth) -> Option<f64> {
+        let (span_min, batches_min) = match growth {
+            Growth::Doubling => (SPAN_DOUBLING, BATCHES_MIN_DOUBLING),
+            Growth::Single => (SPAN, BATCHES_MIN),
+        };
+        let span = now.since(self.since);
+        (span >= span_min && self.batches >= batches_min).then(|| self.octets as f64 / span.as_secs_f64())
+    }
+}
+
 impl Gain {
-    /// Connections that have shown their worth, and the one that is being tried.
+    /// Connections that have shown their worth, and those that are being tried.
     pub(crate) fn allowed(&self) -> u32 {
         self.allowed
     }
@@ -114,35 +176,39 @@ impl Gain {
         // Only what they do with all hands full, and with all hands, can be compared.
         if !backlog || working != self.allowed {
             self.measured = None;
-            return Advice::Stay;
+            return self.wait_for_all(backlog, moment);
         }
-        let measured = self.measured.get_or_insert(Measured { since: now, octets: 0, batches: 0 });
-        measured.octets = measured.octets.saturating_add(octets);
-        measured.batches = measured.batches.saturating_add(1);
-        let span = now.since(measured.since);
-        if span < SPAN || measured.batches < BATCHES_MIN {
-            return Advice::Stay;
-        }
-        let rate = measured.octets as f64 / span.as_secs_f64();
+        let measured = self.measured.get_or_insert_with(|| Measured::from(now, working));
+        measured.add(now, octets);
+        let Some(rate) = measured.rate(now, self.growth) else { return Advice::Stay };
         self.measured = None;
         self.judge(rate, moment)
     }
 
+    /// Not all connections of a trial are there, or they have not enough to do.
+    fn wait_for_all(&mut self, backlog: bool, moment: Moment) -> Advice {
+        let Trial::More { opened, .. } = &mut self.trial else { return Advice::Stay };
+        let Moment { now, working, .. } = moment;
+        if !backlog || working > opened.working {
+            *opened = Opened { working: working.max(opened.working), since: now };
+            return Advice::Stay;
+        }
+        if working >= self.allowed || opened.since + OPENING > now {
+            return Advice::Stay;
+        }
+        // Somebody does not want so many: those that are there are measured next, when the pause is over.
+        self.allowed = working.max(1);
+        self.trial = Trial::None;
+        self.growth = Growth::Single;
+        self.rest(now);
+        Advice::Fewer
+    }
+
     fn judge(&mut self, rate: f64, moment: Moment) -> Advice {
-        let others = f64::from(self.allowed.saturating_sub(1).max(1));
         match std::mem::replace(&mut self.trial, Trial::None) {
             Trial::None => self.begin(rate, moment),
-            Trial::More { before } if rate >= before * (1.0 + WORTH / others) => {
-                self.pause = PAUSE;
-                self.more(rate, moment)
-            }
-            Trial::More { .. } => {
-                self.rest(moment.now);
-                self.fewer_next = self.allowed > 2;
-                self.allowed = self.allowed.saturating_sub(1).max(1);
-                Advice::Fewer
-            }
-            // `others` are one fewer than now, which is one fewer than before.
+            Trial::More { from, before, .. } => self.judge_more(from, rate / before, rate, moment),
+            // `allowed` are one fewer than before.
             Trial::Fewer { before } if rate >= before * (1.0 - WORTH / f64::from(self.allowed.saturating_add(1))) => {
                 self.pause = PAUSE;
                 self.rest(moment.now);
@@ -156,12 +222,35 @@ impl Gain {
         }
     }
 
+    /// Instead of `from` connections there are more, and they finish `ratio` times as much.
+    fn judge_more(&mut self, from: u32, ratio: f64, rate: f64, moment: Moment) -> Advice {
+        let added = self.allowed.saturating_sub(from).max(1);
+        let share = (ratio - 1.0) * f64::from(from) / f64::from(added);
+        if share >= NEARLY || (added == 1 && share >= WORTH) {
+            self.growth = if share >= NEARLY { self.growth } else { Growth::Single };
+            self.pause = PAUSE;
+            return self.more(rate, moment);
+        }
+        self.growth = Growth::Single;
+        if added == 1 {
+            self.rest(moment.now);
+            self.fewer_next = self.allowed > 2;
+            self.allowed = from.max(1);
+            return Advice::Fewer;
+        }
+        // As many as would have finished it at the even share; a cast from a float saturates.
+        let worth = (f64::from(from) * ratio).round() as u32;
+        self.allowed = worth.clamp(from, self.allowed);
+        Advice::Fewer
+    }
+
     fn begin(&mut self, rate: f64, moment: Moment) -> Advice {
         if moment.now < self.rest_until {
             return Advice::Stay;
         }
         if self.allowed > 1 && (self.fewer_next || self.allowed >= moment.max) {
             self.fewer_next = false;
+            self.growth = Growth::Single;
             self.trial = Trial::Fewer { before: rate };
             self.allowed -= 1;
             return Advice::Fewer;
@@ -178,8 +267,13 @@ impl Gain {
         if moment.link_use.is_some_and(|part| part >= FULL) {
             return Advice::Stay;
         }
-        self.trial = Trial::More { before: rate };
-        self.allowed += 1;
+        let step = match self.growth {
+            Growth::Doubling => self.allowed,
+            Growth::Single => 1,
+        };
+        let opened = Opened { working: self.allowed, since: moment.now };
+        self.trial = Trial::More { from: self.allowed, before: rate, opened };
+        self.allowed = self.allowed.saturating_add(step).min(moment.max);
         Advice::More
     }
 
@@ -222,7 +316,7 @@ mod tests {
         let mut gain = Gain::default();
         let seen = run(&mut gain, 60, None, |_, connections| 50 * u64::from(connections));
         assert_eq!(seen.last(), Some(&MAX), "{seen:?}");
-        assert!(seen[..4].iter().all(|connections| *connections == 1), "it is measured first");
+        assert!(seen[..2].iter().all(|connections| *connections == 1), "it is measured first");
     }
 
     #[test]

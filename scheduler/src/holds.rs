@@ -167,13 +167,6 @@ impl Scheduler {
         self.holds.list.clone()
     }
 
-    /// Threads that are held by their own names, in their order.
-    pub fn held_threads(&self) -> Vec<ThreadKey> {
-        let held =
-            self.names.iter().filter(|(_, id)| self.threads.get(**id).is_some_and(|thread| thread.hold.is_held()));
-        held.map(|(key, _)| key.clone()).collect()
-    }
-
     /// Holds what these terms are for, if it comes from now on; threads that there are as well. What is in the queue of
     /// other terms is for the caller to find, behind this. `by` says who wants it.
     pub fn stand(&mut self, now: Timestamp, terms: &Terms, by: &str) -> Stood {

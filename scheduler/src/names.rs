@@ -15,6 +15,9 @@ use crate::thread::ThreadId;
 pub(crate) struct Names {
     ids: HashMap<ThreadKey, ThreadId>,
     order: BTreeMap<ThreadKey, ThreadId>,
+    /// Threads that were gone through in order, for the tests that bound them.
+    #[cfg(test)]
+    pub(crate) visited: std::cell::Cell<usize>,
 }
 
 impl Names {
@@ -33,8 +36,8 @@ impl Names {
     }
 
     /// In order.
-    pub(crate) fn iter(&self) -> btree_map::Iter<'_, ThreadKey, ThreadId> {
-        self.order.iter()
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&ThreadKey, &ThreadId)> {
+        self.order.iter().inspect(|_| self.visit())
     }
 
     /// In order of the names.
@@ -43,12 +46,17 @@ impl Names {
     }
 
     /// In order.
-    pub(crate) fn range<T, R>(&self, range: R) -> btree_map::Range<'_, ThreadKey, ThreadId>
+    pub(crate) fn range<T, R>(&self, range: R) -> impl Iterator<Item = (&ThreadKey, &ThreadId)>
     where
         T: Ord + ?Sized,
         ThreadKey: std::borrow::Borrow<T>,
         R: RangeBounds<T>,
     {
-        self.order.range(range)
+        self.order.range(range).inspect(|_| self.visit())
+    }
+
+    fn visit(&self) {
+        #[cfg(test)]
+        self.visited.set(self.visited.get() + 1);
     }
 }

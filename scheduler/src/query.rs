@@ -6,18 +6,20 @@ use std::time::Duration;
 use zrelay_clock::Timestamp;
 use zrelay_holds::Terms;
 use zrelay_mailbox::{Received, Sender, mailbox};
-use zrelay_spool::{BatchId, MessageId, ThreadKey};
+use zrelay_spool::{MessageId, ThreadKey};
 
 use crate::beyond::RunId;
 use crate::holds::{HoldView, Stood};
 use crate::operator::{Action, Changed, Chosen, Selector};
 use crate::scheduler::Scheduler;
-use crate::snapshot::{AgeView, BatchView, ChannelView, RingMark, RingView, ThreadView, ThreadZoom, TotalsView};
+use crate::snapshot::{
+    AgeView, BatchMark, BatchView, ChannelView, RingMark, RingView, ThreadView, ThreadZoom, TotalsView,
+};
 
 /// Rows in one answer at most: a page costs the scheduler well under a millisecond, also where each thread has to come from
 /// the far end of the memory (two microseconds; see `tests/bench-scale`). Between two pages it does whatever else there is.
 pub const PAGE_MAX: usize = 256;
-/// Threads that one answer looks through for a message at most: a quarter of the work for each.
+/// Threads that one answer looks through at most, for a message or for a hold: a quarter of the work for each.
 pub const SCAN_MAX: usize = 1024;
 /// How long [`SchedulerHandle::ask`] waits for an answer.
 pub const PATIENCE: Duration = Duration::from_secs(10);
@@ -55,12 +57,12 @@ pub enum Ask {
     },
     /// One thread.
     Thread(ThreadKey),
-    /// The next [`PAGE_MAX`] batches, of one thread or of all.
+    /// The next batches, of one thread or of all: [`PAGE_MAX`], less one for each thread that is passed over.
     Batches {
         /// The thread.
         thread: Option<ThreadKey>,
-        /// The last batch of the page before, and its thread.
-        after: Option<(ThreadKey, BatchId)>,
+        /// Where the page before ended.
+        after: Option<BatchMark>,
     },
     /// What is in the next run beyond the window, of one thread or of all; the run stays where it is. Only the driver can
     /// read it.
@@ -95,6 +97,11 @@ pub enum Ask {
     },
     /// The holds that stand.
     Holds,
+    /// Those of the next [`SCAN_MAX`] threads behind this one that are held by their own names.
+    HeldThreads {
+        /// The last thread of the page before.
+        after: Option<ThreadKey>,
+    },
     /// That a hold stands from now on.
     Stand {
         /// What it is for.
@@ -152,7 +159,12 @@ pub enum Answer {
     /// To [`Ask::Thread`].
     Thread(Option<Box<ThreadZoom>>),
     /// To [`Ask::Batches`].
-    Batches(Vec<BatchView>),
+    Batches {
+        /// The batches.
+        views: Vec<BatchView>,
+        /// Where to go on, if there may be more.
+        next: Option<BatchMark>,
+    },
     /// To [`Ask::Run`]: `None` when there is no other.
     Run(Option<RunView>),
     /// To [`Ask::Message`].
@@ -165,11 +177,13 @@ pub enum Answer {
     /// To [`Ask::Operate`], [`Ask::OperateOn`] and [`Ask::Reroute`].
     Changed(Changed),
     /// To [`Ask::Holds`].
-    Holds {
-        /// For mail to come as well.
-        standing: Vec<HoldView>,
-        /// Threads that are held by their own names.
+    Holds(Vec<HoldView>),
+    /// To [`Ask::HeldThreads`].
+    HeldThreads {
+        /// Those that are.
         threads: Vec<ThreadKey>,
+        /// Where to go on, if there are more threads.
+        next: Option<ThreadKey>,
     },
     /// To [`Ask::Stand`].
     Stood(Stood),
@@ -205,7 +219,8 @@ impl Scheduler {
             }
             Ask::Thread(key) => Answer::Thread(self.thread(now, key).map(Box::new)),
             Ask::Batches { thread, after } => {
-                Answer::Batches(self.batches(now, thread.as_ref(), after.as_ref(), PAGE_MAX))
+                let (views, next) = self.batches(now, thread.as_ref(), after.as_ref(), PAGE_MAX);
+                Answer::Batches { views, next }
             }
             Ask::Run { .. } => Answer::Run(None),
             Ask::Message { message, after } => {
@@ -214,7 +229,11 @@ impl Scheduler {
             }
             Ask::Operate { action, selector } => Answer::Changed(self.operate(now, *action, selector)),
             Ask::OperateOn { action, batches } => Answer::Changed(self.operate_on(now, *action, batches)),
-            Ask::Holds => Answer::Holds { standing: self.holds(), threads: self.held_threads() },
+            Ask::Holds => Answer::Holds(self.holds()),
+            Ask::HeldThreads { after } => {
+                let (threads, next) = self.held_threads(after.as_ref(), SCAN_MAX);
+                Answer::HeldThreads { threads, next }
+            }
             Ask::Stand { terms, by } => Answer::Stood(self.stand(now, terms, by)),
             Ask::Lift(terms) => Answer::Lifted(self.lift(now, terms)),
             Ask::Reroute { what: Moving::Selected(selector), to } => Answer::Changed(self.reroute(now, selector, to)),

@@ -206,9 +206,12 @@ impl Scheduler {
             Advice::Stay => {}
             Advice::More => self.touch(id),
             Advice::Fewer => {
-                // The newest has the least under way.
-                if let Some(newest) = thread.leases.last().copied() {
-                    self.close(newest);
+                let allowed = usize::try_from(thread.gain.allowed()).unwrap_or(usize::MAX);
+                let stays = |lease: &&LeaseId| self.leases.get(lease).is_some_and(|lease| !lease.is_closing());
+                // The newest have the least under way.
+                let surplus: Vec<LeaseId> = thread.leases.iter().filter(stays).skip(allowed).copied().collect();
+                for lease in surplus {
+                    self.close(lease);
                 }
             }
         }

@@ -5,17 +5,19 @@
 //!
 //! Durations in rows are whole seconds unless the field says otherwise; points in time are RFC 3339 in UTC.
 
+mod detail;
 mod mail;
 mod rows;
 mod take;
 mod view;
 
+pub use detail::{FlowRow, LeaseRow, ReplyRow, ThreadDetail};
 pub(crate) use mail::name;
 pub use mail::{AttemptRow, MessageRow, RecipientRow};
-pub use rows::{AgeRow, ChannelRow, FlowRow, LeaseRow, ReplyRow, RingRow, ThreadDetail, ThreadRow, Totals, Usage};
+pub use rows::{AgeRow, ChannelRow, RingRow, ThreadRow, Totals, Usage};
 pub use view::{
-    AgeView, BatchPlace, BatchView, ChannelView, FLOWS_MAX, FlowView, LeaseView, RingMark, RingView, State, ThreadView,
-    ThreadZoom, TotalsView, Used,
+    AgeView, BatchMark, BatchPlace, BatchView, ChannelView, FLOWS_MAX, FlowView, LeaseView, RingMark, RingView, State,
+    ThreadView, ThreadZoom, TotalsView, Used,
 };
 
 use schemars::JsonSchema;

@@ -2,10 +2,13 @@
 
 mod agents;
 mod fairness;
+mod growth;
 mod holds;
 mod mute;
+mod operators;
 mod pace;
 mod paced;
+mod pages;
 mod promises;
 mod rates;
 mod reroute;

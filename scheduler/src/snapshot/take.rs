@@ -7,8 +7,8 @@ use zrelay_clock::Timestamp;
 use zrelay_spool::{BatchId, Flow, MessageId, ThreadKey};
 
 use super::view::{
-    AgeView, BatchPlace, BatchView, ChannelView, FLOWS_MAX, FlowView, LeaseView, RingMark, RingView, State, ThreadView,
-    ThreadZoom, TotalsView, Used,
+    AgeView, BatchMark, BatchPlace, BatchView, ChannelView, FLOWS_MAX, FlowView, LeaseView, RingMark, RingView, State,
+    ThreadView, ThreadZoom, TotalsView, Used,
 };
 use crate::batch::{Batch, Place};
 use crate::door::{Passage, Shut, Why};
@@ -201,40 +201,53 @@ impl Scheduler {
         if thread.leases.iter().any(works) { State::Running } else { State::ThreadAgents }
     }
 
-    /// The batches of one thread or of all, in the order of threads and messages, behind `after`.
+    /// The next batches behind `after`, of one thread or of all, in the order of threads and messages, and where to go on,
+    /// if there may be more. A thread that is passed over counts against the limit as a batch does.
     pub fn batches(
         &self,
         now: Timestamp,
         thread: Option<&ThreadKey>,
-        after: Option<&(ThreadKey, BatchId)>,
+        after: Option<&BatchMark>,
         limit: usize,
-    ) -> Vec<BatchView> {
+    ) -> (Vec<BatchView>, Option<BatchMark>) {
         let mut views = Vec::new();
-        let mut add = |key: &ThreadKey, id: ThreadId| {
-            let Some(thread) = self.threads.get(id) else { return true };
-            let behind = after.filter(|(last, _)| last == key).map(|(_, batch)| *batch);
-            let from = behind.map_or(Bound::Unbounded, Bound::Excluded);
-            let batches = thread.batches.range((from, Bound::Unbounded)).take(limit - views.len());
-            views.extend(batches.map(|(id, batch)| batch_view(thread, *id, batch, now)));
-            views.len() < limit
-        };
-        match thread {
-            Some(key) => {
-                if let Some((id, thread)) = self.find_thread(key).and_then(|id| Some((id, self.threads.get(id)?))) {
-                    add(&thread.key, id);
-                }
+        if let Some(key) = thread {
+            let behind = after.and_then(|mark| mark.batch);
+            let thread = self.find_thread(key).and_then(|id| self.threads.get(id));
+            let next = thread.and_then(|thread| add_batches(&mut views, now, thread, behind, limit));
+            return (views, next);
+        }
+        let from = after.map_or(Bound::Unbounded, |mark| match mark.batch {
+            Some(_) => Bound::Included(&mark.thread),
+            None => Bound::Excluded(&mark.thread),
+        });
+        for (passed, (key, id)) in (1..).zip(self.names.range::<ThreadKey, _>((from, Bound::Unbounded))) {
+            let behind = after.filter(|mark| mark.thread == *key).and_then(|mark| mark.batch);
+            let room = limit.saturating_sub(views.len() + passed - 1);
+            let thread = self.threads.get(*id);
+            let next = thread.and_then(|thread| add_batches(&mut views, now, thread, behind, room));
+            if next.is_some() {
+                return (views, next);
             }
-            None => {
-                let from = after.map_or(Bound::Unbounded, |(key, _)| Bound::Included(key));
-                let mut threads = self.names.range::<ThreadKey, _>((from, Bound::Unbounded));
-                while let Some((key, id)) = threads.next().filter(|_| limit > 0) {
-                    if !add(key, *id) {
-                        break;
-                    }
-                }
+            if views.len() + passed >= limit {
+                return (views, Some(BatchMark { thread: key.clone(), batch: None }));
             }
         }
-        views
+        (views, None)
+    }
+
+    /// Threads among the next `limit` behind `after` that are held by their own names, and the thread to go on behind, if
+    /// there are more.
+    pub fn held_threads(&self, after: Option<&ThreadKey>, limit: usize) -> (Vec<ThreadKey>, Option<ThreadKey>) {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let (mut held, mut visited, mut last) = (Vec::new(), 0, None);
+        for (key, id) in self.names.range::<ThreadKey, _>((from, Bound::Unbounded)).take(limit) {
+            visited += 1;
+            last = Some(key);
+            let is_held = self.threads.get(*id).is_some_and(|thread| thread.hold.is_held());
+            held.extend(is_held.then(|| key.clone()));
+        }
+        (held, last.filter(|_| visited == limit).cloned())
     }
 
     /// The batches of one message in the next `limit` threads behind `after`, and the thread to go on behind, if there
@@ -259,6 +272,22 @@ impl Scheduler {
         }
         (views, last.filter(|_| visited == limit).cloned())
     }
+}
+
+/// Adds so many batches of a thread behind this one; says where to go on when there was no room for more.
+fn add_batches(
+    views: &mut Vec<BatchView>,
+    now: Timestamp,
+    thread: &Thread,
+    behind: Option<BatchId>,
+    room: usize,
+) -> Option<BatchMark> {
+    let from = behind.map_or(Bound::Unbounded, Bound::Excluded);
+    let before = views.len();
+    let batches = thread.batches.range((from, Bound::Unbounded)).take(room);
+    views.extend(batches.map(|(id, batch)| batch_view(thread, *id, batch, now)));
+    let last = views.last().filter(|_| views.len() - before == room)?;
+    Some(BatchMark { thread: thread.key.clone(), batch: Some(last.id) })
 }
 
 fn waiting(level: &Level) -> u32 {

@@ -270,6 +270,14 @@ pub struct BatchView {
     pub last: Option<Arc<Diagnostic>>,
 }
 
+/// A place in the order of batches, to go on behind it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct BatchMark {
+    pub(crate) thread: ThreadKey,
+    /// Without one, behind all of the thread.
+    pub(crate) batch: Option<BatchId>,
+}
+
 /// Where a batch is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum BatchPlace {

@@ -114,7 +114,7 @@ impl Hub {
     }
 
     fn is_held(&self, batch: BatchId) -> bool {
-        let all = self.world.scheduler.batches(self.world.now, None, None, usize::MAX);
+        let (all, _) = self.world.scheduler.batches(self.world.now, None, None, usize::MAX);
         all.iter().find(|view| view.id == batch).unwrap().place.name() == "held"
     }
 }

@@ -3,26 +3,14 @@
 use std::time::Duration;
 
 use zrelay_agent::{Judgement, RECIPIENT_WEIGHT, Release, Report, Rest, Site};
-use zrelay_spool::{Disposition, MessageId, Queue, ThreadKey, ThreadState};
+use zrelay_spool::{Disposition, Queue, ThreadKey, ThreadState};
 
 use super::world::{START, World, clause, reply, settings};
-use crate::operator::{Action, Chosen, Selector};
-use crate::query::{Answer, Ask, PAGE_MAX, SCAN_MAX};
 
 const DELIVERED: Judgement = Judgement::Delivered { dsn_relayed: false };
 
 fn world() -> World {
     World::new(settings(clause(|_| {}), 100), 1)
-}
-
-fn operate(world: &mut World, action: Action, selector: &str) -> crate::Changed {
-    let changed = world.scheduler.operate(world.now, action, &selector.parse::<Selector>().unwrap());
-    world.settle_down();
-    changed
-}
-
-fn dispositions(world: &World) -> Vec<Disposition> {
-    world.outcomes.iter().map(|outcome| outcome.disposition).collect()
 }
 
 #[test]
@@ -183,7 +171,7 @@ fn a_failed_host_is_left_alone_whatever_arrives_and_each_batch_is_reported_once(
     world.arrive("smtp/b", 1, 100);
     let lease = world.agent("smtp/a");
     world.release(lease, Release::Failed(reply(0, "connection refused")));
-    assert_eq!(dispositions(&world), [Disposition::Deferred]);
+    assert_eq!(world.dispositions(), [Disposition::Deferred]);
     assert_eq!(world.state("smtp/a"), "retry");
     world.arrive("smtp/a", 1, 100);
     assert!(!world.has_agent("smtp/a"));
@@ -193,7 +181,7 @@ fn a_failed_host_is_left_alone_whatever_arrives_and_each_batch_is_reported_once(
     assert!(waited >= Duration::from_secs(9) && waited <= Duration::from_secs(11), "{waited:?}");
     let lease = world.agent("smtp/a");
     world.release(lease, Release::Failed(reply(0, "connection refused")));
-    assert_eq!(dispositions(&world).len(), 2, "only the new one is reported");
+    assert_eq!(world.dispositions().len(), 2, "only the new one is reported");
     assert_eq!(world.records.last().unwrap().failures, 2);
     world.pass(Duration::from_secs(30));
     let lease = world.agent("smtp/a");
@@ -210,7 +198,7 @@ fn batches_of_a_dead_host_expire_in_time_even_between_two_tries() {
     let lease = world.agent("smtp/a");
     world.release(lease, Release::Failed(reply(0, "connection refused")));
     world.pass(Duration::from_secs(5));
-    assert_eq!(dispositions(&world), [Disposition::Deferred, Disposition::Expired]);
+    assert_eq!(world.dispositions(), [Disposition::Deferred, Disposition::Expired]);
     assert_eq!(world.outcomes[1].diagnostic.text, "connection refused");
 }
 
@@ -227,7 +215,7 @@ fn a_batch_that_is_due_is_tried_once_more_however_old_it_is() {
     let lease = world.agent("smtp/a");
     world.hungry(lease, 1, 1000);
     world.settle(lease, Judgement::Deferred, &reply(450, "later"));
-    assert_eq!(dispositions(&world), [Disposition::Expired]);
+    assert_eq!(world.dispositions(), [Disposition::Expired]);
 }
 
 #[test]
@@ -252,7 +240,7 @@ fn a_host_that_ends_every_connection_at_once_counts_as_failed_in_the_end() {
         world.release(lease, Release::Ended(reply(421, "busy")));
     }
     assert_eq!(world.state("smtp/a"), "retry");
-    assert_eq!(dispositions(&world), [Disposition::Deferred]);
+    assert_eq!(world.dispositions(), [Disposition::Deferred]);
 }
 
 #[test]
@@ -281,141 +269,6 @@ fn a_sweep_visits_a_bounded_number_of_batches_in_a_turn() {
         left.push(world.scheduler.totals().load.batches);
     }
     assert_eq!(left[..4], [2500, 1500, 500, 0]);
-}
-
-#[test]
-fn hold_stops_a_thread_durably_and_release_sets_it_free() {
-    let mut world = world();
-    world.arrive("smtp/a", 1, 100);
-    world.arrive("smtp/a", 2, 100);
-    let lease = world.agent("smtp/a");
-    world.hungry(lease, 1, 1000);
-    let changed = operate(&mut world, Action::Hold, "smtp/a");
-    assert_eq!((changed.threads, changed.batches, changed.recipients, changed.under_way), (1, 2, 3, 1));
-    assert!(world.records.last().unwrap().held && world.agents[&lease].closing);
-    world.settle(lease, DELIVERED, &reply(250, "ok"));
-    world.release(lease, Release::Done);
-    assert_eq!(world.state("smtp/a"), "held");
-    world.pass(Duration::from_secs(1000));
-    assert_eq!(world.open.len(), 2, "held batches do not expire");
-    operate(&mut world, Action::Release, "smtp/a");
-    assert!(!world.records.last().unwrap().held && world.has_agent("smtp/a"));
-}
-
-#[test]
-fn a_hold_on_a_pattern_catches_threads_to_come_and_survives_a_restart() {
-    let mut world = world();
-    world.arrive("smtp/a.example", 1, 100);
-    assert_eq!(operate(&mut world, Action::Hold, "smtp/*.example").patterns, 1);
-    assert_eq!(operate(&mut world, Action::Hold, "smtp/*.example").patterns, 0);
-    world.arrive("smtp/b.example", 1, 100);
-    world.arrive("smtp/c.test", 1, 100);
-    let states = |world: &World| ["smtp/a.example", "smtp/b.example"].map(|thread| world.state(thread));
-    assert_eq!(states(&world), ["held", "held"]);
-    assert!(world.has_agent("smtp/c.test"));
-    // A name does not release what a pattern holds.
-    operate(&mut world, Action::Release, "smtp/a.example");
-    assert_eq!(world.state("smtp/a.example"), "held");
-
-    let mut later = self::world();
-    for state in &world.records {
-        later.scheduler.handle_queue(later.now, Queue::Thread(state.clone()));
-    }
-    later.arrive("smtp/b.example", 1, 100);
-    assert_eq!(later.state("smtp/b.example"), "held");
-    assert_eq!(later.scheduler.totals().holds, ["smtp/*.example"]);
-
-    for world in [&mut world, &mut later] {
-        assert_eq!(operate(world, Action::Release, "smtp/*").patterns, 1);
-        assert!(world.has_agent("smtp/b.example"));
-    }
-    assert!(!world.records.last().unwrap().held);
-}
-
-#[test]
-fn a_held_message_stays_while_its_neighbours_go() {
-    let mut world = world();
-    let held = world.arrive("smtp/a", 1, 100);
-    operate(&mut world, Action::Hold, &held.message.to_string());
-    world.arrive("smtp/a", 1, 100);
-    let lease = world.agent("smtp/a");
-    world.hungry(lease, 10, 10_000);
-    assert_eq!(world.agents[&lease].carried.len(), 1);
-    assert_ne!(world.agents[&lease].carried[0].id, held);
-    operate(&mut world, Action::Release, "smtp/a");
-    assert_eq!(world.agents[&lease].carried.len(), 2);
-}
-
-#[test]
-fn retry_overrules_back_off_and_due_times() {
-    let mut world = world();
-    world.arrive("smtp/a", 1, 100);
-    let lease = world.agent("smtp/a");
-    world.release(lease, Release::Failed(reply(0, "connection refused")));
-    assert!(!world.has_agent("smtp/a"));
-    world.forget_dues();
-    operate(&mut world, Action::Retry, "smtp/a");
-    let lease = world.agent("smtp/a");
-    world.hungry(lease, 1, 1000);
-    assert_eq!(world.agents[&lease].carried.len(), 1);
-}
-
-#[test]
-fn drop_takes_what_is_not_under_way_and_counts_what_is() {
-    let mut world = world();
-    world.arrive("smtp/a", 1, 100);
-    world.arrive("smtp/a", 4, 100);
-    let lease = world.agent("smtp/a");
-    world.hungry(lease, 1, 1000);
-    let changed = operate(&mut world, Action::Drop, "*/a");
-    assert_eq!((changed.batches, changed.recipients, changed.under_way), (1, 4, 1));
-    assert_eq!(dispositions(&world), [Disposition::Dropped]);
-    world.settle(lease, DELIVERED, &reply(250, "ok"));
-    assert_eq!(world.finished.len(), 5);
-    assert_eq!(operate(&mut world, Action::Drop, "smtp/nowhere"), crate::Changed::default());
-}
-
-#[test]
-fn expire_gives_up_what_is_not_under_way_held_or_not() {
-    let mut world = world();
-    let under_way = world.arrive("smtp/a", 1, 100);
-    let lease = world.agent("smtp/a");
-    world.hungry(lease, 1, 10_000);
-    let held = world.arrive("smtp/a", 2, 100);
-    operate(&mut world, Action::Hold, &held.message.to_string());
-    world.arrive("smtp/a", 3, 100);
-    let changed = operate(&mut world, Action::Expire, "smtp/*");
-    assert_eq!((changed.batches, changed.recipients, changed.under_way), (2, 5, 1));
-    assert_eq!(dispositions(&world), [Disposition::Expired, Disposition::Expired]);
-    world.settle(lease, Judgement::Deferred, &reply(450, "later"));
-    let changed = operate(&mut world, Action::Expire, &under_way.message.to_string());
-    assert_eq!((changed.threads, changed.recipients), (1, 1));
-    assert!(world.open.is_empty());
-}
-
-#[test]
-fn some_recipients_of_a_batch_are_dropped_and_the_others_go_out() {
-    let mut world = world();
-    let batch = world.arrive("smtp/a", 4, 100);
-    let chosen =
-        Chosen { thread: "smtp/a".parse().unwrap(), batch, run: None, open: 1, recipients: Some(vec![1, 3, 9]) };
-    let changed = world.scheduler.operate_on(world.now, Action::Drop, &[chosen.clone(), chosen]);
-    world.settle_down();
-    assert_eq!((changed.threads, changed.batches, changed.recipients), (1, 1, 2));
-    let lease = world.agent("smtp/a");
-    world.hungry(lease, 1, 10_000);
-    assert_eq!(*world.agents[&lease].carried[0].recipients, [0, 2]);
-    world.settle(lease, DELIVERED, &reply(250, "ok"));
-    assert_eq!(world.finished.values().filter(|end| **end == Disposition::Dropped).count(), 2);
-}
-
-#[test]
-fn the_hold_channel_is_never_carried() {
-    let mut world = world();
-    world.arrive("hold/review", 1, 100);
-    operate(&mut world, Action::Release, "hold/review");
-    assert_eq!(world.state("hold/review"), "held");
-    assert!(world.agents.is_empty());
 }
 
 #[test]
@@ -474,82 +327,4 @@ fn an_agent_that_hands_work_back_gets_none_until_it_asks() {
     assert!(world.agents[&lease].carried.is_empty());
     world.hungry(lease, 1, 1000);
     assert_eq!(world.agents[&lease].carried.len(), 1);
-}
-
-#[test]
-fn listings_come_in_pages_in_the_order_of_names() {
-    let mut world = world();
-    for n in 0..50 {
-        world.arrive(&format!("smtp/host{n:02}"), 2, 100);
-    }
-    let mut seen = Vec::new();
-    loop {
-        let after = seen.last().cloned();
-        let page = world.scheduler.threads(world.now, after.as_ref(), 7);
-        if page.is_empty() {
-            break;
-        }
-        seen.extend(page.into_iter().map(|view| view.key));
-    }
-    assert_eq!(seen.len(), 50);
-    assert!(seen.is_sorted());
-    let mut batches = Vec::new();
-    loop {
-        let after = batches.last().cloned();
-        let page = world.scheduler.batches(world.now, None, after.as_ref(), 7);
-        if page.is_empty() {
-            break;
-        }
-        batches.extend(page.into_iter().map(|view| (view.thread, view.id)));
-    }
-    batches.dedup();
-    assert_eq!(batches.len(), 50);
-}
-
-#[test]
-fn no_answer_has_more_than_a_page_however_much_there_is() {
-    const THREADS: usize = SCAN_MAX + 300;
-    let mut world = world();
-    world.unchecked();
-    for n in 0..THREADS {
-        world.arrive(&format!("smtp/host{n:05}"), 1, 100);
-    }
-    let now = world.now;
-    let mut ask = |ask: Ask| world.scheduler.answer(now, &ask);
-    let (mut threads, mut after) = (0, None);
-    loop {
-        let Answer::Threads(page) = ask(Ask::Threads { after }) else { panic!() };
-        assert!(page.len() <= PAGE_MAX);
-        threads += page.len();
-        after = page.last().map(|view| view.key.clone());
-        if page.len() < PAGE_MAX {
-            break;
-        }
-    }
-    let (mut rings, mut after) = (Vec::new(), None);
-    loop {
-        let Answer::Rings { views, next } = ask(Ask::Rings { after }) else { panic!() };
-        assert!(views.len() <= PAGE_MAX);
-        rings.extend(views.into_iter().map(|view| view.site));
-        after = next;
-        if after.is_none() {
-            break;
-        }
-    }
-    let (mut ages, mut after) = (0, None);
-    loop {
-        let Answer::Ages { views, next } = ask(Ask::Ages { after }) else { panic!() };
-        assert!(views.len() <= PAGE_MAX);
-        ages += views.len();
-        after = next;
-        if after.is_none() {
-            break;
-        }
-    }
-    rings.sort();
-    rings.dedup();
-    assert_eq!((threads, rings.len(), ages), (THREADS, THREADS, THREADS), "each once");
-    // A message is looked for in some threads, and then in the next.
-    let Answer::Message { next, .. } = ask(Ask::Message { message: MessageId(1), after: None }) else { panic!() };
-    assert_eq!(next, Some(format!("smtp/host{:05}", SCAN_MAX - 1).parse().unwrap()));
 }

@@ -118,7 +118,7 @@ fn operate(world: &mut World, thread: &str, b: u8) {
         && let Some((batch, recipient)) = world.open.first().copied()
     {
         let recipients = (b < 128).then(|| vec![recipient]);
-        let threads = world.scheduler.batches(world.now, None, None, usize::MAX);
+        let (threads, _) = world.scheduler.batches(world.now, None, None, usize::MAX);
         let thread = threads.into_iter().find(|view| view.id == batch).map(|view| view.thread);
         let chosen = Chosen {
             thread: thread.unwrap_or_else(|| "smtp/-".parse().unwrap()),

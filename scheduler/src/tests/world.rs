@@ -181,6 +181,11 @@ impl World {
         self.settle_down();
     }
 
+    /// What was recorded, in order.
+    pub(super) fn dispositions(&self) -> Vec<Disposition> {
+        self.outcomes.iter().map(|outcome| outcome.disposition).collect()
+    }
+
     pub(super) fn report(&mut self, report: Report) {
         self.scheduler.handle_report(self.now, report);
         self.settle_down();

@@ -37,6 +37,7 @@ enum Mode {
 
 #[derive(Debug)]
 struct Transaction {
+    begun: Timestamp,
     sender: Option<u32>,
     recipients: Vec<Address>,
 }
@@ -57,8 +58,12 @@ pub(crate) struct Session {
     /// Whether its output is to arrive in one piece: of a reply too many that comes later nobody can tell what it answers.
     pub(crate) whole: bool,
     silent: bool,
+    /// It has said 421, and closes behind the message.
+    leaving: bool,
     encrypted: bool,
     speaks: Protocol,
+    /// Messages that have come, taken or not: each is owed a final reply.
+    pub(crate) finals: u64,
     /// Recipients and octets of each message that has come.
     pub(crate) came: Vec<(u64, u64)>,
 }
@@ -68,6 +73,7 @@ impl Session {
         Self {
             speaks,
             came: Vec::new(),
+            finals: 0,
             mode: Mode::Commands,
             input: Vec::new(),
             done: 0,
@@ -77,12 +83,13 @@ impl Session {
             closed: false,
             whole: false,
             silent: false,
+            leaving: false,
             encrypted: false,
         }
     }
 
     pub(crate) fn greet(&mut self, with: &mut Surroundings<'_>) {
-        if with.site.connections > with.site.connections_max {
+        if with.site.is_crowded() {
             self.say("421 4.7.0 too many connections from you");
             self.closed = true;
             return;
@@ -227,7 +234,7 @@ impl Session {
             _ => panic!("{address} sends nothing"),
         };
         check_urgency(rest, sender.map(|message| with.books.handling(message)).unwrap_or_default(), with);
-        self.transaction = Some(Transaction { sender, recipients: Vec::new() });
+        self.transaction = Some(Transaction { begun: with.now, sender, recipients: Vec::new() });
         self.say("250 2.1.0 sender ok");
     }
 
@@ -255,12 +262,22 @@ impl Session {
                 return self.say(&format!("450 4.2.0 {address} is greylisted"));
             }
         }
+        if with.site.temper == Temper::Odd && with.dice.in_thousand(20) {
+            self.leaving = true;
+            return self.say("421 4.3.2 going down in a moment");
+        }
         transaction.recipients.push(to);
         self.say(&format!("250 2.1.5 {address} ok"));
     }
 
     /// All octets of a message are here.
     fn content(&mut self, content: &[u8], with: &mut Surroundings<'_>) {
+        self.finals += 1;
+        self.take_message(content, with);
+        self.closed |= self.leaving;
+    }
+
+    fn take_message(&mut self, content: &[u8], with: &mut Surroundings<'_>) {
         let Some(transaction) = self.transaction.take().filter(|transaction| !transaction.recipients.is_empty()) else {
             return self.say("503 5.5.1 no valid recipients");
         };
@@ -278,9 +295,10 @@ impl Session {
         let number = mail::number(content);
         assert_eq!(number, transaction.sender, "a message in a foreign envelope");
         if self.speaks == Protocol::Lmtp {
-            return self.deliver(number, content, transaction.recipients, with);
+            return self.deliver(number, content, transaction, with);
         }
         let reference = with.books.taken(number, content, &transaction.recipients, with.awaited);
+        with.site.takes(transaction.recipients.len(), transaction.begun, with.now + self.cost);
         if !self.closed {
             self.say(&format!("250 2.0.0 queued as T{reference}"));
         }
@@ -290,7 +308,8 @@ impl Session {
     }
 
     /// LMTP: each mailbox takes it or does not, and says so.
-    fn deliver(&mut self, number: Option<u32>, content: &[u8], to: Vec<Address>, with: &mut Surroundings<'_>) {
+    fn deliver(&mut self, number: Option<u32>, content: &[u8], transaction: Transaction, with: &mut Surroundings<'_>) {
+        let Transaction { begun, recipients: to, .. } = transaction;
         let breaks = self.closed || (with.site.temper == Temper::Breaking && with.dice.in_thousand(100));
         let heard = if breaks { with.dice.below(to.len() as u64) as usize } else { usize::MAX };
         for (at, recipient) in to.into_iter().enumerate() {
@@ -299,6 +318,7 @@ impl Session {
                 1 => format!("552 5.2.2 {recipient} takes no such mail"),
                 _ => {
                     let reference = with.books.taken(number, content, &[recipient], with.awaited);
+                    with.site.takes(1, begun, with.now + self.cost);
                     format!("250 2.0.0 {recipient} has it as T{reference}")
                 }
             };

@@ -25,7 +25,8 @@
 //! - every reply is matched to its command: what the engine says of a recipient is what the far side said of that
 //!   recipient, every message arrives octet by octet in its own envelope, and a connection with a reply too many ends;
 //! - what operators hold does not move and does not expire, what they drop or send elsewhere is dropped or moved at once,
-//!   and all of it is still so behind a crash (`queue.rs`);
+//!   and all of it is still so behind a crash (`queue.rs`); a hold that stands catches the mail that comes (`holds.rs`);
+//! - every recipient is routed once, where the routes say (`routes.rs`);
 //! - sites get no more than their rates, nothing while they want less, one connection when they were down, and few to
 //!   begin with (`manners.rs`);
 //! - a recipient gets its message twice only where a connection, an agent or the hub died in between.
@@ -40,15 +41,18 @@ mod agent;
 mod books;
 mod chance;
 mod far;
+mod holds;
 mod mail;
 mod manners;
 mod meter;
 mod plan;
 mod queue;
+mod routes;
 mod site;
 mod world;
 
 pub use books::{End, Figures};
+pub use site::SitePace;
 
 /// How a simulation went.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -63,6 +67,8 @@ pub struct Ended {
     pub time: std::time::Duration,
     /// What became of the mail.
     pub figures: Figures,
+    /// What each site got, the largest first.
+    pub sites: Vec<SitePace>,
 }
 
 /// What happened in a simulation: of something that never happens nothing is shown.
@@ -106,5 +112,12 @@ fn run(mut world: world::World, history: History) -> Ended {
     let begin = world.now;
     world.run();
     let time = world.now.since(begin);
-    Ended { events: world.events, crashes: world.crashes, seen: world.seen, time, figures: world.books.figures.clone() }
+    Ended {
+        events: world.events,
+        crashes: world.crashes,
+        seen: world.seen,
+        time,
+        figures: world.books.figures.clone(),
+        sites: world.paces(),
+    }
 }

@@ -3,13 +3,17 @@
 use std::process::ExitCode;
 use std::time::Instant;
 
-use zrelay_sim::History;
+use zrelay_sim::{Ended, History};
+
+/// Sites of which the pace is printed.
+const SITES_SHOWN: usize = 20;
 
 const USAGE: &str = "\
 usage: tests/sim-replay [OPTION...] SEED
 
 Runs the simulation of the whole hub from SEED and prints its history: every message, order, report and fault, with the
-virtual time in seconds; then what became of the mail, or what went wrong. The same seed gives the same history.
+virtual time in seconds; then what became of the mail and the pace of its largest sites, or what went wrong. The same seed
+gives the same history.
 
   --quiet            prints no history
   --brief            prints nothing at all of a world that is as it must be
@@ -64,11 +68,25 @@ fn main() -> ExitCode {
         };
         drop(falling);
         if !brief {
-            println!("{ended:#?}");
+            report(&ended);
         }
     }
     println!("{seeds} seed(s) from {first} on, {:.1} s", begin.elapsed().as_secs_f64());
     ExitCode::SUCCESS
+}
+
+/// What a world came to, and the pace of its largest sites.
+fn report(ended: &Ended) {
+    let Ended { events, crashes, seen, time, figures, sites } = ended;
+    println!("{events} events in {:.0} s, {crashes} crashes\n{seen:?}\n{figures:#?}\n", time.as_secs_f64());
+    println!(
+        "{:<18} {:<20} {:>10} {:>12} {:>11} {:>5} {:>10} {:>12}",
+        "site", "temper", "recipients", "transactions", "connections", "most", "busy, s", "recipients/s"
+    );
+    sites.iter().take(SITES_SHOWN).for_each(|site| println!("{site}"));
+    if sites.len() > SITES_SHOWN {
+        println!("and {} smaller ones", sites.len() - SITES_SHOWN);
+    }
 }
 
 /// Says which world it was that fell.

@@ -15,10 +15,13 @@ use std::sync::Arc;
 
 use zrelay_agent::{LeaseId, Report, Rest, Ticket};
 use zrelay_clock::Timestamp;
-use zrelay_config::{Clause, Config, Pattern};
+use zrelay_config::{Clause, Config};
+use zrelay_holds::Terms;
 use zrelay_scheduler::snapshot::{BatchPlace, BatchView};
 use zrelay_spool::testing::News;
-use zrelay_spool::{BatchId, ByMode, DeliverBy, Disposition, MessageId, Outcome, QueuedBatch, ThreadKey};
+use zrelay_spool::{BatchId, ByMode, DeliverBy, Disposition, Flow, MessageId, Outcome, QueuedBatch, ThreadKey};
+
+use crate::holds::{Addressed, Holds};
 
 /// A batch.
 #[derive(Clone, Debug)]
@@ -26,6 +29,7 @@ pub(crate) struct Entry {
     pub(crate) thread: ThreadKey,
     /// Recipients without an end.
     pub(crate) open: Arc<[u32]>,
+    pub(crate) flow: Flow,
     received: Timestamp,
     pub(crate) held: bool,
     /// Who carries it.
@@ -33,6 +37,36 @@ pub(crate) struct Entry {
     deliver_by: Option<DeliverBy>,
     /// Its sender was told of a delay.
     warned: bool,
+    tries: Tries,
+    /// Those of its recipients that were put off, and until when.
+    put_off: HashMap<u32, Timestamp>,
+}
+
+/// How often a batch was tried.
+#[derive(Clone, Copy, Debug, Default)]
+struct Tries {
+    /// As the disk was told last.
+    told: u32,
+    /// At most: once each time that it was carried and some were put off, or that its host failed.
+    most: u32,
+    /// Nobody was put off since it was carried last.
+    carried: bool,
+}
+
+impl Entry {
+    /// How often it can have been tried with this deferral.
+    fn most_tries(&self, outcome: &Outcome) -> u32 {
+        let host_failed = outcome.recipients.len() == self.open.len();
+        self.tries.most + u32::from(self.tries.carried || host_failed)
+    }
+
+    fn check_deferred(&self, outcome: &Outcome) {
+        let (id, attempts, told, most) = (outcome.batch, outcome.attempts, self.tries.told, self.most_tries(outcome));
+        assert!(
+            (told..=most).contains(&attempts),
+            "batch {id} is tried for time {attempts} behind {told}, {most} at most"
+        );
+    }
 }
 
 /// What an operator has changed and the disk may not know yet.
@@ -40,7 +74,7 @@ pub(crate) struct Entry {
 enum Change {
     Batch(BatchId),
     Thread(ThreadKey),
-    Patterns,
+    Holds,
 }
 
 /// Recipients that an operator wants to come to this end.
@@ -58,7 +92,7 @@ pub(crate) struct Queue {
     pub(crate) batches: BTreeMap<BatchId, Entry>,
     leases: HashMap<LeaseId, (ThreadKey, BTreeSet<BatchId>)>,
     held: BTreeSet<ThreadKey>,
-    patterns: Vec<Pattern>,
+    pub(crate) holds: Holds,
     pending: HashSet<Change>,
     dooms: Vec<Doom>,
     /// The spool has told the scheduler to pause.
@@ -72,7 +106,7 @@ impl Queue {
             batches: BTreeMap::new(),
             leases: HashMap::new(),
             held: BTreeSet::new(),
-            patterns: Vec::new(),
+            holds: Holds::default(),
             pending: HashSet::new(),
             dooms: Vec::new(),
             paused: false,
@@ -86,16 +120,23 @@ impl Queue {
         found.expect("the clauses of a simulation match everything")
     }
 
-    /// The spool hands a batch to the scheduler.
-    pub(crate) fn arrived(&mut self, batch: &QueuedBatch) {
+    /// The spool hands a batch with these recipients to the scheduler: a hold that stands may catch it.
+    pub(crate) fn arrived(&mut self, batch: &QueuedBatch, recipients: &[Addressed]) {
+        let held = batch.held || self.holds.catches(&batch.thread, batch.flow, recipients);
+        if held != batch.held {
+            self.pending.insert(Change::Batch(batch.id));
+        }
         let entry = Entry {
             thread: batch.thread.clone(),
             open: batch.recipients.clone(),
+            flow: batch.flow,
             received: batch.received,
-            held: batch.held,
+            held,
             lease: None,
             deliver_by: batch.deliver_by,
             warned: batch.warned,
+            tries: Tries { told: batch.attempts, most: batch.attempts, carried: false },
+            put_off: HashMap::new(),
         };
         assert!(self.batches.insert(batch.id, entry).is_none(), "batch {} comes twice", batch.id);
     }
@@ -129,6 +170,9 @@ impl Queue {
         assert!(ticket.due <= now && ticket.received == entry.received, "batch {id} is not due, or of another age");
         let of_batch = ticket.recipients.iter().all(|recipient| entry.open.binary_search(recipient).is_ok());
         assert!(of_batch, "batch {id} is carried with recipients that have come to an end");
+        let early = ticket.recipients.iter().find(|one| entry.put_off.get(one).is_some_and(|until| *until > now));
+        assert_eq!(early, None, "a recipient of batch {id} is tried again before its time");
+        entry.tries.carried = true;
         carried.insert(id);
         let thread = entry.thread.clone();
         assert!(!self.is_held(&thread), "{thread} is held and carried");
@@ -172,10 +216,17 @@ impl Queue {
                 assert!(!warned, "the sender of batch {id} is told twice of a delay");
                 assert!(late.is_some_and(|at| at <= now), "the sender of batch {id} is told too early of a delay");
             }
+            Disposition::Deferred => entry.check_deferred(outcome),
             _ => {}
         }
         let is_final = outcome.disposition.is_final();
         let Some(entry) = self.batches.get_mut(&id) else { return };
+        if outcome.disposition == Disposition::Deferred {
+            entry.tries.told = outcome.attempts;
+            entry.tries.most = entry.most_tries(outcome);
+            entry.tries.carried = false;
+            entry.put_off.extend(outcome.recipients.iter().map(|recipient| (*recipient, outcome.due)));
+        }
         entry.warned |= outcome.disposition == Disposition::Delayed;
         if !is_final {
             return;
@@ -214,14 +265,7 @@ impl Queue {
 
     /// Whether an operator holds the thread, or its channel does.
     pub(crate) fn is_held(&self, thread: &ThreadKey) -> bool {
-        &*thread.channel == "hold" || self.held.contains(thread) || self.held_by(thread)
-    }
-
-    fn held_by(&self, thread: &ThreadKey) -> bool {
-        !self.patterns.is_empty() && {
-            let name = thread.to_string();
-            self.patterns.iter().any(|pattern| pattern.matches(&name))
-        }
+        &*thread.channel == "hold" || self.held.contains(thread) || self.holds.is_for_thread(thread)
     }
 
     /// Batches of which this is true.
@@ -235,7 +279,7 @@ impl Queue {
 
     /// A hold on a thread by its name.
     pub(crate) fn hold_thread(&mut self, thread: &ThreadKey) {
-        if !self.held_by(thread) && self.held.insert(thread.clone()) {
+        if !self.holds.is_for_thread(thread) && self.held.insert(thread.clone()) {
             self.pending.insert(Change::Thread(thread.clone()));
         }
     }
@@ -249,25 +293,18 @@ impl Queue {
         batches.into_iter().for_each(|batch| self.set_held(batch, false));
     }
 
-    /// A hold on a pattern. Gives how many patterns are new.
-    pub(crate) fn hold_pattern(&mut self, pattern: &Pattern) -> u64 {
-        if self.patterns.iter().any(|known| known.as_str() == pattern.as_str()) {
-            return 0;
-        }
-        self.patterns.push(pattern.clone());
-        self.pending.insert(Change::Patterns);
-        1
+    /// A hold stands from now on. Says whether it is new.
+    pub(crate) fn stand(&mut self, terms: &Terms) -> bool {
+        let is_new = self.holds.begin(terms);
+        self.pending.extend(is_new.then_some(Change::Holds));
+        is_new
     }
 
-    /// A release of patterns. Gives how many.
-    pub(crate) fn release_patterns(&mut self, by: &Pattern) -> u64 {
-        let before = self.patterns.len();
-        self.patterns.retain(|pattern| pattern.as_str() != by.as_str() && !by.matches(pattern.as_str()));
-        let gone = before - self.patterns.len();
-        if gone > 0 {
-            self.pending.insert(Change::Patterns);
-        }
-        gone as u64
+    /// Holds that these terms cover stand no more. Gives how many.
+    pub(crate) fn lift(&mut self, by: &Terms) -> u64 {
+        let gone = self.holds.lift(by);
+        self.pending.extend((gone > 0).then_some(Change::Holds));
+        gone
     }
 
     pub(crate) fn set_held(&mut self, batch: BatchId, held: bool) {
@@ -277,10 +314,20 @@ impl Queue {
         }
     }
 
-    /// A batch that rests moves to another thread.
-    pub(crate) fn moved(&mut self, batch: BatchId, to: &ThreadKey) {
+    /// A batch is to be tried now, if it rests and nobody holds it.
+    pub(crate) fn retried(&mut self, batch: BatchId) {
+        if let Some(entry) = self.batches.get_mut(&batch) {
+            entry.put_off.clear();
+        }
+    }
+
+    /// A batch with these recipients that rests moves to another thread: a hold that stands may catch it there.
+    pub(crate) fn moved(&mut self, batch: BatchId, to: &ThreadKey, recipients: &[Addressed]) {
         let Some(entry) = self.batches.get_mut(&batch) else { return };
         entry.thread = to.clone();
+        entry.tries = Tries::default();
+        entry.put_off.clear();
+        entry.held |= self.holds.catches(to, entry.flow, recipients);
         self.pending.insert(Change::Batch(batch));
     }
 
@@ -292,7 +339,7 @@ impl Queue {
     /// Whether anything is held, or was released and may come back as held.
     pub(crate) fn holds_anything(&self) -> bool {
         let rests = |entry: &Entry| entry.held || &*entry.thread.channel == "hold";
-        let held = !self.held.is_empty() || !self.patterns.is_empty() || self.batches.values().any(rests);
+        let held = !self.held.is_empty() || !self.holds.is_empty() || self.batches.values().any(rests);
         held || !self.pending.is_empty()
     }
 
@@ -309,7 +356,8 @@ impl Queue {
     }
 
     /// What the scheduler lists is what is known here, and what was promised of it is kept.
-    pub(crate) fn compare(&self, now: Timestamp, listed: &[BatchView]) {
+    pub(crate) fn compare(&self, now: Timestamp, listed: &[BatchView], holds: &[String]) {
+        assert_eq!(holds.iter().cloned().collect::<BTreeSet<_>>(), self.holds.texts(), "other holds stand");
         let resting = listed.iter().filter(|view| view.place != BatchPlace::Carried);
         let mut count = 0;
         for view in resting {
@@ -332,8 +380,8 @@ impl Queue {
         assert_eq!(count, known, "batches are lost to the listing");
     }
 
-    /// The hub starts again on what the disk holds. `patterns` is what the new scheduler says that it holds.
-    pub(crate) fn recovered<'a>(&mut self, news: impl Iterator<Item = &'a News>, patterns: &[String]) {
+    /// The hub starts again on what the disk holds. `holds` are those of the new scheduler.
+    pub(crate) fn recovered<'a>(&mut self, news: impl Iterator<Item = &'a News>, holds: &[String]) {
         let before = std::mem::take(&mut self.batches);
         let pending = std::mem::take(&mut self.pending);
         let is_pending = |change: Change| pending.contains(&change);
@@ -364,10 +412,8 @@ impl Queue {
             assert!(is_pending(Change::Thread(thread.clone())), "the hold on {thread} has changed");
         }
         self.held = held;
-        let of_text = |text: &String| Pattern::new(text).expect("a pattern that is held");
-        let known: BTreeSet<&str> = self.patterns.iter().map(Pattern::as_str).collect();
-        let now: BTreeSet<&str> = patterns.iter().map(String::as_str).collect();
-        assert!(known == now || is_pending(Change::Patterns), "held were {known:?}, and now {now:?}");
-        self.patterns = patterns.iter().map(of_text).collect();
+        let (known, now) = (self.holds.texts(), holds.iter().cloned().collect::<BTreeSet<_>>());
+        assert!(known == now || is_pending(Change::Holds), "held were {known:?}, and now {now:?}");
+        self.holds.recovered(holds);
     }
 }

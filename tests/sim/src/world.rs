@@ -12,10 +12,12 @@
 
 mod agents;
 mod faults;
+mod holds;
 mod mail;
 mod network;
 mod operator;
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::time::Duration;
 
@@ -24,6 +26,7 @@ use zrelay_agent::{LeaseId, Report};
 use zrelay_clock::Timestamp;
 use zrelay_config::Config;
 use zrelay_error::Desk;
+use zrelay_holds::Standing;
 use zrelay_local::Agents as Local;
 use zrelay_mailbox::{Received, Receiver, Sender, mailbox};
 use zrelay_router::Router;
@@ -41,7 +44,7 @@ use crate::far::Session;
 use crate::manners::{Manners, Way};
 use crate::plan::{Faults, Plan};
 use crate::queue::Queue;
-use crate::site::Site;
+use crate::site::{Site, SitePace};
 
 /// Requests of the notary in one turn; more than it makes.
 const NOTARY_MAX: usize = 4096;
@@ -79,8 +82,8 @@ pub(crate) enum Event {
     Connected(AgentKey),
     /// Octets reach the far side.
     ToFar(ConnectionKey, Vec<u8>),
-    /// Octets reach the hub; behind them the far side may have closed.
-    FromFar(ConnectionKey, Vec<u8>, bool),
+    /// Octets reach the hub, and with them the last of so many final replies; behind them the far side may have closed.
+    FromFar(ConnectionKey, Vec<u8>, u64, bool),
     /// The far side hears that the hub has closed.
     Gone(ConnectionKey),
     /// An agent's deadline may have come.
@@ -120,6 +123,9 @@ struct Connection {
     rtt: Duration,
     /// Octets that the far side has not read.
     unread: usize,
+    /// Final replies that have reached the hub, and messages without one that may be on the way.
+    finals: u64,
+    window: u32,
     /// When the last octets of each direction arrive.
     up: Timestamp,
     down: Timestamp,
@@ -140,6 +146,8 @@ pub(crate) struct World {
     plan: Plan,
     config: Config,
     router: Router,
+    /// The holds that stand, as the router sees them.
+    standing: Standing,
     sites: Vec<Site>,
     connections: SlotMap<ConnectionKey, Connection>,
 
@@ -192,7 +200,10 @@ impl World {
         let (spool, news) = Stepped::open(&disk, plan.segment_bytes, start).expect("an empty disk can be read");
         assert!(news.is_empty(), "an empty disk holds something");
         let learned = Sites::new();
-        let scheduler = Scheduler::new(Settings::from(&config), dice.seed()).remembering(start, learned.clone());
+        let standing = Standing::default();
+        let scheduler = Scheduler::new(Settings::from(&config), dice.seed())
+            .remembering(start, learned.clone())
+            .holding(Box::new(spool.reader()), standing.clone());
         let (desk, notary_requests) = desk(&spool, &config);
         Self {
             now: start,
@@ -203,7 +214,8 @@ impl World {
             learned: learned.clone(),
             kept: Vec::new(),
             keep_at: start + KEEP_EVERY,
-            router: Router::new(&config),
+            router: Router::new(&config).apart(standing.clone()),
+            standing,
             sites,
             connections: SlotMap::with_key(),
             disk,
@@ -248,6 +260,13 @@ impl World {
         assert_eq!(self.scheduler.audit(self.now), 0, "the scheduler keeps recipients that nobody waits for");
         assert!(self.agents.is_empty() && self.inbox.is_empty());
         self.books.close();
+    }
+
+    /// What each site got, and how fast: the largest first.
+    pub(crate) fn paces(&self) -> Vec<SitePace> {
+        let mut paces: Vec<SitePace> = self.sites.iter().map(Site::report).collect();
+        paces.sort_by_key(|pace| Reverse(pace.recipients));
+        paces
     }
 
     /// To the next moment at which something happens; false when nothing will.
@@ -309,10 +328,10 @@ impl World {
             Event::Resolved(key) => self.resolved(key),
             Event::Connected(key) => self.connected(key),
             Event::ToFar(key, octets) => self.reaches_far_side(key, &octets),
-            Event::FromFar(key, octets, closed) => self.reaches_hub(key, &octets, closed),
+            Event::FromFar(key, octets, finals, closed) => self.reaches_hub(key, &octets, finals, closed),
             Event::Gone(key) => {
                 if let Some(connection) = self.connections.remove(key) {
-                    self.sites[connection.site].connections -= 1;
+                    self.sites[connection.site].leave();
                 }
             }
             Event::Timer(key) => self.timer(key),
@@ -404,7 +423,8 @@ impl World {
             let recipients = self.scheduler.audit(self.now);
             let known = self.books.open() + (self.books.figures.reports + self.books.figures.delays) as usize;
             assert!(recipients <= known, "the scheduler has {recipients} recipients, where {known} are known");
-            self.queue.compare(self.now, &self.scheduler.batches(self.now, None, None, usize::MAX));
+            let (listed, _) = self.scheduler.batches(self.now, None, None, usize::MAX);
+            self.queue.compare(self.now, &listed, &self.scheduler.totals().holds);
         }
     }
 

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use zrelay_clock::Timestamp;
 use zrelay_holds::Terms;
+use zrelay_spool::ThreadKey;
 
 use super::{Methods, listing, unexpected};
 use crate::control::access::Caller;
@@ -51,8 +52,8 @@ impl HoldView {
 
 impl Methods {
     pub(super) fn holds(&self) -> Result<Value, RpcError> {
-        let Answer::Holds { standing, threads } = self.scheduler.ask(Ask::Holds)? else { return unexpected() };
-        let by_name = threads.iter().map(|thread| HoldRow {
+        let standing = self.standing()?;
+        let by_name = self.held_threads()?.into_iter().map(|thread| HoldRow {
             hold: thread.to_string(),
             scope: Scope::Thread,
             since: None,
@@ -64,8 +65,22 @@ impl Methods {
 
     pub(super) fn standing(&self) -> Result<Vec<HoldView>, RpcError> {
         match self.scheduler.ask(Ask::Holds)? {
-            Answer::Holds { standing, .. } => Ok(standing),
+            Answer::Holds(standing) => Ok(standing),
             _ => unexpected(),
+        }
+    }
+
+    /// Threads that are held by their own names.
+    fn held_threads(&self) -> Result<Vec<ThreadKey>, RpcError> {
+        let (mut held, mut after) = (Vec::new(), None);
+        loop {
+            let ask = Ask::HeldThreads { after };
+            let Answer::HeldThreads { threads, next } = self.scheduler.ask(ask)? else { return unexpected() };
+            held.extend(threads);
+            match next {
+                Some(_) => after = next,
+                None => return Ok(held),
+            }
         }
     }
 

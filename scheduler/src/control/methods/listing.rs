@@ -184,7 +184,7 @@ impl Methods {
             row.sender = first.map(|addressed| bracketed(addressed.sender)).unwrap_or_default();
         }
         let ask = Ask::Batches { thread: Some(zoom.thread.key.clone()), after: None };
-        let Answer::Batches(mut batches) = self.scheduler.ask(ask)? else { return unexpected() };
+        let Answer::Batches { views: mut batches, .. } = self.scheduler.ask(ask)? else { return unexpected() };
         batches.truncate(BATCHES_SHOWN);
         detail.first_batches = self.rows(&batches, now);
         Ok(detail)

@@ -11,7 +11,8 @@ use zrelay_spool::{Attempt, MessageId, Past, Tried};
 
 use super::{Addressed, Methods, ROWS_MAX, bracketed, listing, rendered, unexpected};
 use crate::control::rpc::RpcError;
-use crate::control::selection::{Given, Match, Order, Selection};
+use crate::control::search::{Match, Order};
+use crate::control::selection::{Given, Selection};
 use crate::query::{Answer, Ask, RunView};
 use crate::snapshot::{AttemptRow, BatchView, MessageRow, RecipientRow, name};
 

@@ -81,8 +81,9 @@ impl World {
         self.learned = Sites::new();
         self.kept.iter().for_each(|fact| self.learned.put(self.now, fact.clone()));
         self.manners.crashed();
-        self.scheduler =
-            Scheduler::new(Settings::from(&self.config), self.dice.seed()).remembering(self.now, self.learned.clone());
+        self.scheduler = Scheduler::new(Settings::from(&self.config), self.dice.seed())
+            .remembering(self.now, self.learned.clone())
+            .holding(Box::new(self.spool.reader()), self.standing.clone());
         (self.desk, self.notary_requests) = desk(&self.spool, &self.config);
         let unrouted: Vec<MessageId> = news
             .iter()

@@ -7,7 +7,7 @@ use zrelay_spool::{
 };
 
 use super::{CLIENT_RETRY, Event, World, tell};
-use crate::mail;
+use crate::{mail, routes};
 
 impl World {
     pub(super) fn post(&mut self, message: u32) {
@@ -91,6 +91,7 @@ impl World {
                 let stored = self.reader.message(id).expect("what has arrived can be read");
                 let requests: Vec<Request> = zrelay_router::decide(&self.router, &stored, self.now).collect();
                 tell!(self, "router  {id}: {} recipients", stored.recipients());
+                routes::check(&self.config, &self.queue, &stored, &requests);
                 for request in requests {
                     if let Request::Outcomes(outcomes) = &request {
                         outcomes.iter().for_each(|outcome| self.books.staged(outcome));
@@ -103,7 +104,8 @@ impl World {
                     Queue::Batch(batch) => {
                         tell!(self, "spool   {}: {} recipients for {}", batch.id, batch.recipients.len(), batch.thread);
                         self.touched.push(batch.thread.clone());
-                        self.queue.arrived(batch);
+                        let recipients = self.held_against(batch.id.message, &batch.recipients);
+                        self.queue.arrived(batch, &recipients);
                     }
                     other => tell!(self, "spool   {other:?}"),
                 }

@@ -69,9 +69,10 @@ impl World {
             let reason = Arc::new(Diagnostic::local(Status(4, 4, 1), text));
             return self.with(key, |agent, with| agent.release(Release::Failed(reason), with));
         }
-        site.connections += 1;
+        site.enter();
         let way = self.manners.way(&agent.thread, &agent.clause, Some(number));
         let speaks = if agent.speaks_lmtp() { Protocol::Lmtp } else { Protocol::Smtp };
+        let window = agent.clause.unacknowledged_messages;
         let (rtt, peer, encrypts) = (site.rtt, format!("{}[192.0.2.9]:25", site.name), site.encrypts);
         let connection = self.connections.insert(Connection {
             site: number,
@@ -80,6 +81,8 @@ impl World {
             agent: Some(key),
             rtt,
             unread: 0,
+            finals: 0,
+            window,
             up: self.now,
             down: self.now,
         });
@@ -150,6 +153,9 @@ impl World {
             awaited: connection.agent.is_some(),
         };
         act(&mut connection.session, &mut with);
+        let unanswered = connection.session.finals - connection.finals;
+        let window = connection.window;
+        assert!(unanswered <= window.into(), "{unanswered} messages are under way at a time, of {window}");
         let oldest = connection.agent.and_then(|agent| self.agents.get(agent)).and_then(Agent::oldest);
         let session = &mut connection.session;
         for (recipients, octets) in session.came.drain(..) {
@@ -167,13 +173,16 @@ impl World {
         connection.down = sent;
         if self.plan.splits && !session.whole && output.len() > 1 {
             let rest = output.split_off(1 + self.dice.below(output.len() as u64 - 1) as usize);
-            self.agenda.set(sent, Event::FromFar(key, output, false));
+            self.agenda.set(sent, Event::FromFar(key, output, connection.finals, false));
             output = rest;
         }
-        self.agenda.set(sent, Event::FromFar(key, output, session.closed));
+        self.agenda.set(sent, Event::FromFar(key, output, session.finals, session.closed));
     }
 
-    pub(super) fn reaches_hub(&mut self, key: ConnectionKey, octets: &[u8], closed: bool) {
+    pub(super) fn reaches_hub(&mut self, key: ConnectionKey, octets: &[u8], finals: u64, closed: bool) {
+        if let Some(connection) = self.connections.get_mut(key) {
+            connection.finals = connection.finals.max(finals);
+        }
         let Some(agent) = self.connections.get(key).and_then(|connection| connection.agent) else { return };
         let mut secured = false;
         self.with(agent, |agent, with| {

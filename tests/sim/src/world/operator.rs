@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use zrelay_config::Pattern;
+use zrelay_holds::Terms;
 use zrelay_scheduler::snapshot::State;
 use zrelay_scheduler::{Action, Changed, Chosen, Selector};
 use zrelay_spool::{BatchId, Disposition, MessageId, ThreadKey};
@@ -16,14 +17,14 @@ const LATER: Duration = Duration::from_secs(10);
 
 /// What an operator wants.
 #[derive(Clone, PartialEq, Eq, Debug)]
-enum Wish {
+pub(super) enum Wish {
     Do(Action),
     Reroute(ThreadKey),
 }
 
 /// What he wants it for.
 #[derive(Clone, Debug)]
-enum Target {
+pub(super) enum Target {
     Selected(Selector),
     /// Batches, and of each these recipients or all: what a term like `sender:` or `recipient:` finds.
     Chosen(Vec<Chosen>),
@@ -35,16 +36,32 @@ impl World {
         if self.queue.paused {
             return;
         }
-        let wish = match self.dice.below(12) {
+        let wish = match self.dice.below(18) {
             0..=2 => Wish::Do(Action::Hold),
             3..=5 => Wish::Do(Action::Release),
             6 | 7 => Wish::Do(Action::Retry),
-            8 => Wish::Do(Action::Expire),
-            9 => Wish::Do(Action::Drop),
-            _ => Wish::Reroute(self.some_place()),
+            8 | 9 => Wish::Do(Action::Expire),
+            10 | 11 => Wish::Do(Action::Drop),
+            12..=14 => Wish::Reroute(self.some_place()),
+            15 | 16 => return self.stand(),
+            _ => return self.lift(),
         };
-        let target = self.some_target();
+        let ends = matches!(wish, Wish::Do(action) if action.is_final());
+        // What is under way is what they must spare.
+        let busy = if ends && self.dice.below(2) == 0 { self.something_under_way() } else { None };
+        let target = busy.unwrap_or_else(|| self.some_target());
         self.operate(&wish, &target);
+    }
+
+    /// A message that an agent carries, or its thread, if there is any.
+    fn something_under_way(&mut self) -> Option<Target> {
+        let carried = self.queue.find(|_, entry| entry.lease.is_some());
+        let count = carried.len() as u64;
+        let id = (count > 0).then(|| carried[self.dice.below(count) as usize])?;
+        Some(Target::Selected(match self.dice.below(2) {
+            0 => Selector::Message(id.message),
+            _ => Selector::Thread(self.queue.batches[&id].thread.clone()),
+        }))
     }
 
     /// The last operator of all: nothing is held any more, and everything is where it can end.
@@ -117,7 +134,7 @@ impl World {
     }
 
     /// What a listing finds of which this is true.
-    fn chosen(&self, wanted: impl Fn(&Self, BatchId, u32) -> bool) -> Target {
+    pub(super) fn chosen(&self, wanted: impl Fn(&Self, BatchId, u32) -> bool) -> Target {
         let choose = |(id, entry): (&BatchId, &crate::queue::Entry)| {
             let some: Vec<u32> = entry.open.iter().copied().filter(|recipient| wanted(self, *id, *recipient)).collect();
             let recipients = (some.len() < entry.open.len()).then_some(some.clone());
@@ -127,7 +144,7 @@ impl World {
         Target::Chosen(self.queue.batches.iter().filter_map(choose).collect())
     }
 
-    fn operate(&mut self, wish: &Wish, target: &Target) {
+    pub(super) fn operate(&mut self, wish: &Wish, target: &Target) {
         let changed = match (wish, target) {
             (Wish::Do(action), Target::Selected(selector)) => self.scheduler.operate(self.now, *action, selector),
             (Wish::Do(action), Target::Chosen(chosen)) => self.scheduler.operate_on(self.now, *action, chosen),
@@ -145,12 +162,13 @@ impl World {
                 self.operated_on_threads(wish, &|thread| thread == key, &changed);
             }
             Target::Selected(Selector::Threads(pattern)) => {
-                let patterns = match wish {
-                    Wish::Do(Action::Hold) => self.queue.hold_pattern(pattern),
-                    Wish::Do(Action::Release) => self.queue.release_patterns(pattern),
+                let terms = Terms { threads: Some(pattern.clone()), ..Terms::default() };
+                let holds = match wish {
+                    Wish::Do(Action::Hold) => u64::from(self.queue.stand(&terms)),
+                    Wish::Do(Action::Release) => self.queue.lift(&terms),
                     _ => 0,
                 };
-                assert_eq!(changed.patterns, patterns, "patterns that are held, or not any more");
+                assert_eq!(changed.patterns, holds, "holds that stand, or not any more");
                 self.operated_on_threads(wish, &|thread| pattern.matches(&thread.to_string()), &changed);
             }
             Target::Selected(Selector::Message(message)) => {
@@ -176,6 +194,7 @@ impl World {
             Wish::Do(Action::Hold) => threads.iter().for_each(|thread| self.queue.hold_thread(thread)),
             Wish::Do(Action::Release) => threads.iter().for_each(|thread| self.queue.release_thread(thread)),
             Wish::Do(Action::Retry) => {
+                batches.into_iter().for_each(|batch| self.queue.retried(batch));
                 for thread in threads {
                     if let Some(site) = self.site_of_thread(&thread) {
                         self.manners.woken(&thread.channel, site);
@@ -214,7 +233,10 @@ impl World {
                     self.queue.set_held(id, *action == Action::Hold);
                     count += 1;
                 }
-                Wish::Do(Action::Retry) => count += 1,
+                Wish::Do(Action::Retry) => {
+                    self.queue.retried(id);
+                    count += 1;
+                }
                 Wish::Do(_) | Wish::Reroute(_) if under_way => {}
                 Wish::Do(action) => {
                     let end = if *action == Action::Drop { Disposition::Dropped } else { Disposition::Expired };
@@ -226,7 +248,8 @@ impl World {
                 Wish::Reroute(_) if part.is_some() => {}
                 Wish::Reroute(to) if entry.thread == *to => {}
                 Wish::Reroute(to) => {
-                    self.queue.moved(id, to);
+                    let recipients = self.held_against(id.message, &entry.open.clone());
+                    self.queue.moved(id, to, &recipients);
                     count += 1;
                 }
             }
