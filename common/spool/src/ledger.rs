@@ -3,6 +3,8 @@
 //! A pure state machine. The appender applies each record once it is durable, recovery applies each record that it
 //! finds, and both get the same answers. Applying a record twice changes nothing the second time.
 
+mod segments;
+
 use std::collections::HashMap;
 
 use crate::fates::{Fate, Fates, State};
@@ -12,6 +14,7 @@ use crate::record::Mark;
 use crate::shared::{Place, Shared};
 use crate::table::Table;
 use crate::{Disposition, MessageId, Notify, Outcome, RoutedBatch};
+use segments::Segment;
 
 /// The state of all messages in the queue and of the segments they lie in. A message with one recipient takes
 /// 16 octets.
@@ -49,19 +52,6 @@ const MESSAGE_OCTETS: usize = size_of::<Entry>() + size_of::<u32>();
 /// The segment that is needed for nothing but the last deferral.
 fn deferred_in(entry: &Entry) -> Option<u32> {
     (entry.deferred != 0).then_some(entry.deferred)
-}
-
-/// What a segment is needed for.
-#[derive(Default, Debug)]
-struct Segment {
-    /// Messages with records in it, those still under way included.
-    pins: u32,
-    /// The most there were.
-    pins_peak: u32,
-    /// How many there were when it was last found not worth compacting, or compacted in vain.
-    pins_judged: Option<u32>,
-    /// Where its [`Finished`](crate::format::Kind::Finished) records are.
-    marks: Vec<Place>,
 }
 
 /// What a record changed for its message.
@@ -176,27 +166,6 @@ impl Ledger {
         if dump.deferred != 0 {
             self.touch_deferred(moved.message, dump.deferred);
         }
-    }
-
-    /// What a checkpoint says of a segment: the most messages that it ever had.
-    pub(crate) fn load_peak(&mut self, segment: u32, pins_peak: u32) {
-        let segment = self.segments.entry(segment).or_default();
-        segment.pins_peak = segment.pins_peak.max(pins_peak);
-    }
-
-    /// What a checkpoint says of a segment: where a record of finished messages is.
-    pub(crate) fn load_mark(&mut self, place: Place) {
-        self.segments.entry(place.segment).or_default().marks.push(place);
-    }
-
-    /// For a checkpoint: where all records of finished messages are.
-    pub(crate) fn all_marks(&self) -> Vec<Place> {
-        self.segments.values().flat_map(|segment| &segment.marks).copied().collect()
-    }
-
-    /// For a checkpoint: the most messages that the segment ever had.
-    pub(crate) fn pins_peak(&self, segment: u32) -> u32 {
-        self.segments.get(&segment).map_or(0, |segment| segment.pins_peak)
     }
 
     /// Whether the message is in the books.
@@ -386,42 +355,6 @@ impl Ledger {
         marks.iter().for_each(|mark| self.forget(mark.message));
     }
 
-    /// Keeps a segment for a message that is still under way.
-    pub(crate) fn pin(&mut self, segment: u32) {
-        let segment = self.segments.entry(segment).or_default();
-        segment.pins += 1;
-        segment.pins_peak = segment.pins_peak.max(segment.pins);
-    }
-
-    /// Takes a pin back.
-    pub(crate) fn unpin(&mut self, segment: u32) {
-        let pins = self.segments.get_mut(&segment).map(|segment| &mut segment.pins);
-        debug_assert!(pins.as_ref().is_some_and(|pins| **pins > 0), "segment {segment} was not pinned");
-        if let Some(pins) = pins {
-            *pins = pins.saturating_sub(1);
-        }
-    }
-
-    /// Whether a message needs the segment.
-    pub(crate) fn is_pinned(&self, segment: u32) -> bool {
-        self.segments.get(&segment).is_some_and(|segment| segment.pins > 0)
-    }
-
-    /// Whether so many of the messages in the segment have left it since the last judgement that another look pays.
-    pub(crate) fn may_be_sparse(&self, segment: u32) -> bool {
-        self.segments.get(&segment).is_some_and(|segment| {
-            let before = segment.pins_judged.unwrap_or(segment.pins_peak);
-            segment.pins > 0 && segment.pins <= before / 2
-        })
-    }
-
-    /// The segment was looked at, or compacted.
-    pub(crate) fn judged(&mut self, segment: u32) {
-        if let Some(segment) = self.segments.get_mut(&segment) {
-            segment.pins_judged = Some(segment.pins);
-        }
-    }
-
     /// The messages in the queue that need any of `segments`, with those that they need.
     pub(crate) fn needing(&self, segments: &[u32]) -> Vec<(MessageId, Vec<u32>)> {
         let lists = self.pins.needing(segments);
@@ -445,111 +378,7 @@ impl Ledger {
         };
         messages.filter_map(oldest).min()
     }
-
-    /// Where the segment's records of finished messages are.
-    pub(crate) fn marks(&self, segment: u32) -> &[Place] {
-        self.segments.get(&segment).map_or(&[], |segment| &segment.marks)
-    }
-
-    /// The segment is gone.
-    pub(crate) fn drop_segment(&mut self, segment: u32) {
-        self.segments.remove(&segment);
-    }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use zrelay_clock::Timestamp;
-
-    use super::*;
-    use crate::{BatchId, Diagnostic, ThreadKey, Timing};
-
-    const MESSAGE: MessageId = MessageId(1);
-
-    fn outcome(recipients: &[u32], disposition: Disposition) -> Outcome {
-        Outcome {
-            batch: BatchId { message: MESSAGE, number: 0 },
-            recipients: recipients.to_vec(),
-            disposition,
-            diagnostic: Arc::new(Diagnostic::default()),
-            at: Timestamp::ZERO,
-            attempts: 1,
-            due: Timestamp::ZERO,
-            timing: Timing::default(),
-            channel: None,
-        }
-    }
-
-    fn routed(recipients: u32, batch: &[u32]) -> (Ledger, Change) {
-        let mut ledger = Ledger::default();
-        ledger.admit(MESSAGE, recipients, [1].into_iter());
-        let batch = RoutedBatch { thread: ThreadKey::new("smtp", "a"), recipients: batch.to_vec() };
-        let change = ledger.routed(MESSAGE, &[batch], 2);
-        (ledger, change)
-    }
-
-    #[test]
-    fn a_message_is_finished_when_its_last_recipient_is() {
-        let (mut ledger, _) = routed(2, &[0, 1]);
-        let delivered = Disposition::Delivered { dsn_relayed: false };
-        assert_eq!(ledger.outcome(&outcome(&[0], delivered), 3, |_| Notify::Default).change, Change::None);
-        assert_eq!(ledger.outcome(&outcome(&[1], Disposition::Deferred), 3, |_| Notify::Default).change, Change::None);
-        let applied = ledger.outcome(&outcome(&[1], delivered), 4, |_| Notify::Default);
-        assert_eq!(applied.change, Change::DoneAndFinished);
-        assert_eq!(ledger.begin_finish(MESSAGE), Some(Mark { message: MESSAGE, oldest: 1 }));
-        assert!((1..=4).all(|segment| ledger.is_pinned(segment)));
-        ledger.forget(MESSAGE);
-        assert!(!(1..=4).any(|segment| ledger.is_pinned(segment)));
-    }
-
-    #[test]
-    fn a_surplus_outcome_changes_nothing() {
-        let (mut ledger, _) = routed(2, &[0, 1]);
-        let once = ledger.outcome(&outcome(&[0, 0, 7], Disposition::Failed), 3, |_| Notify::Default);
-        assert_eq!((once.accepted, once.owed), (vec![0], vec![0]));
-        let twice = ledger.outcome(&outcome(&[0], Disposition::Failed), 3, |_| Notify::Default);
-        assert_eq!(twice, Applied { accepted: vec![], owed: vec![], change: Change::None });
-        assert_eq!(ledger.counts(MESSAGE), (1, 1));
-    }
-
-    #[test]
-    fn a_failure_is_owed_until_it_is_settled() {
-        let (mut ledger, _) = routed(1, &[0]);
-        let applied = ledger.outcome(&outcome(&[0], Disposition::Expired), 3, |_| Notify::Default);
-        assert_eq!((applied.owed, applied.change), (vec![0], Change::Done));
-        assert_eq!(ledger.settle(MESSAGE, &[0], 4), Change::Finished);
-        assert_eq!(ledger.settle(MESSAGE, &[0], 4), Change::None);
-    }
-
-    #[test]
-    fn who_is_told_what_follows_the_notify_parameter() {
-        let on = |success, failure| Notify::On { success, failure, delay: false };
-        for (disposition, notify, expected) in [
-            (Disposition::Failed, Notify::Default, true),
-            (Disposition::Expired, Notify::Never, false),
-            (Disposition::Failed, on(true, false), false),
-            (Disposition::Expired, on(false, true), true),
-            (Disposition::Dropped, on(true, true), false),
-            (Disposition::Delivered { dsn_relayed: false }, on(true, false), true),
-            (Disposition::Delivered { dsn_relayed: true }, on(true, false), false),
-            (Disposition::Delivered { dsn_relayed: false }, Notify::Default, false),
-            (Disposition::Delayed, Notify::Default, true),
-            (Disposition::Delayed, on(true, true), false),
-            (Disposition::Delayed, Notify::On { success: false, failure: false, delay: true }, true),
-            (Disposition::Delayed, Notify::Never, false),
-            (Disposition::Deferred, Notify::On { success: false, failure: false, delay: true }, false),
-        ] {
-            assert_eq!(owes(disposition, notify), expected, "{disposition:?} {notify:?}");
-        }
-    }
-
-    #[test]
-    fn recipients_that_no_batch_names_are_duplicates() {
-        let (ledger, change) = routed(3, &[2, 9]);
-        assert_eq!(change, Change::None);
-        assert!(!ledger.is_open(MESSAGE, 0) && ledger.is_open(MESSAGE, 2));
-        assert_eq!(routed(3, &[]).1, Change::DoneAndFinished);
-    }
-}
+mod tests;
