@@ -70,9 +70,15 @@ impl Disk {
         let mut octets = vec![0; BLOCK as usize];
         File::open(file)?.read_exact_at(&mut octets, at)?;
         let (filler, plug) = (self.mounted.join("filler"), self.mounted.join("plug"));
+        run("sync", &["--file-system", text(&self.mounted)])?;
         let free = run("df", &["-B1", "--output=avail", text(&self.mounted)])?;
-        let free = free.lines().last().unwrap_or_default().trim().to_owned();
-        run("fallocate", &["-l", &free, text(&filler)])?;
+        let free: u64 = free.lines().last().and_then(|free| free.trim().parse().ok()).unwrap_or(DISK_OCTETS);
+        // The map of the file takes some blocks as well.
+        let mut lengths = (0..64).map(|fewer| (free - fewer * BLOCK).to_string());
+        let fits = |length: String| run("fallocate", &["-l", &length, text(&filler)]).is_ok();
+        if !lengths.any(fits) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         punch(file, at)?;
         // The old place of the block is taken before the last one of the disk becomes free.
         fill(&plug)?;
