@@ -14,6 +14,10 @@
 //!                                                        └────── pause is over ───────┘
 //! ```
 //!
+//! What is finished is counted in the time that the host takes for it over one connection, as it was known when the first
+//! of the compared measurements began; in octets as long as no agent has told a time. Octets alone would take it for a
+//! gain when single messages come between the parts of a post, and for a loss when they are through.
+//!
 //! It begins as TCP does: twice as many each time, as long as each of them brings nearly as much as those before. With
 //! the first that does not, as many stay as what was finished is worth, and from then on it goes in single steps. A step
 //! that was not worth it is taken back, and it takes a while until the next trial, twice as long each time. Between such
@@ -22,6 +26,7 @@
 
 use std::time::Duration;
 
+use zrelay_agent::{Pace, Work};
 use zrelay_clock::Timestamp;
 
 /// Shortest measurement: some round trips of the longest path, and longer than a receiver's moods.
@@ -42,6 +47,8 @@ const PAUSE: Duration = Duration::from_secs(60);
 const PAUSE_MAX: Duration = Duration::from_secs(3600);
 /// Part of what the path delivers above which it counts as full, and no connection is added.
 const FULL: f64 = 0.9;
+/// What a message to one recipient takes, at the least, at a host whose time is counted.
+const TIME_MIN: Duration = Duration::from_micros(20);
 /// How long connections that were to be opened are waited for, from when the last of them came.
 const OPENING: Duration = Duration::from_secs(10);
 
@@ -52,10 +59,27 @@ pub(crate) struct Gain {
     growth: Growth,
     trial: Trial,
     measured: Option<Measured>,
+    scale: Scale,
     rest_until: Timestamp,
     pause: Duration,
     /// The next trial is with one fewer.
     fewer_next: bool,
+}
+
+/// By what finished work is counted.
+#[derive(Clone, Copy, Debug)]
+enum Scale {
+    Octets,
+    /// Seconds that the host takes.
+    Time(Pace),
+}
+
+/// What has come back from an agent.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Done {
+    /// What was finished of it.
+    pub(crate) octets: u64,
+    pub(crate) work: Work,
 }
 
 /// How large a step is.
@@ -68,7 +92,7 @@ enum Growth {
 #[derive(Clone, Copy, Debug)]
 enum Trial {
     None,
-    /// More than the `from` that brought `before` octets a second.
+    /// More than the `from` that brought `before` a second.
     More {
         from: u32,
         before: f64,
@@ -92,7 +116,7 @@ struct Measured {
     /// Batches to pass over: what was begun before all connections were there says nothing of them.
     passed_over: u32,
     since: Timestamp,
-    octets: u64,
+    finished: f64,
     batches: u32,
 }
 
@@ -118,6 +142,8 @@ pub(crate) struct Moment {
     pub(crate) backlog: bool,
     /// The highest link use among them, if it is known.
     pub(crate) link_use: Option<f64>,
+    /// How long the host takes, if it is known.
+    pub(crate) pace: Option<Pace>,
 }
 
 impl Default for Gain {
@@ -127,6 +153,7 @@ impl Default for Gain {
             growth: Growth::Doubling,
             trial: Trial::None,
             measured: None,
+            scale: Scale::Octets,
             rest_until: Timestamp::ZERO,
             pause: PAUSE,
             fewer_next: false,
@@ -134,30 +161,45 @@ impl Default for Gain {
     }
 }
 
+impl Scale {
+    /// Time where there is any to speak of: a host that takes none is not what holds the mail up.
+    fn of(pace: Option<Pace>) -> Self {
+        let takes_time = |pace: &Pace| pace.time(Work { messages: 1, recipients: 1 }) >= TIME_MIN;
+        pace.filter(takes_time).map_or(Self::Octets, Self::Time)
+    }
+
+    fn count(self, done: Done) -> f64 {
+        match self {
+            Self::Octets => done.octets as f64,
+            Self::Time(pace) => pace.time(done.work).as_secs_f64(),
+        }
+    }
+}
+
 impl Measured {
     fn from(now: Timestamp, connections: u32) -> Self {
-        Self { passed_over: connections, since: now, octets: 0, batches: 0 }
+        Self { passed_over: connections, since: now, finished: 0.0, batches: 0 }
     }
 
     /// A batch is finished.
-    fn add(&mut self, now: Timestamp, octets: u64) {
+    fn add(&mut self, now: Timestamp, finished: f64) {
         if self.passed_over > 0 {
             self.passed_over -= 1;
             self.since = now;
             return;
         }
-        self.octets = self.octets.saturating_add(octets);
+        self.finished += finished;
         self.batches = self.batches.saturating_add(1);
     }
 
-    /// Octets a second, once that is more than chance.
+    /// What is finished in a second, once that is more than chance.
     fn rate(&self, now: Timestamp, growth: Growth) -> Option<f64> {
         let (span_min, batches_min) = match growth {
             Growth::Doubling => (SPAN_DOUBLING, BATCHES_MIN_DOUBLING),
             Growth::Single => (SPAN, BATCHES_MIN),
         };
         let span = now.since(self.since);
-        (span >= span_min && self.batches >= batches_min).then(|| self.octets as f64 / span.as_secs_f64())
+        (span >= span_min && self.batches >= batches_min).then(|| self.finished / span.as_secs_f64())
     }
 }
 
@@ -167,8 +209,8 @@ impl Gain {
         self.allowed
     }
 
-    /// A batch of so many octets is finished.
-    pub(crate) fn finished(&mut self, octets: u64, moment: Moment) -> Advice {
+    /// A batch is finished, or a part of one.
+    pub(crate) fn finished(&mut self, done: Done, moment: Moment) -> Advice {
         let Moment { now, working, max, backlog, .. } = moment;
         if max <= 1 {
             return Advice::Stay;
@@ -178,8 +220,11 @@ impl Gain {
             self.measured = None;
             return self.wait_for_all(backlog, moment);
         }
+        if self.measured.is_none() && matches!(self.trial, Trial::None) {
+            self.scale = Scale::of(moment.pace);
+        }
         let measured = self.measured.get_or_insert_with(|| Measured::from(now, working));
-        measured.add(now, octets);
+        measured.add(now, self.scale.count(done));
         let Some(rate) = measured.rate(now, self.growth) else { return Advice::Stay };
         self.measured = None;
         self.judge(rate, moment)
@@ -291,6 +336,7 @@ mod tests {
 
     const START: Timestamp = Timestamp::from_secs(1_000_000);
     const MAX: u32 = 4;
+    const LETTER: Done = Done { octets: 1000, work: Work { messages: 1, recipients: 1 } };
 
     /// Runs for `seconds` at a host that finishes `rate(connections)` messages of 1 kB a second. Says how many
     /// connections there were in each second.
@@ -304,7 +350,7 @@ mod tests {
                     + Duration::from_secs(second)
                     + Duration::from_secs(1) * u32::try_from(message).unwrap() / u32::try_from(count).unwrap();
                 let working = gain.allowed();
-                gain.finished(1000, Moment { now, working, max: MAX, backlog: true, link_use });
+                gain.finished(LETTER, Moment { now, working, max: MAX, backlog: true, link_use, pace: None });
             }
             seen.push(working);
         }
@@ -359,8 +405,9 @@ mod tests {
         let mut gain = Gain::default();
         for second in 0..1000 {
             let now = START + Duration::from_secs(second);
-            let moment = Moment { now, working: 1, max: MAX, backlog: second % 3 > 0, link_use: None };
-            assert_eq!(gain.finished(1_000_000, moment), Advice::Stay);
+            let backlog = second % 3 > 0;
+            let moment = Moment { now, working: 1, max: MAX, backlog, link_use: None, pace: None };
+            assert_eq!(gain.finished(LETTER, moment), Advice::Stay);
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use zrelay_agent::{Credit, Judgement, LeaseId, Order, Release, Rest, Site, Verdict};
+use zrelay_agent::{Credit, Judgement, LeaseId, Order, Pace, Release, Rest, Site, Verdict};
 use zrelay_clock::Timestamp;
 use zrelay_config::ReplyClass;
 use zrelay_spool::{BatchId, Diagnostic, Disposition, Outcome};
@@ -10,7 +10,7 @@ use zrelay_spool::{BatchId, Diagnostic, Disposition, Outcome};
 use crate::carry::outgoing;
 use crate::class::classify;
 use crate::door::Place as DoorPlace;
-use crate::gain::{Advice, Moment};
+use crate::gain::{Advice, Done, Moment};
 use crate::lease::{Carried, LeaseState, Mark, Window};
 use crate::limit::{Limit, RingKey, RingPlace};
 use crate::mute;
@@ -168,7 +168,9 @@ impl Scheduler {
         let Some(batch) = thread.batches.get_mut(&batch_id) else { return };
         let remaining = carried.remaining(&batch.recipients);
         let finished = batch.recipients.len() - remaining.len();
-        let done = if finished > 0 { zrelay_agent::weight(batch.size, batch.copies, finished) } else { 0 };
+        let octets = if finished > 0 { zrelay_agent::weight(batch.size, batch.copies, finished) } else { 0 };
+        let work =
+            zrelay_agent::Work { messages: carried.messages, recipients: u64::try_from(finished).unwrap_or(u64::MAX) };
         let gone = remaining.is_empty();
         let received = batch.received;
         let load = Load {
@@ -185,12 +187,12 @@ impl Scheduler {
             thread.enqueue(batch_id, now);
         }
         self.count_out(id, received, load);
-        self.weigh_agents(id, done, now);
+        self.weigh_agents(id, Done { octets, work }, now);
         self.keep_promise(id, batch_id, now);
     }
 
     /// Something came back: whether the thread's agents are worth it.
-    fn weigh_agents(&mut self, id: ThreadId, done: u64, now: Timestamp) {
+    fn weigh_agents(&mut self, id: ThreadId, done: Done, now: Timestamp) {
         let Some(thread) = self.threads.get_mut(id).filter(|thread| thread.clause.thread_agents > 1) else { return };
         let leases = || thread.leases.iter().filter_map(|lease| self.leases.get(lease));
         let working = leases().filter(|lease| lease.works && lease.state == LeaseState::Open).count();
@@ -201,6 +203,7 @@ impl Scheduler {
             max: thread.clause.thread_agents,
             backlog: !thread.flows.is_empty(),
             link_use: uses.reduce(f64::max),
+            pace: leases().find_map(|lease| lease.pace.filter(|pace| matches!(pace, Pace::Measured(_)))),
         };
         match thread.gain.finished(done, moment) {
             Advice::Stay => {}

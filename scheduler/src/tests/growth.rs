@@ -7,6 +7,8 @@ use std::time::Duration;
 use zrelay_agent::{Judgement, LeaseId, Measured, Pace, Release, Report, Rest, Work, portion};
 use zrelay_clock::Timestamp;
 
+use zrelay_spool::Flow;
+
 use super::world::{START, World, clause, reply, settings};
 
 const DELIVERED: Judgement = Judgement::Delivered { dsn_relayed: false };
@@ -162,6 +164,27 @@ fn a_host_that_is_slow_with_each_recipient_has_all_twenty_in_half_a_minute() {
     assert_eq!(seen[0].0, 1, "it is measured first");
     assert_eq!(seen[5].0, MAX as usize, "{seen:?}");
     assert!(seen[7..].iter().all(|(_, rate)| *rate > 3500.0), "{seen:?}");
+}
+
+/// A single message is a quarter of the octets of a part of a post, and a hundredth of its time: octets a second fall when
+/// the singles are through.
+#[test]
+fn single_messages_beside_a_post_are_not_taken_for_a_gain() {
+    let mut host = Host::new(usize::MAX, usize::MAX);
+    let mut seen = Vec::new();
+    for round in 0..300 {
+        // Ten in a second, for five seconds in each ten.
+        if round % 100 < 50 {
+            host.world.arrive_from(Flow(7), "smtp/a", 1, 4096);
+        }
+        host.work(Duration::from_millis(100));
+        seen.push(host.connections());
+    }
+    let first = |count: usize| seen.iter().position(|connections| *connections >= count);
+    assert!(first(MAX as usize).is_some_and(|round| round <= 250), "{seen:?}");
+    let most = seen.iter().scan(0, |most, one| Some(std::mem::replace(most, (*most).max(*one))));
+    let falls = seen.iter().zip(most).filter(|(one, most)| **one + 1 < *most).count();
+    assert_eq!(falls, 0, "{seen:?}");
 }
 
 #[test]
