@@ -15,8 +15,8 @@
 //! ```
 //!
 //! What is finished is counted in the time that the host takes for it over one connection, as it was known when the first
-//! of the compared measurements began; in octets as long as no agent has told a time. Octets alone would take it for a
-//! gain when single messages come between the parts of a post, and for a loss when they are through.
+//! of the compared measurements began; in octets where it takes none to speak of, or where agents do not tell. Octets alone
+//! would take it for a gain when single messages come between the parts of a post, and for a loss when they are through.
 //!
 //! It begins as TCP does: twice as many each time, as long as each of them brings nearly as much as those before. With
 //! the first that does not, as many stay as what was finished is worth, and from then on it goes in single steps. A step
@@ -142,7 +142,7 @@ pub(crate) struct Moment {
     pub(crate) backlog: bool,
     /// The highest link use among them, if it is known.
     pub(crate) link_use: Option<f64>,
-    /// How long the host takes, if it is known.
+    /// How long the host takes, if an agent tells.
     pub(crate) pace: Option<Pace>,
 }
 
@@ -221,6 +221,10 @@ impl Gain {
             return self.wait_for_all(backlog, moment);
         }
         if self.measured.is_none() && matches!(self.trial, Trial::None) {
+            if matches!(moment.pace, Some(Pace::Presumed(_))) {
+                // It will be known in a moment.
+                return Advice::Stay;
+            }
             self.scale = Scale::of(moment.pace);
         }
         let measured = self.measured.get_or_insert_with(|| Measured::from(now, working));

@@ -203,7 +203,7 @@ impl Scheduler {
             max: thread.clause.thread_agents,
             backlog: !thread.flows.is_empty(),
             link_use: uses.reduce(f64::max),
-            pace: leases().find_map(|lease| lease.pace.filter(|pace| matches!(pace, Pace::Measured(_)))),
+            pace: leases().filter_map(|lease| lease.pace).max_by_key(|pace| matches!(pace, Pace::Measured(_))),
         };
         match thread.gain.finished(done, moment) {
             Advice::Stay => {}
