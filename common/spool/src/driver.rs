@@ -129,6 +129,7 @@ impl Driver {
     pub(crate) fn with_backlog(mut self, messages: usize, backlog: Backlog) -> Self {
         self.left = messages as u64;
         self.backlog = backlog;
+        self.appender.expect_recalls();
         self.count_left(0);
         self
     }

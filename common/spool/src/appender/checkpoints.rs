@@ -118,7 +118,11 @@ impl Appender {
     /// The next message that an earlier run left. Those that are lost are reported and leave the queue.
     pub(crate) fn recall(&mut self, backlog: &mut Backlog) -> Option<Left> {
         loop {
-            match backlog.poll(&self.ledger, &self.shared)? {
+            let left = backlog.poll(&self.ledger, &self.shared);
+            if backlog.is_over() {
+                self.all_recalled();
+            }
+            match left? {
                 Ok(left) => {
                     left.damage.iter().for_each(|damage| self.report(damage));
                     return Some(left);

@@ -9,6 +9,9 @@
 //! A crash at any time leaves the message at its old place or at its new one; the pins of the old one go when the new
 //! one is durable. Pieces that were copied for a message that was not recorded again are garbage in a new segment.
 //!
+//! Nothing is moved before all that an earlier run left has been handed out: until then, where those messages go is read
+//! from the records of that run.
+//!
 //! All of it is paid for out of an allowance of octets that the driver [grants](Appender::grant) as time goes by.
 
 use std::collections::{HashMap, HashSet};
@@ -36,6 +39,15 @@ pub(super) struct Compaction {
     round: Option<Round>,
     /// Whether a segment may have become sparse.
     look: Look,
+    backlog: Handed,
+}
+
+/// Whether what an earlier run left has been handed out. Until then it is read where that run wrote it, and stays there.
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+enum Handed {
+    #[default]
+    Out,
+    NotYet,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
@@ -73,7 +85,17 @@ impl Appender {
     /// Whether a round is under way or may begin, so that [`settle`](Self::settle) is worth calling once something is granted.
     pub(crate) fn is_compacting(&self) -> bool {
         let work = self.compaction.round.is_some() || self.compaction.look == Look::Now;
-        work && self.trouble.is_none()
+        work && self.compaction.backlog == Handed::Out && self.trouble.is_none()
+    }
+
+    /// There are messages of an earlier run that are still to be [recalled](Self::recall).
+    pub(crate) fn expect_recalls(&mut self) {
+        self.compaction.backlog = Handed::NotYet;
+    }
+
+    /// All of them have been.
+    pub(super) fn all_recalled(&mut self) {
+        self.compaction.backlog = Handed::Out;
     }
 
     /// Something has left the queue.
@@ -83,7 +105,7 @@ impl Appender {
 
     /// Goes on for as long as the allowance lasts. Only between groups.
     pub(super) fn compact(&mut self) {
-        if self.trouble.is_some() || self.compaction.allowance <= 0 {
+        if self.trouble.is_some() || self.compaction.backlog == Handed::NotYet || self.compaction.allowance <= 0 {
             return;
         }
         let round = self.compaction.round.take().or_else(|| self.begin_round());

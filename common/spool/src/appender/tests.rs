@@ -4,7 +4,8 @@ use zrelay_clock::Timestamp;
 use zrelay_mailbox::mailbox;
 
 use super::*;
-use crate::recovery::{Work, recover};
+use crate::backlog::Backlog;
+use crate::recovery::{Recovery, Work, recover};
 use crate::simulated::{Random, Simulated};
 use crate::storage::Storage;
 use crate::{
@@ -34,18 +35,30 @@ const JOB_OCTETS: usize = 2000;
 
 impl Bench {
     pub(super) fn open(disk: Simulated, segment_bytes: u32) -> Self {
+        Self::open_with(disk, segment_bytes, Recovery::finish).0
+    }
+
+    /// As a hub does that hands out what an earlier run left while it works.
+    fn open_with_backlog(disk: Simulated, segment_bytes: u32) -> (Self, Backlog) {
+        let (mut bench, backlog) = Self::open_with(disk, segment_bytes, |_, _| {});
+        bench.appender.expect_recalls();
+        (bench, backlog)
+    }
+
+    fn open_with(disk: Simulated, segment_bytes: u32, finish: fn(&mut Recovery, &Arc<Shared>)) -> (Self, Backlog) {
         let shared = Arc::new(Shared::new());
         let mut storage: Box<dyn Storage> = Box::new(disk.clone());
         let mut recovery = recover(&mut *storage, &shared).unwrap();
         let base = recovery.backlog.base.clone();
-        recovery.finish(&shared);
+        finish(&mut recovery, &shared);
         let log = Log::new(storage, shared.clone(), segment_bytes, recovery.sealed, recovery.next_number);
         let mut appender = Appender::new(shared.clone(), log, recovery.ledger, recovery.threads, recovery.finishing);
         appender.set_checkpoint(base, recovery.position, recovery.recorded);
         appender.set_checkpoint_octets(CHECKPOINT_OCTETS);
         appender.start();
         let (work, damage, to) = (recovery.work, recovery.damage, mailbox(1).0);
-        Self { disk, appender, shared, work, damage, segment_bytes, to, job: None, job_octets: JOB_OCTETS }
+        let backlog = recovery.backlog;
+        (Self { disk, appender, shared, work, damage, segment_bytes, to, job: None, job_octets: JOB_OCTETS }, backlog)
     }
 
     /// A new hub on what `kill -9` leaves.
@@ -515,6 +528,28 @@ fn a_rerouted_batch_and_a_told_delay_outlive_a_power_cut_and_compaction() {
     assert_eq!((batch.id, &batch.thread, batch.warned, batch.attempts), (id, &thread, true, 0));
     assert_eq!((batch.due, &batch.last), (batch.received, &None));
     assert!(bench.work.facts.is_empty(), "{:?}", bench.work.facts);
+}
+
+#[test]
+fn what_an_earlier_run_left_is_not_moved_before_it_is_handed_out() {
+    let mut bench = Bench::open(Simulated::default(), 1 << 12);
+    let message = bench.commit(b"x", envelope(ONE));
+    bench.turn();
+    bench.appender.take(route(message, &[0]));
+    bench.turn();
+    fill(&mut bench, 3);
+    let (mut bench, mut backlog) = Bench::open_with_backlog(bench.disk.after_kill(), 1 << 12);
+    fill(&mut bench, 3);
+    bench.compact();
+    let mut left = Vec::new();
+    while let Some(one) = bench.appender.recall(&mut backlog) {
+        left.push(one);
+    }
+    assert_eq!(left.len(), 1, "{left:?}");
+    assert_eq!((left[0].message, left[0].batches.len(), left[0].is_unrouted), (message, 1, false));
+    let before = bench.disk.segments().len();
+    bench.compact();
+    assert!(bench.disk.segments().len() < before, "it is moved afterwards: {:?}", bench.disk.segments());
 }
 
 #[test]
