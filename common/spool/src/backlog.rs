@@ -57,13 +57,17 @@ impl Backlog {
         self.next > self.last
     }
 
+    /// Nothing is left, and nothing of it needed.
+    pub(crate) fn release(&mut self) {
+        *self = Self { next: self.next, last: self.last, ..Self::default() };
+    }
+
     /// The next message that somebody has to do something for, or that is lost.
     pub(crate) fn poll(&mut self, ledger: &Ledger, shared: &Arc<Shared>) -> Option<Result<Left, (MessageId, Damage)>> {
         let reader = Reader::new(shared.clone());
         loop {
             let Some(message) = ledger.first_from(self.next).filter(|message| *message <= self.last) else {
-                // Nothing is left, and nothing of it needed.
-                *self = Self { next: MessageId(self.last.0.saturating_add(1)), last: self.last, ..Self::default() };
+                self.next = MessageId(self.last.0.saturating_add(1));
                 return None;
             };
             self.next = MessageId(message.0.saturating_add(1));

@@ -121,6 +121,7 @@ impl Appender {
             let left = backlog.poll(&self.ledger, &self.shared);
             if backlog.is_over() {
                 self.all_recalled();
+                backlog.release();
             }
             match left? {
                 Ok(left) => {
