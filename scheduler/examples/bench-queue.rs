@@ -213,7 +213,8 @@ fn batches(message: u64, threads: u64) -> Vec<RoutedBatch> {
     (0..hosts).map(batch).collect()
 }
 
-/// Stores all messages, and returns their names.
+/// Stores all messages, and returns their names if some of their batches are to be tried: the names of ten million take
+/// 76 MiB that no hub would.
 fn submit(hub: &Hub, options: &Options_) -> Vec<MessageId> {
     let (to, answers) = mailbox::<Committed>(2 * AHEAD as usize);
     let store = |number: u64| {
@@ -223,7 +224,7 @@ fn submit(hub: &Hub, options: &Options_) -> Vec<MessageId> {
         let tail = content(0, number, options.length);
         shared::submit(&hub.spool, envelope(number, options.recipients), tail, &to, number)
     };
-    let messages = (0..options.messages).map(store).collect();
+    let messages = (0..options.messages).map(store).filter(|_| options.tried > 0).collect();
     (0..options.messages.min(AHEAD)).for_each(|_| assert!(stored(&answers) < options.messages));
     messages
 }
