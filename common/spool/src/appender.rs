@@ -474,6 +474,8 @@ impl From<io::Error> for WriteError {
 }
 
 #[cfg(test)]
+mod bench;
+#[cfg(test)]
 mod durability;
 #[cfg(test)]
 mod formats;

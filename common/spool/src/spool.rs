@@ -40,7 +40,7 @@ pub struct Options {
     /// Octets that compaction may read and write in a second, at least 1; see the crate's documentation.
     pub compaction_rate: u64,
     /// Octets of records, content not counted, from one checkpoint to the next: what a restart has to read behind the last
-    /// one, at some hundred octets a message, and what the making of one takes memory for.
+    /// one, at some hundred octets a message.
     pub checkpoint_bytes: u64,
     /// Octets of memory for the books of the queue: 32 for a message with one recipient, else 100 and a bit for each
     /// recipient. With more than that in the queue, no new mail is taken in ([`Health::Full`](crate::Health::Full)).

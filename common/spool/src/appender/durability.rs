@@ -1,7 +1,7 @@
 //! The table of durability in the crate's documentation, row by row: what a power cut leaves when nothing that was not
 //! synced has reached the disk, just before a step is told to anybody and just after.
 
-use super::tests::{Bench, DELIVERED, envelope, names, outcome, route};
+use super::bench::{Bench, DELIVERED, envelope, names, outcome, route};
 use super::*;
 use crate::recovery::Work;
 use crate::simulated::{Fault, Simulated, Victim};

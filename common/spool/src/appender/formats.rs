@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use zrelay_clock::Timestamp;
 
-use super::tests::{Bench, DELIVERED, envelope, outcome, route};
+use super::bench::{Bench, DELIVERED, envelope, outcome, route};
 use super::*;
 use crate::simulated::Simulated;
 use crate::{

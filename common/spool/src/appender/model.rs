@@ -25,7 +25,7 @@ use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
 use ops::{Op, ops};
 use scenario::Scenario;
 
-use super::tests::{Bench, envelope, names};
+use super::bench::{Bench, envelope, names};
 use crate::simulated::{Fault, SECTOR, Simulated, Victim};
 use crate::{MessageId, Notify};
 

@@ -2,7 +2,7 @@
 
 use zrelay_clock::Timestamp;
 
-use super::tests::{Bench, DELIVERED, envelope, outcome, route};
+use super::bench::{Bench, DELIVERED, envelope, outcome, route};
 use crate::simulated::Simulated;
 use crate::{BatchId, Disposition, Known, MessageId, Notify, Past, Reader, Request, RoutedBatch, ThreadKey, Tried};
 

@@ -168,7 +168,7 @@ impl Appender {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{Bench, DELIVERED, envelope, names, outcome, route};
+    use super::super::bench::{Bench, DELIVERED, envelope, names, outcome, route};
     use super::*;
     use crate::simulated::Simulated;
     use crate::{MessageId, Notify};

@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 
 use zrelay_clock::Timestamp;
 
-use super::super::tests::{Bench, DELIVERED, envelope, names, outcome, route};
+use super::super::bench::{Bench, DELIVERED, envelope, names, outcome, route};
 use crate::recovery::Work;
 use crate::simulated::{Random, Simulated};
 use crate::{BatchId, BatchState, Disposition, MessageId, Notify, Request, ThreadKey, ThreadState};

@@ -1,4 +1,4 @@
-use super::super::tests::{Bench, DELIVERED, envelope, outcome, route};
+use super::super::bench::{Bench, DELIVERED, envelope, outcome, route};
 use crate::simulated::{Random, Simulated};
 use crate::{Disposition, Fact, MessageId, Notify, PIECE_MAX, Reader, Request};
 

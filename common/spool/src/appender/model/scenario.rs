@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use zrelay_clock::Timestamp;
 
-use super::super::tests::{Bench, digest, envelope};
+use super::super::bench::{Bench, digest, envelope};
 use super::super::*;
 use super::ops::Op;
 use super::state::{Batch, Message, State, Step, Uncertain};
