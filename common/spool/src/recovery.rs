@@ -5,7 +5,7 @@
 //! is skipped: it is checked when its message is handed out (see [`crate::backlog`]), or here when somebody wants a whole
 //! check. A damaged record is reported and skipped. When it was a piece of a message in the queue, the message cannot be
 //! delivered any more; it is reported at every start and stays in the queue, where everybody can see why it is put off (see
-//! [`Reader::intact`]), until it expires and its sender is told, or an operator drops it.
+//! [`Reader::intact`](crate::Reader::intact)), until it expires and its sender is told, or an operator drops it.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;

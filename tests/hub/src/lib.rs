@@ -1,7 +1,7 @@
 //! What the end-to-end tests of zrelay stand on.
 //!
 //! The tests treat the hub as its users do: a process with a configuration, listeners, a spool and a control socket.
-//! Mail goes in through [`Client`], [`inject`] or a real client ([`peers`]), through the [`Hub`], and out to a
+//! Mail goes in through [`Client`], [`inject()`] or a real client ([`peers`]), through the [`Hub`], and out to a
 //! [`Sink`] or a real server; what arrives is compared with what was sent by the marks of [`Mail`].
 //!
 //! ```text

@@ -11,7 +11,7 @@ use zrelay_spool::{BatchId, Diagnostic};
 pub enum Event {
     /// The far side is ready for work.
     Ready,
-    /// Begin the TLS handshake, then call [`Conversation::handle_secured`].
+    /// Begin the TLS handshake, then call [`Conversation::handle_secured`](crate::Conversation::handle_secured).
     StartTls,
     /// Outcomes of some or all recipients of a batch.
     Settled {
@@ -42,10 +42,12 @@ pub enum End {
     Failed(Arc<Diagnostic>),
     /// It never came so far that mail could be sent: another address may do better.
     Unready(Arc<Diagnostic>),
-    /// STARTTLS was offered, tried and refused, and is not required: connect again with [`Security::Clear`].
+    /// STARTTLS was offered, tried and refused, and is not required: connect again with
+    /// [`Security::Clear`](crate::Security::Clear).
     ClearOnly(Arc<Diagnostic>),
-    /// What was presumed of the host does not hold: connect again without [`Conversation::presume`]. That says nothing
-    /// against the host, and nothing was sent that it could have taken for a message.
+    /// What was presumed of the host does not hold: connect again without
+    /// [`Conversation::presume`](crate::Conversation::presume). That says nothing against the host, and nothing was sent that it
+    /// could have taken for a message.
     Stale(Arc<Diagnostic>),
 }
 

@@ -25,13 +25,15 @@ pub struct Settings {
     pub messages: u32,
     /// Age of the connection, from [`Settings::begun`], at which no more transactions are begun.
     pub age: Duration,
-    /// Transactions sent whose final reply is not there yet, to begin with; see [`Conversation::set_room`].
+    /// Transactions sent whose final reply is not there yet, to begin with; see
+    /// [`Conversation::set_room`](crate::Conversation::set_room).
     pub unacknowledged_messages: u32,
     /// The same in octets; one message may overdraw it.
     pub unacknowledged_bytes: u64,
     /// Patience for a reply or for room to write; doubled for the reply to a message.
     pub timeout: Duration,
-    /// When the connection was begun to be set up, for the log; equal to the time of [`Conversation::new`] or before.
+    /// When the connection was begun to be set up, for the log; equal to the time of
+    /// [`Conversation::new`](crate::Conversation::new) or before.
     pub begun: Timestamp,
 }
 
@@ -49,7 +51,7 @@ pub enum Protocol {
 pub enum Security {
     /// No STARTTLS.
     Clear,
-    /// STARTTLS where it is offered; refused, the connection ends with [`End::ClearOnly`].
+    /// STARTTLS where it is offered; refused, the connection ends with [`End::ClearOnly`](crate::End::ClearOnly).
     Opportunistic,
     /// STARTTLS or nothing.
     Required,
