@@ -484,4 +484,6 @@ mod model;
 #[cfg(test)]
 mod past;
 #[cfg(test)]
+mod recalls;
+#[cfg(test)]
 mod tests;

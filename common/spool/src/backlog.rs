@@ -57,6 +57,12 @@ impl Backlog {
         self.next > self.last
     }
 
+    /// Octets of memory that it takes, about.
+    #[cfg(test)]
+    pub(crate) fn octets(&self) -> usize {
+        self.details.octets()
+    }
+
     /// Nothing is left, and nothing of it needed.
     pub(crate) fn release(&mut self) {
         *self = Self { next: self.next, last: self.last, ..Self::default() };

@@ -8,9 +8,9 @@ mod change;
 use std::collections::{BTreeMap, HashMap};
 
 use crate::checkpoint::Checkpoint;
-use crate::format::{Found, Kind, RECORD_HEADER};
+use crate::format::{Found, RECORD_HEADER};
 use crate::history::History;
-use crate::moved::BatchDetail;
+use crate::moved::{BatchDetail, Moved};
 use crate::record::Record;
 use crate::shared::{Place, Shared};
 use crate::table::Table;
@@ -41,6 +41,12 @@ impl Detail {
     }
 }
 
+impl From<Moved> for Detail {
+    fn from(moved: Moved) -> Self {
+        Self { batches: moved.batches, owed: moved.owed, history: moved.history }
+    }
+}
+
 fn owed_octets(owed: &Owed) -> usize {
     size_of::<Owed>() + size_of_val(&*owed.recipients) + owed.diagnostic.memory()
 }
@@ -56,10 +62,17 @@ pub(crate) struct Origins<'a> {
 /// Where it is said what was known of a message before the changes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Source {
-    /// Of the routing decision; 0 and the last numbers are no segment's and stand for something else.
+    /// Of the routing decision, or of the record that moved the message; 0 and the last numbers are no segment's and stand
+    /// for something else.
     segment: u32,
     /// Of the record's body.
     offset: u32,
+}
+
+impl From<Place> for Source {
+    fn from(place: Place) -> Self {
+        Self { segment: place.segment, offset: place.offset }
+    }
 }
 
 impl Source {
@@ -94,10 +107,18 @@ impl Details {
         self.begin(message, Source::CHECKPOINT);
     }
 
-    pub(crate) fn insert(&mut self, message: MessageId, detail: Detail) {
-        if detail.is_blank() {
-            return self.admit(message);
+    /// All that is known of the message is in the record at `place`, which moved it, and in `before`, what became of it
+    /// before that.
+    pub(crate) fn moved(&mut self, moved: Moved, place: Place, before: History, of: u32) {
+        if before.is_empty() {
+            return self.begin(moved.message, place.into());
         }
+        let mut history = before;
+        history.merge(&moved.history, of);
+        self.insert(moved.message, Detail { batches: moved.batches, owed: moved.owed, history });
+    }
+
+    fn insert(&mut self, message: MessageId, detail: Detail) {
         self.begin(message, Source::WHOLE);
         self.octets += detail.octets();
         self.whole.insert(message, detail);
@@ -139,13 +160,15 @@ impl Details {
         self.forget_batches(message);
         match self.sources.get_mut(message) {
             None => {}
-            Some(source) if *source == Source::NOTHING => {
-                *source = Source { segment: place.segment, offset: place.offset };
-            }
-            Some(_) => {
-                let detail = self.take(message, origins).unwrap_or_default();
-                self.insert(message, Detail { batches: fresh(batches), ..detail });
-            }
+            Some(source) if *source == Source::NOTHING => *source = place.into(),
+            Some(_) => match self.take(message, origins) {
+                // It came in before the checkpoint, and nothing had been decided then.
+                Some(detail) if detail.is_blank() => self.begin(message, place.into()),
+                detail => {
+                    let batches = fresh(batches);
+                    self.insert(message, Detail { batches, ..detail.unwrap_or_default() });
+                }
+            },
         }
     }
 
@@ -226,7 +249,7 @@ impl Details {
 /// What a checkpoint says of a message.
 pub(crate) fn of_checkpoint(base: Option<&Checkpoint>, message: MessageId) -> Option<Detail> {
     let moved = base?.find(message)?.moved;
-    Some(Detail { batches: moved.batches, owed: moved.owed, history: moved.history })
+    Some(moved.into())
 }
 
 fn fresh(batches: Vec<RoutedBatch>) -> Vec<BatchDetail> {
@@ -234,16 +257,17 @@ fn fresh(batches: Vec<RoutedBatch>) -> Vec<BatchDetail> {
     batches.into_iter().map(fresh).collect()
 }
 
-/// Reads a decision again. It was intact when it was read the first time.
+/// Reads the record again that said where a message goes. It was intact when it was read the first time.
 fn read(message: MessageId, source: Source, shared: &Shared) -> Detail {
     let record = || {
         let view = shared.view(source.segment)?;
         let found = Found::at(&*view, source.segment, source.offset.checked_sub(RECORD_HEADER)?, view.len());
-        let found = found.filter(|found| found.kind == Kind::Routed && found.is_intact(&*view))?;
-        Record::decode(Kind::Routed, found.body(&*view)?).ok()
+        let found = found.filter(|found| found.is_intact(&*view))?;
+        Record::decode(found.kind, found.body(&*view)?).ok()
     };
     match record() {
         Some(Record::Routed { batches, .. }) => Detail { batches: fresh(batches), ..Detail::default() },
+        Some(Record::Moved(moved)) => (*moved).into(),
         _ => {
             log::error!(
                 "spool: where message {message} goes can not be read any more; it is routed anew at the next start"

@@ -291,7 +291,12 @@ impl Driver {
             if octets >= BACKLOG_OCTETS_MAX || !self.takes_backlog() {
                 return;
             }
-            let Some(left) = self.appender.recall(&mut self.backlog) else { return self.count_left(self.left) };
+            let left = self.appender.recall(&mut self.backlog);
+            if self.backlog.is_over() {
+                // The reading of the log took some times as much memory as what is left of it.
+                zrelay_sys::release_unused_memory();
+            }
+            let Some(left) = left else { return self.count_left(self.left) };
             octets += left.octets;
             self.count_left(1);
             left.facts.into_iter().for_each(|fact| self.facts.push(fact));

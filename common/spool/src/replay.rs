@@ -331,22 +331,20 @@ impl Replay {
         self.shared.raise_id(moved.message.0);
         self.shared.insert(moved.message, place.tail(moved.record.len() as u32));
         self.ledger.restore(&moved, layout.recipients, segments);
-        let history = self.history_moved(&moved, layout.recipients);
-        self.details.insert(moved.message, Detail { batches: moved.batches, owed: moved.owed, history });
+        let before = self.history_of(moved.message);
+        self.details.moved(moved, place, before, layout.recipients);
         Some(())
     }
 
-    /// What became of a message that was moved: what its record has kept, and what was known before.
-    fn history_moved(&mut self, moved: &Moved, of: u32) -> History {
+    /// What became of a message so far.
+    fn history_of(&self, message: MessageId) -> History {
         if self.histories == Histories::Ignored {
             return History::default();
         }
-        let before = self.details.get(moved.message, self.origins()).map(|detail| detail.history);
+        let before = self.details.get(message, self.origins()).map(|detail| detail.history);
         // Its old place may be gone, so that the checkpoint is not believed in anything else.
-        let base = || self.base.as_ref()?.find_any(moved.message).map(|entry| entry.moved.history);
-        let mut history = before.or_else(base).unwrap_or_default();
-        history.merge(&moved.history, of);
-        history
+        let base = || self.base.as_ref()?.find_any(message).map(|entry| entry.moved.history);
+        before.or_else(base).unwrap_or_default()
     }
 
     fn apply(&mut self, record: Record, place: Place) {

@@ -188,9 +188,39 @@ pub(super) fn outcome(message: MessageId, number: u32, recipients: &[u32], dispo
     }
 }
 
+/// Each recipient of a message with so many to a host of its own.
+pub(super) fn route_apart(message: MessageId, recipients: u32) -> Request {
+    let batch = |n| RoutedBatch { thread: ThreadKey::new("smtp", &format!("host{n}.example")), recipients: vec![n] };
+    Request::Routed { message, batches: (0..recipients).map(batch).collect() }
+}
+
 pub(super) fn route(message: MessageId, recipients: &[u32]) -> Request {
     let batches = vec![RoutedBatch { thread: ThreadKey::new("smtp", "example.net"), recipients: recipients.to_vec() }];
     Request::Routed { message, batches }
+}
+
+/// Delivers messages until `segments` more have been begun.
+pub(super) fn fill(bench: &mut Bench, segments: u32) {
+    let until = bench.disk.segments().last().unwrap() + segments;
+    while *bench.disk.segments().last().unwrap() < until {
+        let message = bench.commit(&[b'x'; 1500], envelope(ONE));
+        bench.turn();
+        bench.appender.take(route(message, &[0]));
+        bench.turn();
+        bench.appender.take(Request::Outcomes(vec![outcome(message, 0, &[0], DELIVERED)]));
+        bench.turn();
+        bench.settle();
+    }
+}
+
+/// A message that waits in a segment which nothing else needs.
+pub(super) fn left_behind(bench: &mut Bench) -> MessageId {
+    let message = bench.commit(b"x", envelope(ONE));
+    bench.turn();
+    bench.appender.take(route(message, &[0]));
+    bench.turn();
+    fill(bench, 3);
+    message
 }
 
 pub(super) const DELIVERED: Disposition = Disposition::Delivered { dsn_relayed: false };

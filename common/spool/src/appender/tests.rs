@@ -2,7 +2,7 @@ use std::io::ErrorKind;
 
 use zrelay_clock::Timestamp;
 
-use super::bench::{Bench, DELIVERED, ONE, digest, envelope, names, outcome, route};
+use super::bench::{Bench, DELIVERED, ONE, digest, envelope, fill, left_behind, names, outcome, route};
 use super::*;
 use crate::simulated::{Random, Simulated};
 use crate::{BatchId, BatchState, Damage, Disposition, Health, Notify, ThreadKey, ThreadState};
@@ -260,30 +260,6 @@ fn the_state_of_a_thread_outlives_its_segment() {
     assert_eq!(bench.work.threads, [state("down", 3)]);
 }
 
-/// Delivers messages until `segments` more have been begun.
-fn fill(bench: &mut Bench, segments: u32) {
-    let until = bench.disk.segments().last().unwrap() + segments;
-    while *bench.disk.segments().last().unwrap() < until {
-        let message = bench.commit(&[b'x'; 1500], envelope(ONE));
-        bench.turn();
-        bench.appender.take(route(message, &[0]));
-        bench.turn();
-        bench.appender.take(Request::Outcomes(vec![outcome(message, 0, &[0], DELIVERED)]));
-        bench.turn();
-        bench.settle();
-    }
-}
-
-/// A message that waits in a segment which nothing else needs.
-fn left_behind(bench: &mut Bench) -> MessageId {
-    let message = bench.commit(b"x", envelope(ONE));
-    bench.turn();
-    bench.appender.take(route(message, &[0]));
-    bench.turn();
-    fill(bench, 3);
-    message
-}
-
 #[test]
 fn a_held_batch_stays_held_while_segments_around_it_are_reclaimed() {
     let mut bench = Bench::open(Simulated::default(), 1 << 12);
@@ -325,24 +301,6 @@ fn a_rerouted_batch_and_a_told_delay_outlive_a_power_cut_and_compaction() {
     assert_eq!((batch.id, &batch.thread, batch.warned, batch.attempts), (id, &thread, true, 0));
     assert_eq!((batch.due, &batch.last), (batch.received, &None));
     assert!(bench.work.facts.is_empty(), "{:?}", bench.work.facts);
-}
-
-#[test]
-fn what_an_earlier_run_left_is_not_moved_before_it_is_handed_out() {
-    let mut bench = Bench::open(Simulated::default(), 1 << 12);
-    let message = left_behind(&mut bench);
-    let (mut bench, mut backlog) = Bench::open_with_backlog(bench.disk.after_kill(), 1 << 12);
-    fill(&mut bench, 3);
-    bench.compact();
-    let mut left = Vec::new();
-    while let Some(one) = bench.appender.recall(&mut backlog) {
-        left.push(one);
-    }
-    assert_eq!(left.len(), 1, "{left:?}");
-    assert_eq!((left[0].message, left[0].batches.len(), left[0].is_unrouted), (message, 1, false));
-    let before = bench.disk.segments().len();
-    bench.compact();
-    assert!(bench.disk.segments().len() < before, "it is moved afterwards: {:?}", bench.disk.segments());
 }
 
 #[test]
