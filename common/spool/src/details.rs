@@ -107,15 +107,15 @@ impl Details {
         self.begin(message, Source::CHECKPOINT);
     }
 
-    /// All that is known of the message is in the record at `place`, which moved it, and in `before`, what became of it
-    /// before that.
-    pub(crate) fn moved(&mut self, moved: Moved, place: Place, before: History, of: u32) {
+    /// All that is known of the message, of so many recipients, is in the record at `place`, which moved it, and in
+    /// `before`, what became of it before that.
+    pub(crate) fn moved(&mut self, message: MessageId, place: Place, mut before: History, of: u32, shared: &Shared) {
         if before.is_empty() {
-            return self.begin(moved.message, place.into());
+            return self.begin(message, place.into());
         }
-        let mut history = before;
-        history.merge(&moved.history, of);
-        self.insert(moved.message, Detail { batches: moved.batches, owed: moved.owed, history });
+        let detail = read(message, place.into(), shared);
+        before.merge(&detail.history, of);
+        self.insert(message, Detail { history: before, ..detail });
     }
 
     fn insert(&mut self, message: MessageId, detail: Detail) {

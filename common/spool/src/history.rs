@@ -188,6 +188,13 @@ impl History {
         out.0.extend_from_slice(&octets);
     }
 
+    /// Reads past it.
+    pub(crate) fn skip(from: &mut Decoder<'_>) -> Result<Self, Malformed> {
+        let octets = from.var()? as usize;
+        from.take(octets)?;
+        Ok(Self::default())
+    }
+
     pub(crate) fn decode(from: &mut Decoder<'_>, batches: &[BatchDetail]) -> Result<Self, Malformed> {
         let octets = from.var()? as usize;
         let mut from = Decoder(from.take(octets)?);

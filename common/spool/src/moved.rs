@@ -20,6 +20,7 @@ use std::sync::Arc;
 use zrelay_clock::Timestamp;
 
 use crate::codec::{Decoder, Encoder, Malformed};
+use crate::format::Kind;
 use crate::history::History;
 use crate::record::{
     decode_diagnostic, decode_disposition, decode_key, disposition_octet, encode_diagnostic, encode_key,
@@ -45,6 +46,8 @@ pub(crate) enum Form {
     /// Before format 4, and in checkpoints of format 1.
     WithoutHistory,
     WithHistory,
+    /// As above, and nobody asks for the history.
+    WithHistoryUnread,
 }
 
 /// Whether the router has decided on a message.
@@ -102,6 +105,12 @@ impl Moved {
         Decoder(body).u64().map(MessageId)
     }
 
+    /// What a record of this kind says, but for what became of the message so far.
+    pub(crate) fn without_history(kind: Kind, body: &[u8]) -> Result<Self, Malformed> {
+        let form = if kind == Kind::Moved { Form::WithoutHistory } else { Form::WithHistoryUnread };
+        Self::decode(&mut Decoder(body), form)
+    }
+
     pub(crate) fn decode(from: &mut Decoder<'_>, form: Form) -> Result<Self, Malformed> {
         let message = MessageId(from.u64()?);
         let oldest = from.u32()?;
@@ -113,6 +122,7 @@ impl Moved {
         let history = match form {
             Form::WithoutHistory => History::default(),
             Form::WithHistory => History::decode(from, &batches)?,
+            Form::WithHistoryUnread => History::skip(from)?,
         };
         Ok(Self { message, oldest, stage, open, batches, owed, history, record: std::mem::take(&mut from.0).to_vec() })
     }

@@ -4,8 +4,9 @@
 //! ([`Replay::behind`]), of so many messages at a time as fit into its memory; compaction what the log says of the few
 //! messages that it moves ([`Replay::of`]).
 
-use std::collections::HashSet;
-use std::ops::RangeInclusive;
+mod interest;
+
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::backlog::still_owed;
@@ -22,30 +23,13 @@ use crate::shared::{Place, Shared};
 use crate::storage::View;
 use crate::threads::Threads;
 use crate::{Disposition, Fact, MessageId, Notify, Outcome, Owed, Reader, RoutedBatch};
+use interest::Interest;
 
 /// Whether a replay gathers what became of messages. A restart has no use for it: whoever asks reads it then.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Histories {
     Gathered,
     Ignored,
-}
-
-/// The messages that a replay is for.
-#[derive(Debug)]
-enum Interest {
-    All,
-    These(HashSet<MessageId>),
-    Within(RangeInclusive<MessageId>),
-}
-
-impl Interest {
-    fn includes(&self, message: MessageId) -> bool {
-        match self {
-            Self::All => true,
-            Self::These(messages) => messages.contains(&message),
-            Self::Within(range) => range.contains(&message),
-        }
-    }
 }
 
 /// Applies records in the order of the log.
@@ -105,40 +89,6 @@ impl Replay {
         views.for_each(|(number, view)| shared.insert_view(number, view));
         let interest = Interest::Within(first..=MessageId(u64::MAX));
         Self { base, interest, books: Books::Touched, histories: Histories::Gathered, ..Self::new(shared) }
-    }
-
-    /// Leaves the last messages to another replay, if those that records were of take more than so many octets of memory;
-    /// the first one stays in any case. Returns the last message that this one is for.
-    pub(crate) fn narrow(&mut self, octets_max: usize) -> MessageId {
-        let Interest::Within(range) = &self.interest else { return MessageId(u64::MAX) };
-        let (first, mut last) = (*range.start(), *range.end());
-        if self.octets() <= octets_max {
-            return last;
-        }
-        let mut messages: Vec<MessageId> = self.known().chain(self.gone.iter().copied()).collect();
-        messages.sort_unstable();
-        messages.dedup();
-        // Half of it is enough: records of those that stay are yet to come.
-        while messages.len() > 1 && self.octets() > octets_max / 2 {
-            let half = messages.split_off(messages.len() / 2);
-            half.iter().for_each(|message| self.leave(*message));
-            last = half.first().map_or(last, |left| MessageId(left.0 - 1));
-        }
-        self.interest = Interest::Within(first..=last);
-        last
-    }
-
-    fn octets(&self) -> usize {
-        /// Of a message that is gone, in a table that is not quite full.
-        const GONE: usize = 2 * size_of::<MessageId>();
-        self.ledger.octets() + self.details.octets() + self.gone.len() * GONE
-    }
-
-    fn leave(&mut self, message: MessageId) {
-        self.ledger.forget(message);
-        self.shared.remove(message);
-        self.details.remove(message);
-        self.gone.remove(&message);
     }
 
     /// All that a checkpoint says, as far as the log still has it.
@@ -203,9 +153,9 @@ impl Replay {
         Some(Entry { place: self.shared.place(message)?, dump, moved })
     }
 
-    /// A replay of its own for these messages alone, beside whatever goes on.
-    pub(crate) fn of(messages: HashSet<MessageId>) -> Self {
-        let interest = Interest::These(messages);
+    /// A replay of its own for these messages alone, each from its own record on, beside whatever goes on.
+    pub(crate) fn of(awaited: HashMap<MessageId, Place>) -> Self {
+        let interest = Interest::These { awaited, begun: HashSet::new() };
         Self { interest, histories: Histories::Gathered, ..Self::new(Arc::new(Shared::new())) }
     }
 
@@ -243,8 +193,9 @@ impl Replay {
         let moved = self.moved_as(message, detail, books);
         self.ledger.forget(message);
         self.shared.remove(message);
-        if let Interest::These(messages) = &mut self.interest {
-            messages.remove(&message);
+        if let Interest::These { awaited, begun } = &mut self.interest {
+            awaited.remove(&message);
+            begun.remove(&message);
         }
         moved
     }
@@ -288,14 +239,13 @@ impl Replay {
             Kind::Message => self.message(body, place),
             // Compaction reads past many that are not for it, of which each says all that is known of a message.
             Kind::Moved | Kind::MovedWithHistory
-                if !Moved::message_of(body).is_ok_and(|id| self.interest.includes(id)) =>
+                if !Moved::message_of(body).is_ok_and(|id| self.interest.begins(id, place)) =>
             {
                 Some(())
             }
-            kind @ (Kind::Moved | Kind::MovedWithHistory) => match Record::decode(kind, body) {
-                Ok(Record::Moved(moved)) => self.moved(*moved, place),
-                _ => None,
-            },
+            kind @ (Kind::Moved | Kind::MovedWithHistory) => {
+                Moved::without_history(kind, body).ok().and_then(|moved| self.moved(moved, place))
+            }
             kind => Record::decode(kind, body).ok().map(|record| self.apply(record, place)),
         });
         if applied.is_none() {
@@ -309,7 +259,7 @@ impl Replay {
         layout.validate(body).ok()?;
         let extents = (0..layout.extents).filter_map(|index| layout.extent(body, index));
         let segments = extents.map(|extent| extent.segment).chain([place.segment]);
-        if self.interest.includes(layout.id) {
+        if self.interest.begins(layout.id, place) {
             self.shared.raise_id(layout.id.0);
             self.shared.insert(layout.id, place);
             self.ledger.admit(layout.id, layout.recipients, segments);
@@ -332,7 +282,7 @@ impl Replay {
         self.shared.insert(moved.message, place.tail(moved.record.len() as u32));
         self.ledger.restore(&moved, layout.recipients, segments);
         let before = self.history_of(moved.message);
-        self.details.moved(moved, place, before, layout.recipients);
+        self.details.moved(moved.message, place, before, layout.recipients, &self.shared);
         Some(())
     }
 

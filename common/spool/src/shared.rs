@@ -25,6 +25,12 @@ pub(crate) struct Place {
 }
 
 impl Place {
+    /// Whether `whole` ends with it.
+    pub(crate) fn is_end_of(self, whole: Self) -> bool {
+        let end = |place: Self| place.offset.saturating_add(place.length);
+        self.segment == whole.segment && self.offset >= whole.offset && end(self) == end(whole)
+    }
+
     /// The last `length` octets of it.
     pub(crate) fn tail(self, length: u32) -> Self {
         Self { offset: self.offset + self.length.saturating_sub(length), length: length.min(self.length), ..self }

@@ -145,7 +145,8 @@ impl Appender {
         let first = self.ledger.oldest(messages.iter().copied())?;
         // Equal bodies that come from now on are not to be tied to what is about to go.
         sources.iter().for_each(|segment| self.bodies.drop_segment(*segment));
-        let replay = Replay::of(messages.iter().copied().collect::<HashSet<_>>());
+        let places = messages.iter().filter_map(|message| Some((*message, self.shared.place(*message)?)));
+        let replay = Replay::of(places.collect());
         log::debug!("spool: compacting segments {sources:?}: {} message(s) to move", messages.len());
         Some(Round { sources, replay, segment: first, at: SEGMENT_HEADER, messages, copied: HashMap::new() })
     }
