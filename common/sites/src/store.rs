@@ -14,7 +14,7 @@ pub const FACTS_MAX: usize = 50_000;
 /// Longest subject, octets: the names of a dozen exchanges. A longer one is not learned.
 pub const SUBJECT_MAX: usize = 2048;
 
-/// Longest value, octets of its JSON. A longer one is not learned.
+/// Longest value, octets of its JSON, about. A longer one is not learned.
 pub const VALUE_MAX: usize = 4096;
 
 /// Facts in one page: copying them takes well below a millisecond.
@@ -49,6 +49,20 @@ impl Fact {
     /// A fact.
     pub fn new(subject: &str, topic: &str, value: Value, since: Timestamp, expires: Timestamp) -> Self {
         Self { key: Key { subject: subject.into(), topic: topic.into() }, value, since, expires }
+    }
+}
+
+/// Octets that the value takes as JSON, about, without writing it.
+fn octets(value: &Value) -> usize {
+    /// Quotes, a comma and a colon; or a number.
+    const AROUND: usize = 4;
+    match value {
+        Value::Null | Value::Bool(_) | Value::Number(_) => AROUND,
+        Value::String(text) => AROUND + text.len(),
+        Value::Array(values) => AROUND + values.iter().map(octets).sum::<usize>(),
+        Value::Object(fields) => {
+            AROUND + fields.iter().map(|(name, value)| AROUND + name.len() + octets(value)).sum::<usize>()
+        }
     }
 }
 
@@ -89,7 +103,7 @@ impl Store {
     /// Learns a fact, in the place of what was known. Returns whether anything is different from before.
     pub fn learn(&mut self, now: Timestamp, fact: Fact) -> bool {
         let Fact { key, value, since, expires } = fact;
-        if expires <= now || key.subject.len() > SUBJECT_MAX || value.to_string().len() > VALUE_MAX {
+        if expires <= now || key.subject.len() > SUBJECT_MAX || octets(&value) > VALUE_MAX {
             return false;
         }
         let before = self.remove(&key);

@@ -1,5 +1,7 @@
 //! What a server offers: the reply to EHLO or LHLO (RFC 5321 §4.1.1.1), read and written.
 
+use std::borrow::Cow;
+
 use crate::reply::Reply;
 
 /// Most keywords that are kept in [`Capabilities::other`] and [`Capabilities::auth`].
@@ -74,8 +76,8 @@ impl Capabilities {
         // smtp-sink ends its reply with an empty keyword.
         let mut words = line.split_ascii_whitespace();
         let Some(word) = words.next() else { return };
-        let keyword = word.to_ascii_uppercase();
-        match keyword.as_str() {
+        let keyword = uppercase(word);
+        match &*keyword {
             "PIPELINING" => self.pipelining = true,
             "CHUNKING" => self.chunking = true,
             "SIZE" => self.size = Some(words.next().and_then(positive)),
@@ -164,6 +166,11 @@ impl Limits {
 }
 
 /// A number above zero.
+/// Keywords are in capitals nearly everywhere, and nobody copies those.
+fn uppercase(word: &str) -> Cow<'_, str> {
+    if word.bytes().any(|octet| octet.is_ascii_lowercase()) { word.to_ascii_uppercase().into() } else { word.into() }
+}
+
 fn positive(text: &str) -> Option<u64> {
     let digits = text.bytes().all(|octet| octet.is_ascii_digit());
     text.parse().ok().filter(|number| digits && *number > 0)

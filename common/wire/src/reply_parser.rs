@@ -201,7 +201,10 @@ impl Partial {
             }
             _ => text,
         };
-        line.push_str(&clean(&String::from_utf8_lossy(text)));
+        match std::str::from_utf8(text) {
+            Ok(text) if !text.bytes().any(|octet| octet.is_ascii_control() || !octet.is_ascii()) => line.push_str(text),
+            _ => line.push_str(&clean(&String::from_utf8_lossy(text))),
+        }
         self.lines.push(line);
     }
 
@@ -237,8 +240,10 @@ fn enhanced(input: &[u8]) -> IResult<&[u8], Status> {
     Ok((input, Status(u8::try_from(class).unwrap_or_default(), subject, detail)))
 }
 
+/// Of at most four digits.
 fn number(digits: &[u8]) -> Option<u16> {
-    std::str::from_utf8(digits).ok()?.parse().ok()
+    let add = |sum: u16, digit: &u8| sum.checked_mul(10)?.checked_add(u16::from(digit.checked_sub(b'0')?));
+    digits.iter().try_fold(0, add)
 }
 
 fn is_digit(octet: u8) -> bool {

@@ -263,6 +263,9 @@ impl<A: Archive> Desk<A> {
 }
 
 fn log_deliveries(outcome: &Outcome, original: &impl Original) {
+    if log::max_level() < log::Level::Info {
+        return;
+    }
     let lines = DeliveryLines::new(outcome, original.received());
     for recipient in &outcome.recipients {
         log::info!(target: lines.target(), "{}", lines.to(original.recipient(*recipient).address));

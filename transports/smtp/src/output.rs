@@ -16,6 +16,9 @@ use crate::stuffing::Stuffing;
 /// move what is left.
 const SEGMENT_OCTETS: usize = 16 * 1024;
 
+/// Octets of commands that a buffer has room for at first: a transaction for some recipients.
+const COMMANDS_OCTETS: usize = 256;
+
 /// The queue of segments.
 #[derive(Debug)]
 pub(crate) struct Output<L> {
@@ -58,7 +61,8 @@ impl<L: Letter> Output<L> {
         let full =
             !matches!(self.segments.back(), Some(Segment::Octets { octets, .. }) if octets.len() < SEGMENT_OCTETS);
         if full {
-            let octets = std::mem::take(&mut self.spare);
+            let mut octets = std::mem::take(&mut self.spare);
+            octets.reserve(COMMANDS_OCTETS);
             self.segments.push_back(Segment::Octets { octets, done: 0 });
         }
         let Some(Segment::Octets { octets, .. }) = self.segments.back_mut() else {
