@@ -1,6 +1,6 @@
 //! What must always hold of a scheduler between two inputs, for its own tests and for the simulation of the whole hub.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use zrelay_clock::Timestamp;
 use zrelay_spool::{BatchId, ThreadKey};
@@ -8,7 +8,7 @@ use zrelay_spool::{BatchId, ThreadKey};
 use crate::batch::{Batch, Place};
 use crate::door::Passage;
 use crate::lease::{Lease, LeaseState, Mark};
-use crate::limit::{Level, Limit};
+use crate::limit::{Level, Limit, RingId};
 use crate::line::Rank;
 use crate::scheduler::Scheduler;
 use crate::snapshot::{Load, State};
@@ -21,19 +21,28 @@ impl Scheduler {
     /// # Panics
     /// When it is not so.
     pub fn audit(&self, now: Timestamp) -> usize {
-        check_level(&self.all, self, |_| true);
-        for (id, ring) in &self.rings {
-            check_level(&ring.level, self, |lease| lease.ring == id);
-            let threads = self.threads.values().filter(|thread| thread.ring == id);
-            assert_eq!(threads.count(), ring.threads as usize);
-            let working = self.leases.values().filter(|lease| lease.ring == id && lease.works).count();
-            assert_eq!(working, ring.working as usize);
-            assert_eq!(ring.level.window, ring.pace.window());
-            let in_line = self.threads.iter().filter(|(_, thread)| thread.ring == id && thread.line.is_some());
-            assert_eq!(in_line.map(|(thread, _)| thread).collect::<BTreeSet<_>>(), ring.waiting);
+        let mut of_rings: HashMap<RingId, OfRing<'_>> = HashMap::new();
+        for lease in self.leases.values() {
+            of_rings.entry(lease.ring).or_default().leases.push(lease);
         }
+        for (id, thread) in &self.threads {
+            let of_ring = of_rings.entry(thread.ring).or_default();
+            of_ring.threads += 1;
+            of_ring.in_line.extend(thread.line.map(|_| id));
+        }
+        check_level(&self.all, &self.leases.values().collect::<Vec<_>>());
+        for (id, ring) in &self.rings {
+            let OfRing { leases, threads, in_line } = of_rings.remove(&id).unwrap_or_default();
+            check_level(&ring.level, &leases);
+            assert_eq!(threads, ring.threads);
+            assert_eq!(leases.iter().filter(|lease| lease.works).count(), ring.working as usize);
+            assert_eq!(ring.level.window, ring.pace.window());
+            assert_eq!(in_line, ring.waiting);
+        }
+        assert!(of_rings.is_empty(), "threads or leases of a ring that is gone");
         for (index, channel) in self.channels.iter().enumerate() {
-            check_level(&channel.level, self, |lease| lease.channel.0 == index);
+            let leases: Vec<&Lease> = self.leases.values().filter(|lease| lease.channel.0 == index).collect();
+            check_level(&channel.level, &leases);
         }
         if let Some((at, lease)) = self.next_mute() {
             assert!(at > now, "lease {lease} is mute and holds a place that others wait for");
@@ -48,14 +57,15 @@ impl Scheduler {
         total.recipients as usize - self.answered_in_part()
     }
 
-    /// Looks at one thread only, in a time that does not grow with its batches.
+    /// Looks at one thread only, in a time that does not grow with its batches. Returns what the tools say of it.
     ///
     /// # Panics
     /// When it has too many agents, waits although it could run, or has an agent with credit and without work.
-    pub fn audit_thread(&self, now: Timestamp, key: &ThreadKey) {
-        if let Some((id, thread)) = self.names.get(key).and_then(|id| Some((*id, self.threads.get(*id)?))) {
-            self.check_thread(id, thread, now);
-        }
+    pub fn audit_thread(&self, now: Timestamp, key: &ThreadKey) -> Option<State> {
+        let id = *self.names.get(key)?;
+        let thread = self.threads.get(id)?;
+        self.check_thread(id, thread, now);
+        Some(self.state_of(thread, now))
     }
 
     /// What the tools say of one thread, without the rest of its row.
@@ -120,8 +130,15 @@ fn check_books(thread: &Thread, now: Timestamp) {
     assert!(thread.batches.iter().filter(due).all(|(_, batch)| batch.due <= now), "not due");
 }
 
-fn check_level(level: &Level, scheduler: &Scheduler, of: impl Fn(&Lease) -> bool) {
-    let leases: Vec<&Lease> = scheduler.leases.values().filter(|lease| of(lease)).collect();
+/// What should be counted at a ring.
+#[derive(Default)]
+struct OfRing<'a> {
+    leases: Vec<&'a Lease>,
+    threads: u32,
+    in_line: BTreeSet<ThreadId>,
+}
+
+fn check_level(level: &Level, leases: &[&Lease]) {
     assert!(level.agents <= level.max, "a limit is exceeded");
     assert_eq!(level.agents as usize, leases.len());
     assert_eq!(level.closing as usize, leases.iter().filter(|lease| lease.is_closing()).count());

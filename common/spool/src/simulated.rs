@@ -127,6 +127,8 @@ const LEVELS: usize = 32;
 struct Chunks {
     levels: [OnceLock<Box<[OnceLock<Chunk>]>>; LEVELS],
     count: AtomicUsize,
+    /// Where something was found last: a record is looked at again and again.
+    last: AtomicUsize,
 }
 
 struct Chunk {
@@ -138,9 +140,29 @@ impl Chunk {
     fn end(&self) -> u32 {
         self.start + self.octets.len() as u32
     }
+
+    fn get(&self, offset: u32, length: u32) -> Option<&[u8]> {
+        let from = offset.checked_sub(self.start)? as usize;
+        self.octets.get(from..from + length as usize)
+    }
 }
 
 impl Chunks {
+    fn find(&self, offset: u32, length: u32) -> Option<&[u8]> {
+        let (mut low, mut high) = (0, self.count.load(Ordering::Acquire));
+        while low < high {
+            let middle = low + (high - low) / 2;
+            let chunk = self.chunk(middle)?;
+            if chunk.end() < offset || (chunk.end() == offset && length > 0) {
+                low = middle + 1;
+            } else {
+                high = middle;
+            }
+        }
+        self.last.store(low, Ordering::Relaxed);
+        self.chunk(low)?.get(offset, length)
+    }
+
     fn chunk(&self, index: usize) -> Option<&Chunk> {
         let level = (index + 1).ilog2();
         self.levels[level as usize].get()?[index + 1 - (1 << level)].get()
@@ -158,19 +180,8 @@ impl Chunks {
 
 impl View for Chunks {
     fn get(&self, offset: u32, length: u32) -> Option<&[u8]> {
-        let (mut low, mut high) = (0, self.count.load(Ordering::Acquire));
-        while low < high {
-            let middle = low + (high - low) / 2;
-            let chunk = self.chunk(middle)?;
-            if chunk.end() < offset || (chunk.end() == offset && length > 0) {
-                low = middle + 1;
-            } else {
-                high = middle;
-            }
-        }
-        let chunk = self.chunk(low)?;
-        let from = offset.checked_sub(chunk.start)? as usize;
-        chunk.octets.get(from..from + length as usize)
+        let last = || self.chunk(self.last.load(Ordering::Relaxed))?.get(offset, length).filter(|_| length > 0);
+        last().or_else(|| self.find(offset, length))
     }
 
     fn len(&self) -> u32 {
@@ -306,8 +317,8 @@ impl Storage for Simulated {
             assert!(!disk.files.contains_key(&number));
             disk.files.insert(number, File::default());
             disk.work(Victim::Names)?;
-            let zeros = vec![0; octets as usize];
-            disk.files.insert(number, File { octets: zeros.clone(), durable: zeros, ..File::default() });
+            let zeros = || vec![0; octets as usize];
+            disk.files.insert(number, File { octets: zeros(), durable: zeros(), ..File::default() });
             Ok(())
         })
         .map(|()| {

@@ -2,9 +2,9 @@
 //!
 //! What the driver of the real one does with a socket, a resolver and the system's clock is done here with events.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
+use foldhash::HashMap;
 use slotmap::new_key_type;
 use zrelay_agent::{Credit, Judgement, LeaseId, Release, Report, Rest, Statistics, Ticket, Verdict};
 use zrelay_clock::Timestamp;
@@ -84,7 +84,7 @@ impl Agent {
             begun: now,
             idle_since: None,
             armed: Timestamp::NEVER,
-            held: HashMap::new(),
+            held: HashMap::default(),
             room: CREDIT,
             greeted: false,
             silent: false,

@@ -3,8 +3,9 @@
 //! They are kept from the outside: from what clients are answered, what the rooms ask of the spool, what the spool tells
 //! them when it is durable, and what reaches the far sides. Nothing here asks a room what it believes.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
+use foldhash::HashMap;
 use zrelay_agent::{Judgement, Verdict};
 use zrelay_spool::{Disposition, Envelope, Handling, MessageId, Outcome};
 

@@ -1,6 +1,8 @@
 //! One connection as the far side sees it: a strict server of SMTP (RFC 5321) or LMTP (RFC 2033) that puts into the books
 //! what it takes.
 
+use std::fmt;
+use std::io::Write as _;
 use std::time::Duration;
 
 use zrelay_clock::Timestamp;
@@ -14,6 +16,9 @@ use crate::site::{Offers, Site, Temper};
 
 /// What an ordinary command costs a server.
 const COMMAND_TIME: Duration = Duration::from_micros(50);
+
+/// Octets of what is said at a time, mostly.
+const REPLIES: usize = 256;
 
 /// Seconds that a command waits on its way at most, and so tells of more than is left.
 const BY_SECONDS_MAX: i64 = 300;
@@ -47,8 +52,6 @@ struct Transaction {
 pub(crate) struct Session {
     mode: Mode,
     input: Vec<u8>,
-    /// What of the input is done with.
-    done: usize,
     transaction: Option<Transaction>,
     /// Replies that have not left yet.
     pub(crate) output: Vec<u8>,
@@ -76,9 +79,8 @@ impl Session {
             finals: 0,
             mode: Mode::Commands,
             input: Vec::new(),
-            done: 0,
             transaction: None,
-            output: Vec::new(),
+            output: Vec::with_capacity(REPLIES),
             cost: Duration::ZERO,
             closed: false,
             whole: false,
@@ -103,48 +105,47 @@ impl Session {
     }
 
     pub(crate) fn hear(&mut self, octets: &[u8], with: &mut Surroundings<'_>) {
-        self.input.extend_from_slice(octets);
-        while !self.closed && !self.silent && self.step(with) {}
-        self.input.drain(..self.done);
-        self.done = 0;
+        let mut input = std::mem::take(&mut self.input);
+        input.extend_from_slice(octets);
+        let mut rest = &input[..];
+        while !self.closed
+            && !self.silent
+            && let Some(done) = self.step(rest, with)
+        {
+            rest = &rest[done..];
+        }
+        let done = input.len() - rest.len();
+        input.drain(..done);
+        self.input = input;
     }
 
-    fn step(&mut self, with: &mut Surroundings<'_>) -> bool {
-        let rest = &self.input[self.done..];
+    /// Does what comes next in the input, if all of it is there, and says how long it was.
+    fn step(&mut self, rest: &[u8], with: &mut Surroundings<'_>) -> Option<usize> {
         match self.mode {
             Mode::Chunk(octets) => {
-                if rest.len() < octets {
-                    return false;
-                }
-                let content = rest[..octets].to_vec();
-                self.done += octets;
+                let content = rest.get(..octets)?;
                 self.mode = Mode::Commands;
-                self.content(&content, with);
+                self.content(content, with);
+                Some(octets)
             }
             Mode::Data => {
-                let end = if rest.starts_with(b".\r\n") {
-                    0
-                } else {
-                    let Some(at) = rest.windows(5).position(|five| five == b"\r\n.\r\n") else { return false };
-                    at + 2
-                };
+                let end = if rest.starts_with(b".\r\n") { 0 } else { memchr::memmem::find(rest, b"\r\n.\r\n")? + 2 };
                 let mut content = Vec::with_capacity(end);
                 for line in rest[..end].split_inclusive(|octet| *octet == b'\n') {
                     content.extend_from_slice(line.strip_prefix(b".").unwrap_or(line));
                 }
-                self.done += end + 3;
                 self.mode = Mode::Commands;
                 self.content(&content, with);
+                Some(end + 3)
             }
             Mode::Commands => {
-                let Some(end) = rest.iter().position(|octet| *octet == b'\n') else { return false };
-                let line = String::from_utf8(rest[..end].to_vec()).expect("the hub sends no such addresses");
-                self.done += end + 1;
+                let end = memchr::memchr(b'\n', rest)?;
+                let line = std::str::from_utf8(&rest[..end]).expect("the hub sends no such addresses");
                 self.cost += COMMAND_TIME;
                 self.command(line.trim_end(), with);
+                Some(end + 1)
             }
         }
-        true
     }
 
     fn command(&mut self, line: &str, with: &mut Surroundings<'_>) {
@@ -210,7 +211,8 @@ impl Session {
         }
         let last = lines.len() - 1;
         for (at, line) in lines.into_iter().enumerate() {
-            self.say(&format!("250{}{line}", if at == last { ' ' } else { '-' }));
+            self.output.extend_from_slice(if at == last { b"250 " } else { b"250-" });
+            self.say(line);
         }
     }
 
@@ -254,12 +256,12 @@ impl Session {
         if let Address::Recipient(number) = to {
             // Some mailboxes are gone, some are full for ever.
             match number % 101 {
-                7 => return self.say(&format!("550 5.1.1 {address} is unknown here")),
-                8 => return self.say(&format!("452 4.2.2 {address} is full")),
+                7 => return self.tell(format_args!("550 5.1.1 {address} is unknown here")),
+                8 => return self.tell(format_args!("452 4.2.2 {address} is full")),
                 _ => {}
             }
             if with.site.temper == Temper::Greylisting && !with.site.has_seen(number) {
-                return self.say(&format!("450 4.2.0 {address} is greylisted"));
+                return self.tell(format_args!("450 4.2.0 {address} is greylisted"));
             }
         }
         if with.site.temper == Temper::Odd && with.dice.in_thousand(20) {
@@ -267,7 +269,7 @@ impl Session {
             return self.say("421 4.3.2 going down in a moment");
         }
         transaction.recipients.push(to);
-        self.say(&format!("250 2.1.5 {address} ok"));
+        self.tell(format_args!("250 2.1.5 {address} ok"));
     }
 
     /// All octets of a message are here.
@@ -300,7 +302,7 @@ impl Session {
         let reference = with.books.taken(number, content, &transaction.recipients, with.awaited);
         with.site.takes(transaction.recipients.len(), transaction.begun, with.now + self.cost);
         if !self.closed {
-            self.say(&format!("250 2.0.0 queued as T{reference}"));
+            self.tell(format_args!("250 2.0.0 queued as T{reference}"));
         }
         if with.site.temper == Temper::Odd && with.dice.in_thousand(20) {
             self.silent = true;
@@ -327,6 +329,10 @@ impl Session {
             }
         }
         self.closed |= breaks;
+    }
+
+    fn tell(&mut self, line: fmt::Arguments<'_>) {
+        write!(self.output, "{line}\r\n").expect("memory takes everything");
     }
 
     fn say(&mut self, line: &str) {

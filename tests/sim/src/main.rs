@@ -8,6 +8,10 @@ use zrelay_sim::{Ended, History};
 /// Sites of which the pace is printed.
 const SITES_SHOWN: usize = 20;
 
+/// A day of a busy hub makes and frees many millions of small pieces between large ones.
+#[global_allocator]
+static HEAP: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const USAGE: &str = "\
 usage: tests/sim-replay [OPTION...] SEED
 

@@ -10,11 +10,12 @@
 //!
 //! An operator who wants a site tried ends its rest.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use foldhash::HashMap;
 use zrelay_agent::{Judgement, LeaseId, Ticket, Verdict};
 use zrelay_clock::Timestamp;
 use zrelay_config::{Clause, Config, Rates, WarmUp};
@@ -122,13 +123,13 @@ impl Manners {
             clauses: config.clauses.clone(),
             sources: config.sources.clone(),
             recipients_max: sites.iter().map(|site| site.recipients_max).collect(),
-            leases: HashMap::new(),
-            carried: HashMap::new(),
-            rests: HashMap::new(),
-            handed: HashMap::new(),
-            arrived: HashMap::new(),
-            days: HashMap::new(),
-            kept: HashMap::new(),
+            leases: HashMap::default(),
+            carried: HashMap::default(),
+            rests: HashMap::default(),
+            handed: HashMap::default(),
+            arrived: HashMap::default(),
+            days: HashMap::default(),
+            kept: HashMap::default(),
         }
     }
 

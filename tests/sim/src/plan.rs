@@ -274,10 +274,8 @@ fn temper(number: u32, cases: u64, dice: &mut Dice) -> Temper {
 /// A world in which all messages are posted within `span`.
 fn world(plan: Plan, config: &str, sites: Vec<Site>, mut dice: Dice, span: Duration) -> World {
     let config = Config::parse("the simulation", config).expect("the configuration of the simulation is right");
-    let times: Vec<Duration> = plan.postings.iter().map(|_| dice.between(Duration::ZERO, span)).collect();
-    let mut world = World::new(plan, config, sites, dice, START);
-    for (posting, time) in (0..).zip(times) {
-        world.agenda.set(START + time, Event::Post(posting));
-    }
-    world
+    let time = |posting| (START + dice.between(Duration::ZERO, span), posting);
+    let mut posts: Vec<(Timestamp, u32)> = (0..plan.postings.len() as u32).map(time).collect();
+    posts.sort_unstable();
+    World::new(plan, config, sites, dice, START, posts)
 }

@@ -10,9 +10,10 @@
 //! - what an operator did is still so behind a crash, once the spool has made it durable, and nothing is held that nobody
 //!   held.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use foldhash::{HashMap, HashSet};
 use zrelay_agent::{LeaseId, Report, Rest, Ticket};
 use zrelay_clock::Timestamp;
 use zrelay_config::{Clause, Config};
@@ -104,10 +105,10 @@ impl Queue {
         Self {
             clauses: config.clauses.clone(),
             batches: BTreeMap::new(),
-            leases: HashMap::new(),
+            leases: HashMap::default(),
             held: BTreeSet::new(),
             holds: Holds::default(),
-            pending: HashSet::new(),
+            pending: HashSet::default(),
             dooms: Vec::new(),
             paused: false,
         }
@@ -136,7 +137,7 @@ impl Queue {
             deliver_by: batch.deliver_by,
             warned: batch.warned,
             tries: Tries { told: batch.attempts, most: batch.attempts, carried: false },
-            put_off: HashMap::new(),
+            put_off: HashMap::default(),
         };
         assert!(self.batches.insert(batch.id, entry).is_none(), "batch {} comes twice", batch.id);
     }

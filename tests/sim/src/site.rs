@@ -1,10 +1,10 @@
 //! The far sides: hosts with tempers.
 
-use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use foldhash::HashSet;
 use zrelay_clock::Timestamp;
 
 use crate::chance::Dice;
@@ -132,7 +132,7 @@ impl Site {
             busy_until: Timestamp::ZERO,
             recipients_max: if dice.in_thousand(200) { 5 } else { 1000 },
             minute: (0, 0),
-            seen: HashSet::new(),
+            seen: HashSet::default(),
         }
     }
 

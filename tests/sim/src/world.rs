@@ -11,16 +11,19 @@
 //! do, and all that must hold is looked at.
 
 mod agents;
+mod checks;
 mod faults;
 mod holds;
 mod mail;
 mod network;
 mod operator;
+mod rooms;
 
 use std::cmp::Reverse;
-use std::collections::HashMap;
+use std::collections::VecDeque;
 use std::time::Duration;
 
+use foldhash::HashMap;
 use slotmap::SlotMap;
 use zrelay_agent::{LeaseId, Report};
 use zrelay_clock::Timestamp;
@@ -28,9 +31,8 @@ use zrelay_config::Config;
 use zrelay_error::Desk;
 use zrelay_holds::Standing;
 use zrelay_local::Agents as Local;
-use zrelay_mailbox::{Received, Receiver, Sender, mailbox};
+use zrelay_mailbox::{Receiver, Sender, mailbox};
 use zrelay_router::Router;
-use zrelay_scheduler::snapshot::State;
 use zrelay_scheduler::{Scheduler, Settings};
 use zrelay_sites::{Fact, Sites};
 use zrelay_spool::testing::{Idle, Simulated, Stepped};
@@ -136,6 +138,8 @@ pub(crate) struct World {
     pub(crate) now: Timestamp,
     pub(crate) dice: Dice,
     pub(crate) agenda: Agenda<Event>,
+    /// Postings to come, the next one first.
+    posts: VecDeque<(Timestamp, u32)>,
     pub(crate) books: Books,
     queue: Queue,
     manners: Manners,
@@ -167,6 +171,8 @@ pub(crate) struct World {
 
     /// What waits for the disk.
     inbox: Vec<Request>,
+    /// What an agent writes, before it is on its way.
+    written: Vec<u8>,
     disk_busy: bool,
     settle_set: bool,
     retry_set: bool,
@@ -195,7 +201,15 @@ macro_rules! tell {
 use tell;
 
 impl World {
-    pub(crate) fn new(plan: Plan, config: Config, sites: Vec<Site>, mut dice: Dice, start: Timestamp) -> Self {
+    /// A world with an empty queue, in which these postings come at their times, ascending.
+    pub(crate) fn new(
+        plan: Plan,
+        config: Config,
+        sites: Vec<Site>,
+        mut dice: Dice,
+        start: Timestamp,
+        posts: Vec<(Timestamp, u32)>,
+    ) -> Self {
         let disk = Simulated::default();
         let (spool, news) = Stepped::open(&disk, plan.segment_bytes, start).expect("an empty disk can be read");
         assert!(news.is_empty(), "an empty disk holds something");
@@ -205,9 +219,10 @@ impl World {
             .remembering(start, learned.clone())
             .holding(Box::new(spool.reader()), standing.clone());
         let (desk, notary_requests) = desk(&spool, &config);
-        Self {
+        let mut world = Self {
             now: start,
             agenda: Agenda::new(),
+            posts: posts.into(),
             books: Books::default(),
             queue: Queue::new(&config),
             manners: Manners::new(&config, &sites),
@@ -228,9 +243,10 @@ impl World {
             answers: mailbox(ANSWERS_MAX),
             local: Local::new(),
             agents: SlotMap::with_key(),
-            leases: HashMap::new(),
-            agents_of: HashMap::new(),
+            leases: HashMap::default(),
+            agents_of: HashMap::default(),
             inbox: Vec::new(),
+            written: Vec::new(),
             disk_busy: false,
             settle_set: false,
             retry_set: false,
@@ -246,6 +262,15 @@ impl World {
             config,
             dice,
             start,
+        };
+        world.await_post();
+        world
+    }
+
+    /// The next posting is set down only now: a day's would make the agenda deep.
+    fn await_post(&mut self) {
+        if let Some((at, posting)) = self.posts.pop_front() {
+            self.agenda.set(at, Event::Post(posting));
         }
     }
 
@@ -311,7 +336,10 @@ impl World {
 
     fn happens(&mut self, event: Event) {
         match event {
-            Event::Post(message) => self.post(message),
+            Event::Post(message) => {
+                self.await_post();
+                self.post(message);
+            }
             Event::Disk(life) if life == self.life => self.disk_turn(),
             Event::Settle(life) if life == self.life => {
                 self.settle_set = false;
@@ -340,104 +368,6 @@ impl World {
             Event::Operator => self.operator(),
             Event::LastOperator => self.last_operator(),
         }
-    }
-
-    /// Lets the rooms do all that there is to do.
-    fn rooms(&mut self) {
-        self.desk.work(self.now);
-        for turn in 0.. {
-            assert!(turn < 100_000, "the rooms do not come to rest");
-            let mut rest = true;
-            while self.scheduler.poll_timeout().is_some_and(|at| at <= self.now) {
-                self.scheduler.handle_timeout(self.now);
-                rest = false;
-            }
-            while let Some(request) = self.scheduler.poll_record() {
-                if let Request::Outcomes(outcomes) = &request {
-                    outcomes.iter().for_each(|outcome| self.books.staged(outcome));
-                    outcomes.iter().for_each(|outcome| self.queue.staged(self.now, outcome));
-                }
-                self.inbox.push(request);
-                rest = false;
-            }
-            rest &= !self.orders();
-            while let Some(report) = self.local.poll_report() {
-                self.reports.push(report);
-            }
-            for report in std::mem::take(&mut self.reports) {
-                self.hear(report);
-                // What it is answered at once is not what it is answered behind the next one.
-                self.orders();
-                rest = false;
-            }
-            while let Received::Item(request) = self.notary_requests.try_recv() {
-                if let Request::Commit { message, envelope, .. } = &request {
-                    tell!(self, "notary  {message}: a report on {:?}", envelope.origin);
-                    self.books.report_staged(*message, envelope);
-                }
-                self.inbox.push(request);
-                rest = false;
-            }
-            if rest {
-                break;
-            }
-        }
-        self.arm_disk();
-    }
-
-    /// Hands out the scheduler's orders. Returns whether there were any.
-    fn orders(&mut self) -> bool {
-        let mut any = false;
-        while let Some(order) = self.scheduler.poll_order() {
-            self.order(order);
-            any = true;
-        }
-        any
-    }
-
-    fn arm_disk(&mut self) {
-        if !self.inbox.is_empty() && !self.disk_busy {
-            self.disk_busy = true;
-            let time = self.dice.between(Duration::from_millis(1), self.plan.sync_time);
-            self.agenda.set(self.now + time, Event::Disk(self.life));
-        }
-        if !self.spool.is_settled() && !self.settle_set {
-            self.settle_set = true;
-            self.agenda.set(self.now + SETTLE_AFTER, Event::Settle(self.life));
-        }
-        if self.spool.is_in_trouble() && !self.retry_set {
-            self.retry_set = true;
-            self.agenda.set(self.now + RETRY_AFTER, Event::Retry(self.life));
-        }
-    }
-
-    /// Looks at what must always hold.
-    fn look(&mut self) {
-        self.queue.look();
-        self.look_at_retried();
-        for key in std::mem::take(&mut self.touched) {
-            self.scheduler.audit_thread(self.now, &key);
-            self.look_at_state(&key);
-        }
-        if self.events.is_multiple_of(self.plan.audit_every) {
-            let recipients = self.scheduler.audit(self.now);
-            let known = self.books.open() + (self.books.figures.reports + self.books.figures.delays) as usize;
-            assert!(recipients <= known, "the scheduler has {recipients} recipients, where {known} are known");
-            let (listed, _) = self.scheduler.batches(self.now, None, None, usize::MAX);
-            self.queue.compare(self.now, &listed, &self.scheduler.totals().holds);
-        }
-    }
-
-    /// What a thread is said to wait for is there.
-    fn look_at_state(&mut self, thread: &ThreadKey) {
-        let state = self.scheduler.state(self.now, thread);
-        let Some(state @ (State::Rate(..) | State::Suspended(_))) = state else { return };
-        match state {
-            State::Rate(..) => self.seen.rates += 1,
-            _ => self.seen.suspensions += 1,
-        }
-        let way = self.manners.way(thread, self.queue.clause(thread), self.site_of_thread(thread));
-        self.manners.check(self.now, &way, state);
     }
 
     fn tell(&self, what: std::fmt::Arguments<'_>) {

@@ -102,11 +102,13 @@ impl World {
             if !conversation.wants_write() || connection.unread >= SEND_BUFFER {
                 return;
             }
-            let mut octets = Vec::new();
+            let written = &mut self.written;
+            written.clear();
             conversation.gather(|slice| {
-                octets.extend_from_slice(slice);
-                octets.len() < WRITE_MAX
+                written.extend_from_slice(slice);
+                written.len() < WRITE_MAX
             });
+            let mut octets = written.clone();
             if octets.is_empty() {
                 return;
             }
@@ -166,7 +168,8 @@ impl World {
         if session.output.is_empty() && !session.closed {
             return;
         }
-        let mut output = std::mem::take(&mut session.output);
+        let mut output = session.output.clone();
+        session.output.clear();
         let done = self.now.max(connection.down) + std::mem::take(&mut session.cost);
         let half = connection.rtt / 2;
         let sent = (self.now + half).max(done + half).max(connection.down);
