@@ -134,28 +134,25 @@ fn commit_to(recipients: usize, message: MessageId, body: &[u8], reply: CommitRe
 }
 
 #[test]
-fn many_writers_share_few_syncs() {
-    const WRITERS: usize = 64;
-    const EACH: usize = 20;
+fn what_comes_while_the_disk_works_shares_a_sync() {
+    const MESSAGES: u64 = 1280;
     let directory = tempfile::tempdir().unwrap();
-    let hub = start(directory.path(), 2 * WRITERS * EACH);
-    thread::scope(|scope| {
-        for writer in 0..WRITERS {
-            let hub = &hub;
-            scope.spawn(move || {
-                (0..EACH).for_each(|n| {
-                    hub.store(format!("Subject: {n} of {writer}\r\n\r\nhello\r\n").as_bytes());
-                });
-            });
-        }
-    });
+    let hub = start(directory.path(), 2 * MESSAGES as usize);
+    let (to, answers) = mailbox(MESSAGES as usize);
+    let requests = hub.handle.sender();
+    for n in 0..MESSAGES {
+        let body = format!("Subject: {n}\r\n\r\nhello\r\n");
+        let reply = CommitReply { to: to.clone(), token: n };
+        assert!(requests.send(commit(hub.handle.next_id(), body.as_bytes(), reply)).is_ok());
+    }
+    (0..MESSAGES).for_each(|n| assert_eq!(next(&answers).token, n));
     let statistics = hub.handle.statistics();
-    assert_eq!(statistics.messages, (WRITERS * EACH) as u64);
+    assert_eq!(statistics.messages, MESSAGES);
     assert!(statistics.syncs * 4 < statistics.messages, "{statistics:?}");
     assert_eq!((statistics.open_messages, hub.handle.health()), (statistics.messages, Health::Good));
     hub.stop();
 
-    assert_eq!(Offline::open(&directory.path().join("spool")).unwrap().figures().unrouted, (WRITERS * EACH) as u64);
+    assert_eq!(Offline::open(&directory.path().join("spool")).unwrap().figures().unrouted, MESSAGES);
 }
 
 #[test]
