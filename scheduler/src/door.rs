@@ -195,12 +195,17 @@ impl Scheduler {
     }
 
     fn is_shut(&self, key: DoorKey, now: Timestamp) -> Option<Shut> {
-        if let (Place::Ring(ring), Passage::Mail) = (key.place, key.passage)
-            && let Some((until, _)) = self.rings.get(ring)?.pace.suspended(now)
-        {
-            return Some(Shut { key, until, why: Why::Suspended });
-        }
-        let (until, limiter) = self.doors(key.place)?.of(key.passage).shut(now)?;
+        let doors = match key.place {
+            Place::Ring(ring) => {
+                let ring = self.rings.get(ring)?;
+                if let (Passage::Mail, Some((until, _))) = (key.passage, ring.pace.suspended(now)) {
+                    return Some(Shut { key, until, why: Why::Suspended });
+                }
+                &ring.doors
+            }
+            place => self.doors(place)?,
+        };
+        let (until, limiter) = doors.of(key.passage).shut(now)?;
         Some(Shut { key, until, why: Why::UsedUp(limiter.unit, limiter.allowance(now)) })
     }
 

@@ -161,6 +161,8 @@ pub(crate) struct World {
     spool: Stepped,
     reader: Reader,
     scheduler: Scheduler,
+    /// When the scheduler wants to be called, as it said last.
+    wakes_at: Option<Timestamp>,
     desk: Desk<Reader>,
     notary_requests: Receiver<Request>,
     answers: (Sender<Committed>, Receiver<Committed>),
@@ -238,6 +240,7 @@ impl World {
             reader: spool.reader(),
             spool,
             scheduler,
+            wakes_at: None,
             desk,
             notary_requests,
             answers: mailbox(ANSWERS_MAX),
@@ -299,7 +302,7 @@ impl World {
         self.events += 1;
         let open = self.spool.statistics().open_messages;
         assert!(self.events < self.plan.events_max, "it never ends: {open} messages are open");
-        let rooms = [self.scheduler.poll_timeout(), self.desk.poll_timeout()];
+        let rooms = [self.wakes_at, self.desk.poll_timeout()];
         let room = rooms.into_iter().flatten().min().map(|at| at.max(self.now));
         match (room, self.agenda.next_at()) {
             // All that is left is what the scheduler remembers of empty threads.

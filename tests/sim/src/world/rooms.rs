@@ -14,8 +14,10 @@ impl World {
         for turn in 0.. {
             assert!(turn < 100_000, "the rooms do not come to rest");
             let mut rest = true;
-            while self.scheduler.poll_timeout().is_some_and(|at| at <= self.now) {
+            self.wakes_at = self.scheduler.poll_timeout();
+            while self.wakes_at.is_some_and(|at| at <= self.now) {
                 self.scheduler.handle_timeout(self.now);
+                self.wakes_at = self.scheduler.poll_timeout();
                 rest = false;
             }
             while let Some(request) = self.scheduler.poll_record() {
