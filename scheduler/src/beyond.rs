@@ -6,8 +6,8 @@
 //! Every thread may keep a few batches in memory however many threads there are; they cost less than the thread does.
 //!
 //! A run comes in again when its thread has little left that is due and something in the run is, or when something in it
-//! comes to its expiry: by due time, and of the thread that needs it. It comes in whole, and what does not fit then goes
-//! out again. Nothing is counted anew: sums cover what is beyond the window as well.
+//! comes to its expiry: by due time, and of the thread that needs it. What a sender was promised brings a run in at its
+//! time, whether its thread may run or not. A run comes in whole, and what does not fit then goes out again. Nothing is counted anew: sums cover what is beyond the window as well.
 //!
 //! What an operator holds by itself goes first, in runs of its own, since its turn does not come: such a run comes in when
 //! somebody does something to a batch in it, or its sender is to be told of the delay.
@@ -310,6 +310,8 @@ impl Scheduler {
         // What is due is tried once more however old it is.
         let waits = |run: &RunId| thread.beyond.runs.get(run).is_some_and(|run| thread.due_at(run.due) > now);
         let expired = || thread.beyond.expiry.first().filter(|(at, run)| *at <= now && thread.wakes() && waits(run));
+        // What a sender was promised does not wait for a turn.
+        let promised = || thread.beyond.promises.first().filter(|(at, _)| *at <= now);
         let due = || {
             let (_, _, run) = thread.beyond.due.first().filter(|(at, ..)| running && *at <= now)?;
             let known = thread.beyond.runs.get(run)?;
@@ -319,7 +321,8 @@ impl Scheduler {
             (thread.flows.is_empty() || (wanted && known.batches() <= room)).then_some(*run)
         };
         let wanted = thread.beyond.wanted.first().copied();
-        let Some(run) = wanted.or_else(|| expired().map(|(_, run)| *run)).or_else(due) else { return };
+        let in_time = || expired().or_else(promised).map(|(_, run)| *run);
+        let Some(run) = wanted.or_else(in_time).or_else(due) else { return };
         thread.beyond.reading = Some(run);
         let thread = thread.key.clone();
         self.window.orders.push_back(SpillOrder::Read { run, thread });
@@ -383,10 +386,7 @@ impl Scheduler {
             debug_assert!(batch.place != Place::Carried && batch.hold == hold);
             batches.push(batch.into_queued(batch_id, &thread.key));
         }
-        let expires = |batch: &QueuedBatch| if batch.held { Timestamp::NEVER } else { thread.expires(batch.received) };
-        let Some(run) = Run::of(hold, &batches, |batch| expires(batch).min(thread.promised(batch))) else {
-            return false;
-        };
+        let Some(run) = Run::of(hold, &batches, thread) else { return false };
         self.window.beyond += batches.len();
         let run_id = match thread.beyond.open(hold, batches.len(), fill) {
             Some(run_id) => {

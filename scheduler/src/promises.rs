@@ -3,7 +3,7 @@
 //!
 //! Both are kept wherever a batch rests: waiting, due and in line for an agent, held by an operator, in the thread of a
 //! host that is down. (The `expiry` of the clause is not: an operator's hold stops that clock.) A batch that an agent
-//! carries at the time is looked at when it comes back, and one beyond the window comes in for it, unless its thread is held.
+//! carries at the time is looked at when it comes back, and one beyond the window comes in for it.
 //!
 //! A delay is told once in the life of a batch. It is recorded as [`Disposition::Delayed`], so that a restart does not
 //! tell it again; who is told decides the spool by `NOTIFY` (RFC 3461 §4.1).
@@ -53,10 +53,11 @@ impl Thread {
         }
     }
 
-    /// When something is to be kept next.
-    pub(crate) fn next_promise(&self) -> Option<Timestamp> {
+    /// When something is to be kept next, in memory or not.
+    pub(crate) fn next_promise(&self, now: Timestamp) -> Option<Timestamp> {
         let deadline = self.promises.deadlines.first().map(|(at, _)| *at);
-        [deadline, self.next_late().map(|(at, _)| at)].into_iter().flatten().min()
+        let late = self.next_late().map(|(at, _)| at);
+        [deadline, late, self.beyond.next_promise(now)].into_iter().flatten().min()
     }
 
     /// The next batch to be late, and when.

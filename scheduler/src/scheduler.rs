@@ -312,7 +312,7 @@ impl Scheduler {
         } else {
             wake
         };
-        let promise = thread.next_promise().filter(|at| thread.sweeps.is_empty() || *at > now);
+        let promise = thread.next_promise(now).filter(|at| thread.sweeps.is_empty() || *at > now);
         let promise = promise.filter(|_| self.paused.is_none());
         let next = [next, promise].into_iter().flatten().min();
         if thread.timer == next {

@@ -10,6 +10,7 @@ use crate::batch::Hold;
 use crate::operator::Action;
 use crate::snapshot::Load;
 use crate::sweep::Work;
+use crate::thread::Thread;
 
 /// Runs, the last ones, among which one is looked for that may grow.
 const OPEN_MAX: usize = 16;
@@ -20,8 +21,10 @@ pub(crate) struct Beyond {
     pub(super) runs: BTreeMap<RunId, Run>,
     /// When something in a run is due, as far as the batches themselves are concerned, and its first batch.
     pub(super) due: BTreeSet<(Timestamp, BatchId, RunId)>,
-    /// When something in a run comes to its expiry, or to what its sender was promised.
+    /// When something in a run comes to its expiry.
     pub(super) expiry: BTreeSet<(Timestamp, RunId)>,
+    /// When something in a run comes to what its sender was promised.
+    pub(super) promises: BTreeSet<(Timestamp, RunId)>,
     /// Runs that are wanted whatever the window says.
     pub(super) wanted: BTreeSet<RunId>,
     /// The one that the driver has been asked for.
@@ -35,7 +38,9 @@ pub(super) struct Run {
     pub(super) load: Load,
     /// [`Timestamp::NEVER`] when they are held.
     pub(super) due: Timestamp,
+    /// [`Timestamp::NEVER`] when they are held.
     pub(super) expires: Timestamp,
+    pub(super) promised: Timestamp,
     /// When the message of its oldest batch came in.
     pub(super) oldest: Timestamp,
     /// Its batches are among these.
@@ -56,14 +61,16 @@ pub(super) enum Pending {
 }
 
 impl Run {
-    pub(super) fn of(hold: Hold, batches: &[QueuedBatch], expires: impl Fn(&QueuedBatch) -> Timestamp) -> Option<Self> {
+    /// A run of these batches of a thread.
+    pub(super) fn of(hold: Hold, batches: &[QueuedBatch], thread: &Thread) -> Option<Self> {
         let ids = || batches.iter().map(|batch| batch.id);
-        let due = batches.iter().map(|batch| batch.due).min()?;
+        let turn = |at: Timestamp| if hold.is_held() { Timestamp::NEVER } else { at };
         Some(Self {
             hold,
             load: load_of(batches),
-            due: if hold.is_held() { Timestamp::NEVER } else { due },
-            expires: batches.iter().map(expires).min()?,
+            due: turn(batches.iter().map(|batch| batch.due).min()?),
+            expires: turn(batches.iter().map(|batch| thread.expires(batch.received)).min()?),
+            promised: batches.iter().map(|batch| thread.promised(batch)).min()?,
             oldest: batches.iter().map(|batch| batch.received).min()?,
             ids: (ids().min()?, ids().max()?),
             pending: Vec::new(),
@@ -75,6 +82,7 @@ impl Run {
         self.load.add(other.load);
         self.due = self.due.min(other.due);
         self.expires = self.expires.min(other.expires);
+        self.promised = self.promised.min(other.promised);
         self.oldest = self.oldest.min(other.oldest);
         self.ids = (self.ids.0.min(other.ids.0), self.ids.1.max(other.ids.1));
     }
@@ -121,9 +129,16 @@ impl Beyond {
         Some((self.due.first()?.0, self.expiry.first()?.0))
     }
 
+    /// When something is to be kept next that a sender was promised, unless it is being seen to.
+    pub(crate) fn next_promise(&self, now: Timestamp) -> Option<Timestamp> {
+        let (at, _) = self.promises.first()?;
+        (*at != Timestamp::NEVER && (*at > now || self.reading.is_none())).then_some(*at)
+    }
+
     pub(super) fn add(&mut self, id: RunId, run: Run) {
         self.due.insert((run.due, run.ids.0, id));
         self.expiry.insert((run.expires, id));
+        self.promises.insert((run.promised, id));
         self.runs.insert(id, run);
     }
 
@@ -131,6 +146,7 @@ impl Beyond {
         let run = self.runs.remove(&id)?;
         self.due.remove(&(run.due, run.ids.0, id));
         self.expiry.remove(&(run.expires, id));
+        self.promises.remove(&(run.promised, id));
         self.wanted.remove(&id);
         self.reading = self.reading.filter(|reading| *reading != id);
         Some(run)
@@ -173,8 +189,11 @@ impl Beyond {
         }
         let Some(run) = self.runs.get_mut(&id) else { return };
         self.expiry.remove(&(run.expires, id));
+        self.promises.remove(&(run.promised, id));
         run.expires = run.expires.max(until);
+        run.promised = run.promised.max(until);
         self.expiry.insert((run.expires, id));
+        self.promises.insert((run.promised, id));
     }
 
     /// Notes something for all runs.

@@ -134,3 +134,27 @@ fn with_notify_the_sender_is_told_at_its_time_and_the_message_goes_on() {
     (0..2).for_each(|_| world.settle(lease, Judgement::Delivered { dsn_relayed: false }, &reply(250, "ok")));
     assert!(world.open.is_empty());
 }
+
+/// A thread that waits for an agent, and one that is held: of both nearly everything is beyond the window.
+#[test]
+fn promises_are_kept_beyond_the_window_of_what_waits_for_its_turn_or_is_held() {
+    let mut world = world(100);
+    world.scheduler.set_window(10);
+    let arrive = |world: &mut World, thread: &str| -> Vec<BatchId> {
+        (0..50).map(|_| world.arrive_as(thread, 1, 100, by(200, ByMode::Return))).collect()
+    };
+    let waits = arrive(&mut world, "smtp/waits");
+    hold(&mut world, "smtp/held");
+    let held = arrive(&mut world, "smtp/held");
+    assert!(world.scheduler.beyond_window() >= 80, "{} are beyond the window", world.scheduler.beyond_window());
+    pass(&mut world, 150);
+    for batch in waits.iter().chain(&held) {
+        assert_eq!(told(&world, *batch, Disposition::Delayed), [100], "{batch}");
+    }
+    assert!(world.scheduler.beyond_window() >= 80, "they are back beyond it");
+    pass(&mut world, 100);
+    for batch in waits.iter().chain(&held) {
+        assert_eq!(told(&world, *batch, Disposition::Expired), [200], "{batch}");
+    }
+    assert!(world.open.is_empty());
+}

@@ -80,6 +80,8 @@ pub struct Seen {
     pub rates: u64,
     /// Times that a thread was seen to wait for a site that wants less mail.
     pub suspensions: u64,
+    /// Batches that were written to wait beyond the window.
+    pub spilled: u64,
 }
 
 /// Whether every step is printed.

@@ -49,6 +49,8 @@ pub(crate) struct Plan {
     /// Events after which it is taken for endless.
     pub(crate) events_max: u64,
     pub(crate) idle: Duration,
+    /// Batches that the scheduler may have in memory.
+    pub(crate) window: usize,
 }
 
 impl Plan {
@@ -114,6 +116,7 @@ pub(crate) fn small(seed: u64) -> World {
             }
         })
         .collect();
+    let narrow = dice.below(3) == 0;
     let plan = Plan {
         postings,
         sites,
@@ -125,6 +128,7 @@ pub(crate) fn small(seed: u64) -> World {
         audit_every: 5,
         events_max: 2_000_000,
         idle: Duration::from_secs(60),
+        window: if narrow { 1 + dice.below(30) as usize } else { usize::MAX },
     };
     let sites = (0..sites).map(|number| Site::new(number, temper(number, 400, &mut dice), &mut dice)).collect();
     let span = Duration::from_secs(60 + dice.below(3600));
@@ -145,7 +149,7 @@ pub(crate) fn small(seed: u64) -> World {
         };
         world.agenda.set(at, Event::Fault(fault));
     }
-    let operators = if world.dice.below(2) == 0 { world.dice.below(30) } else { 0 };
+    let operators = if !narrow && world.dice.below(2) == 0 { world.dice.below(30) } else { 0 };
     operators_come(&mut world, operators, span * 2);
     world
 }
@@ -239,6 +243,7 @@ pub(crate) fn day(seed: u64, recipients: u32, domains: u32) -> World {
         audit_every: 200_000,
         events_max: 100_000_000,
         idle: Duration::from_secs(10),
+        window: usize::MAX,
     };
     let sites = (0..sites).map(|number| Site::new(number, temper(number, 100, &mut dice), &mut dice)).collect();
     world(plan, config, sites, dice, Duration::from_secs(86_400))

@@ -356,8 +356,15 @@ impl Queue {
         }
     }
 
-    /// What the scheduler lists is what is known here, and what was promised of it is kept.
-    pub(crate) fn compare(&self, now: Timestamp, listed: &[BatchView], holds: &[String]) {
+    /// What the scheduler lists, and what it has beyond its window, is what is known here, and what was promised of it is
+    /// kept.
+    pub(crate) fn compare<'a>(
+        &self,
+        now: Timestamp,
+        listed: &[BatchView],
+        beyond: impl Iterator<Item = &'a QueuedBatch>,
+        holds: &[String],
+    ) {
         assert_eq!(holds.iter().cloned().collect::<BTreeSet<_>>(), self.holds.texts(), "other holds stand");
         let resting = listed.iter().filter(|view| view.place != BatchPlace::Carried);
         let mut count = 0;
@@ -369,16 +376,30 @@ impl Queue {
             assert_eq!(view.recipients, entry.open, "{}", view.id);
             assert_eq!(view.place == BatchPlace::Held, held, "{view:?}, {entry:?}");
             assert!(entry.lease.is_none(), "{view:?} is carried");
-            if !self.paused {
-                let late = self.late(entry).is_some_and(|at| at <= now);
-                assert!(!late || entry.warned, "nobody is told that {} of {} is late", view.id, view.thread);
-                let over = |by: DeliverBy| by.mode == ByMode::Return && by.deadline <= now;
-                let over = entry.deliver_by.filter(|by| by.deadline > entry.received).is_some_and(over);
-                assert!(!over, "the time of {} is over, and it rests in {}", view.id, view.thread);
-            }
+            self.check_promises(now, view.id, entry);
+        }
+        for batch in beyond {
+            let entry = self.batches.get(&batch.id).unwrap_or_else(|| panic!("{batch:?} waits on disk and has ended"));
+            count += 1;
+            assert_eq!((&batch.thread, batch.received), (&entry.thread, entry.received), "{}", batch.id);
+            assert_eq!(batch.recipients, entry.open, "{}", batch.id);
+            assert!(entry.lease.is_none(), "{batch:?} is carried");
+            self.check_promises(now, batch.id, entry);
         }
         let known = self.batches.values().filter(|entry| entry.lease.is_none()).count();
         assert_eq!(count, known, "batches are lost to the listing");
+    }
+
+    /// The sender of what is late was told so, and what was to be returned by now was.
+    fn check_promises(&self, now: Timestamp, id: BatchId, entry: &Entry) {
+        if self.paused {
+            return;
+        }
+        let (thread, late) = (&entry.thread, self.late(entry).is_some_and(|at| at <= now));
+        assert!(!late || entry.warned, "nobody is told that {id} of {thread} is late");
+        let over = |by: DeliverBy| by.mode == ByMode::Return && by.deadline <= now;
+        let over = entry.deliver_by.filter(|by| by.deadline > entry.received).is_some_and(over);
+        assert!(!over, "the time of {id} is over, and it rests in {thread}");
     }
 
     /// The hub starts again on what the disk holds. `holds` are those of the new scheduler.

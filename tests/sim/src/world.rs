@@ -18,9 +18,10 @@ mod mail;
 mod network;
 mod operator;
 mod rooms;
+mod window;
 
 use std::cmp::Reverse;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use foldhash::HashMap;
@@ -33,10 +34,10 @@ use zrelay_holds::Standing;
 use zrelay_local::Agents as Local;
 use zrelay_mailbox::{Receiver, Sender, mailbox};
 use zrelay_router::Router;
-use zrelay_scheduler::{Scheduler, Settings};
+use zrelay_scheduler::{RunId, Scheduler, Settings};
 use zrelay_sites::{Fact, Sites};
 use zrelay_spool::testing::{Idle, Simulated, Stepped};
-use zrelay_spool::{Committed, Reader, Request, ThreadKey};
+use zrelay_spool::{Committed, QueuedBatch, Reader, Request, ThreadKey};
 
 use crate::Seen;
 use crate::agent::{Agent, AgentKey, ConnectionKey};
@@ -161,6 +162,8 @@ pub(crate) struct World {
     spool: Stepped,
     reader: Reader,
     scheduler: Scheduler,
+    /// What waits beyond its window.
+    spilled: BTreeMap<RunId, Vec<QueuedBatch>>,
     /// When the scheduler wants to be called, as it said last.
     wakes_at: Option<Timestamp>,
     desk: Desk<Reader>,
@@ -217,9 +220,10 @@ impl World {
         assert!(news.is_empty(), "an empty disk holds something");
         let learned = Sites::new();
         let standing = Standing::default();
-        let scheduler = Scheduler::new(Settings::from(&config), dice.seed())
+        let mut scheduler = Scheduler::new(Settings::from(&config), dice.seed())
             .remembering(start, learned.clone())
             .holding(Box::new(spool.reader()), standing.clone());
+        scheduler.set_window(plan.window);
         let (desk, notary_requests) = desk(&spool, &config);
         let mut world = Self {
             now: start,
@@ -240,6 +244,7 @@ impl World {
             reader: spool.reader(),
             spool,
             scheduler,
+            spilled: BTreeMap::new(),
             wakes_at: None,
             desk,
             notary_requests,

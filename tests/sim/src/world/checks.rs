@@ -19,7 +19,8 @@ impl World {
             let known = self.books.open() + (self.books.figures.reports + self.books.figures.delays) as usize;
             assert!(recipients <= known, "the scheduler has {recipients} recipients, where {known} are known");
             let (listed, _) = self.scheduler.batches(self.now, None, None, usize::MAX);
-            self.queue.compare(self.now, &listed, &self.scheduler.totals().holds);
+            let beyond = self.spilled.values().flatten();
+            self.queue.compare(self.now, &listed, beyond, &self.scheduler.totals().holds);
         }
     }
 

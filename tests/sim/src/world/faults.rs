@@ -84,6 +84,8 @@ impl World {
         self.scheduler = Scheduler::new(Settings::from(&self.config), self.dice.seed())
             .remembering(self.now, self.learned.clone())
             .holding(Box::new(self.spool.reader()), self.standing.clone());
+        self.scheduler.set_window(self.plan.window);
+        self.spilled.clear();
         (self.desk, self.notary_requests) = desk(&self.spool, &self.config);
         let unrouted: Vec<MessageId> = news
             .iter()

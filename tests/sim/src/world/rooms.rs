@@ -20,6 +20,7 @@ impl World {
                 self.wakes_at = self.scheduler.poll_timeout();
                 rest = false;
             }
+            rest &= !self.spill();
             while let Some(request) = self.scheduler.poll_record() {
                 if let Request::Outcomes(outcomes) = &request {
                     outcomes.iter().for_each(|outcome| self.books.staged(outcome));
