@@ -243,6 +243,11 @@ impl Scheduler {
             Pending::Reroute(batch, to) => {
                 self.reroute_batch(id, *batch, to, now);
             }
+            Pending::RerouteMessage(message, to) => {
+                for batch in ids.iter().filter(|batch| batch.message == *message) {
+                    self.reroute_batch(id, *batch, to, now);
+                }
+            }
             Pending::Batch(action, batch, part) => {
                 self.operate_on_batch(now, *action, (id, *batch), part.as_deref(), &mut changed);
             }
@@ -266,12 +271,20 @@ impl Scheduler {
     }
 
     /// Something is to be done to all batches of a message; returns how many threads may have one beyond the window.
-    pub(crate) fn operate_beyond(&mut self, action: Action, message: MessageId) -> usize {
-        let pending = Pending::Message(action, message);
-        let concerned = |(id, thread): (ThreadId, &mut Thread)| thread.beyond.pend_for(message, &pending).then_some(id);
+    pub(crate) fn operate_beyond(&mut self, action: Action, message: MessageId) -> u64 {
+        self.pend_for_message(message, &Pending::Message(action, message))
+    }
+
+    /// All batches of a message are to go to another thread; returns how many threads may have one beyond the window.
+    pub(crate) fn reroute_message_beyond(&mut self, message: MessageId, to: &ThreadKey) -> u64 {
+        self.pend_for_message(message, &Pending::RerouteMessage(message, to.clone()))
+    }
+
+    fn pend_for_message(&mut self, message: MessageId, pending: &Pending) -> u64 {
+        let concerned = |(id, thread): (ThreadId, &mut Thread)| thread.beyond.pend_for(message, pending).then_some(id);
         let threads: Vec<ThreadId> = self.threads.iter_mut().filter_map(concerned).collect();
         threads.iter().for_each(|id| self.touch(*id));
-        threads.len()
+        u64::try_from(threads.len()).unwrap_or(u64::MAX)
     }
 
     /// Something is to be done to a batch that is not in memory; says whether it may be beyond the window.

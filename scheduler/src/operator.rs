@@ -270,7 +270,7 @@ impl Scheduler {
             changed.threads += 1;
             self.operate_on_batch(now, action, (id, batch), None, changed);
         }
-        changed.beyond += u64::try_from(self.operate_beyond(action, message)).unwrap_or(u64::MAX);
+        changed.beyond += self.operate_beyond(action, message);
     }
 
     pub(crate) fn operate_on_batch(

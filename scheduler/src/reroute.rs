@@ -24,6 +24,7 @@ impl Scheduler {
                 for (id, batch) in self.find_batches(*message) {
                     self.reroute_one(now, (id, batch), to, &mut changed);
                 }
+                changed.beyond += self.reroute_message_beyond(*message, to);
             }
             Selector::Thread(key) => {
                 if let Some(id) = self.find_thread(key) {

@@ -1,6 +1,6 @@
 //! Where the latest state of each thread is recorded, so that it survives the reclaiming of its segment.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use crate::codec::{Decoder, Encoder, Malformed};
 use crate::record::{decode_key, encode_key};
@@ -10,7 +10,8 @@ use crate::{ThreadKey, ThreadState};
 /// The latest record of each thread that has one.
 #[derive(Clone, Default, Debug)]
 pub(crate) struct Threads {
-    latest: HashMap<ThreadKey, Latest>,
+    /// In the order of the names, so that the same log is written each time.
+    latest: BTreeMap<ThreadKey, Latest>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -62,7 +63,7 @@ impl Threads {
 
     /// Reads what [`encode`](Self::encode) wrote.
     pub(crate) fn decode(from: &mut Decoder<'_>) -> Result<Self, Malformed> {
-        let mut latest = HashMap::new();
+        let mut latest = BTreeMap::new();
         for _ in 0..from.count(19)? {
             let key = decode_key(from)?;
             let place = Place { segment: from.u32()?, offset: from.u32()?, length: from.u32()? };

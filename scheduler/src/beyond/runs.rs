@@ -56,6 +56,7 @@ pub(super) enum Pending {
     Message(Action, MessageId),
     Batch(Action, BatchId, Option<Vec<u32>>),
     Reroute(BatchId, ThreadKey),
+    RerouteMessage(MessageId, ThreadKey),
     /// The thread was released, and with it what is held by itself.
     Release,
 }

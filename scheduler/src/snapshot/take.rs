@@ -179,7 +179,8 @@ impl Scheduler {
         if thread.backs_off(now) {
             return State::Retry(thread.backoff.due);
         }
-        if !thread.has_due() {
+        let due_beyond = || thread.beyond.times().is_some_and(|(due, _)| thread.due_at(due) <= now);
+        if !thread.has_due() && !due_beyond() {
             return thread.next_wake().map_or(State::Held, State::Waiting);
         }
         let pace = self.rings.get(thread.ring).map(|ring| &ring.pace);

@@ -72,6 +72,18 @@ fn messages_of_a_site_go_at_their_rate_and_nothing_is_asked_meanwhile() {
 }
 
 #[test]
+fn what_waits_for_a_rate_beyond_the_window_is_said_to_wait_for_it() {
+    let mut world = world(|clause| clause.ring_rates.messages = rate("1/m"));
+    world.scheduler.set_window(1);
+    (0..3).for_each(|_| drop(world.arrive("smtp/a", 1, 1000)));
+    let now = world.now;
+    assert_eq!(run(&mut world, now).len(), 1);
+    assert_eq!((world.scheduler.beyond_window(), world.state("smtp/a")), (2, "limit:rate"));
+    let went = run(&mut world, now + Duration::from_secs(300));
+    assert_eq!(went.values().sum::<u64>(), 2);
+}
+
+#[test]
 fn a_rate_of_recipients_takes_a_post_apart() {
     let mut world = world(|clause| clause.ring_rates.recipients = rate("100/m"));
     world.arrive("smtp/a", 1000, 100);

@@ -101,3 +101,18 @@ fn a_large_queue_moves_a_bounded_number_of_batches_in_a_turn() {
     assert_eq!(world.open.len(), 2 * SWEEP_MAX + 10);
     assert!(world.has_agent("smtp/a"));
 }
+
+#[test]
+fn a_message_beyond_the_window_is_sent_elsewhere() {
+    let mut world = world();
+    world.scheduler.set_window(10);
+    let all: Vec<_> = (0..100).map(|_| world.arrive("smtp/a", 1, 100)).collect();
+    let moved = all[70];
+    assert!(!world.scheduler.threads.values().any(|thread| thread.batches.contains_key(&moved)), "it is in memory");
+    let changed = reroute(&mut world, &moved.message.to_string(), "smtp/b");
+    assert_eq!((changed.batches, changed.beyond), (0, 1), "it is looked for, and counted by nobody");
+    let lease = world.agent("smtp/b");
+    world.hungry(lease, 1, 1 << 20);
+    let carried: Vec<_> = world.agents[&lease].carried.iter().map(|ticket| ticket.id).collect();
+    assert_eq!(carried, [moved]);
+}

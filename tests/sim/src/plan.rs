@@ -149,7 +149,7 @@ pub(crate) fn small(seed: u64) -> World {
         };
         world.agenda.set(at, Event::Fault(fault));
     }
-    let operators = if !narrow && world.dice.below(2) == 0 { world.dice.below(30) } else { 0 };
+    let operators = if world.dice.below(2) == 0 { world.dice.below(30) } else { 0 };
     operators_come(&mut world, operators, span * 2);
     world
 }

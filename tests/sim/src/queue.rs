@@ -383,7 +383,7 @@ impl Queue {
             count += 1;
             assert_eq!((&batch.thread, batch.received), (&entry.thread, entry.received), "{}", batch.id);
             assert_eq!(batch.recipients, entry.open, "{}", batch.id);
-            assert!(entry.lease.is_none(), "{batch:?} is carried");
+            assert!(entry.lease.is_none() && batch.held == entry.held, "{batch:?}, {entry:?}");
             self.check_promises(now, batch.id, entry);
         }
         let known = self.batches.values().filter(|entry| entry.lease.is_none()).count();

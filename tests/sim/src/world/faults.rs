@@ -106,6 +106,7 @@ impl World {
             news.into_iter().partition(|news| matches!(news, News::Queue(Queue::Thread(_))));
         for news in &threads {
             if let News::Queue(item) = news {
+                tell!(self, "spool   {item:?}");
                 self.scheduler.handle_queue(self.now, item.clone());
             }
         }
