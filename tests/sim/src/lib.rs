@@ -27,6 +27,8 @@
 //! - what operators hold does not move and does not expire, what they drop or send elsewhere is dropped or moved at once,
 //!   and all of it is still so behind a crash (`queue.rs`); a hold that stands catches the mail that comes (`holds.rs`);
 //! - every recipient is routed once, where the routes say (`routes.rs`);
+//! - what waits beyond the window of the scheduler is what is known of it, operators reach it, and what its sender was
+//!   promised is kept there too (`queue.rs`);
 //! - sites get no more than their rates, nothing while they want less, one connection when they were down, and few to
 //!   begin with (`manners.rs`);
 //! - a recipient gets its message twice only where a connection, an agent or the hub died in between.
