@@ -7,15 +7,21 @@ use zrelay_spool::Request;
 
 use super::{Event, RETRY_AFTER, SETTLE_AFTER, World, tell};
 
+/// More is no work, but a circle.
+const TURNS_MAX: u32 = 100_000;
+
 impl World {
     /// Lets the rooms do all that there is to do.
     pub(super) fn rooms(&mut self) {
         self.desk.work(self.now);
+        let mut calls = 0;
         for turn in 0.. {
-            assert!(turn < 100_000, "the rooms do not come to rest");
+            assert!(turn < TURNS_MAX, "the rooms do not come to rest");
             let mut rest = true;
             self.wakes_at = self.scheduler.poll_timeout();
             while self.wakes_at.is_some_and(|at| at <= self.now) {
+                calls += 1;
+                assert!(calls < TURNS_MAX, "the scheduler wants to be called again and again");
                 self.scheduler.handle_timeout(self.now);
                 self.wakes_at = self.scheduler.poll_timeout();
                 rest = false;
