@@ -75,7 +75,9 @@ fn messages_of_a_site_go_at_their_rate_and_nothing_is_asked_meanwhile() {
 fn what_waits_for_a_rate_beyond_the_window_is_said_to_wait_for_it() {
     let mut world = world(|clause| clause.ring_rates.messages = rate("1/m"));
     world.scheduler.set_window(1);
-    (0..3).for_each(|_| drop(world.arrive("smtp/a", 1, 1000)));
+    for _ in 0..3 {
+        world.arrive("smtp/a", 1, 1000);
+    }
     let now = world.now;
     assert_eq!(run(&mut world, now).len(), 1);
     assert_eq!((world.scheduler.beyond_window(), world.state("smtp/a")), (2, "limit:rate"));
