@@ -7,7 +7,8 @@
 //!
 //! A run comes in again when its thread has little left that is due and something in the run is, or when something in it
 //! comes to its expiry: by due time, and of the thread that needs it. What a sender was promised brings a run in at its
-//! time, whether its thread may run or not. A run comes in whole, and what does not fit then goes out again. Nothing is counted anew: sums cover what is beyond the window as well.
+//! time, whether its thread may run or not. A run comes in whole, and what does not fit then goes out again. Nothing is
+//! counted anew: sums cover what is beyond the window as well.
 //!
 //! What an operator holds by itself goes first, in runs of its own, since its turn does not come: such a run comes in when
 //! somebody does something to a batch in it, or its sender is to be told of the delay.

@@ -165,12 +165,12 @@ impl Limits {
     }
 }
 
-/// A number above zero.
-/// Keywords are in capitals nearly everywhere, and nobody copies those.
+/// In capitals, as keywords are nearly everywhere; those are not copied.
 fn uppercase(word: &str) -> Cow<'_, str> {
     if word.bytes().any(|octet| octet.is_ascii_lowercase()) { word.to_ascii_uppercase().into() } else { word.into() }
 }
 
+/// A number above zero.
 fn positive(text: &str) -> Option<u64> {
     let digits = text.bytes().all(|octet| octet.is_ascii_digit());
     text.parse().ok().filter(|number| digits && *number > 0)

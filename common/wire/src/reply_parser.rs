@@ -201,10 +201,7 @@ impl Partial {
             }
             _ => text,
         };
-        match std::str::from_utf8(text) {
-            Ok(text) if !text.bytes().any(|octet| octet.is_ascii_control() || !octet.is_ascii()) => line.push_str(text),
-            _ => line.push_str(&clean(&String::from_utf8_lossy(text))),
-        }
+        line.push_str(&clean(&String::from_utf8_lossy(text)));
         self.lines.push(line);
     }
 
@@ -240,7 +237,7 @@ fn enhanced(input: &[u8]) -> IResult<&[u8], Status> {
     Ok((input, Status(u8::try_from(class).unwrap_or_default(), subject, detail)))
 }
 
-/// Of at most four digits.
+/// The value of digits; nothing else is to be among them.
 fn number(digits: &[u8]) -> Option<u16> {
     let add = |sum: u16, digit: &u8| sum.checked_mul(10)?.checked_add(u16::from(digit.checked_sub(b'0')?));
     digits.iter().try_fold(0, add)

@@ -14,7 +14,9 @@ pub(crate) fn is_control(octet: u8) -> bool {
 
 /// `text` with a blank for each tab and `?` for every other control.
 pub(crate) fn clean(text: &str) -> Cow<'_, str> {
-    if !text.contains(char::is_control) {
+    // Nearly all text is plain ASCII, of which nothing has to be decoded.
+    let is_plain = text.bytes().all(|octet| matches!(octet, b' '..=b'~'));
+    if is_plain || !text.contains(char::is_control) {
         return Cow::Borrowed(text);
     }
     let clean = |c: char| match c {
