@@ -474,7 +474,7 @@ impl From<io::Error> for WriteError {
 }
 
 #[cfg(test)]
-mod bench;
+pub(crate) mod bench;
 #[cfg(test)]
 mod durability;
 #[cfg(test)]

@@ -153,7 +153,7 @@ pub(super) fn digest(body: &[u8]) -> [u8; 32] {
     [(crc32fast::hash(body) & 0xff) as u8; 32]
 }
 
-pub(super) fn envelope(notify: &[Notify]) -> Envelope {
+pub(crate) fn envelope(notify: &[Notify]) -> Envelope {
     let recipient = |(n, notify): (usize, &Notify)| Recipient {
         address: format!("user{n}@example.net"),
         sender: 0,

@@ -5,7 +5,8 @@ use std::path::Path;
 use zrelay_clock::Timestamp;
 
 use super::*;
-use crate::{Content, Envelope, Handling, Importer, Notify, PIECE_MAX, ReadError, Recipient, Refused};
+use crate::appender::bench;
+use crate::{Envelope, Importer, Notify, PIECE_MAX, ReadError, Recipient, Refused};
 
 fn envelope(recipients: u32) -> Envelope {
     let recipient = |n| Recipient {
@@ -14,18 +15,7 @@ fn envelope(recipients: u32) -> Envelope {
         orcpt: Some("rfc822;a@b".into()),
         notify: Notify::Never,
     };
-    Envelope {
-        received: Timestamp::from_secs(1000),
-        trace: b"Received: here\r\n".to_vec(),
-        client: "localhost[127.0.0.1]".into(),
-        content: Content::default(),
-        envid: None,
-        ret: None,
-        handling: Handling::default(),
-        senders: vec!["list-bounces@example.org".into()],
-        recipients: (0..recipients).map(recipient).collect(),
-        origin: None,
-    }
+    Envelope { recipients: (0..recipients).map(recipient).collect(), ..bench::envelope(&[]) }
 }
 
 fn import(directory: &Path, bodies: &[&[u8]]) -> Vec<MessageId> {

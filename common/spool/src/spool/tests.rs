@@ -7,9 +7,10 @@ use std::time::Duration;
 use zrelay_mailbox::{Received, mailbox};
 
 use super::*;
+use crate::appender::bench;
 use crate::{
-    BatchId, CommitReply, Committed, Content, Diagnostic, Disposition, Envelope, Handling, Health, MessageId, Notify,
-    Offline, Outcome, Recipient, RoutedBatch, ThreadKey, ThreadState, Timing,
+    BatchId, CommitReply, Committed, Diagnostic, Disposition, Envelope, Health, MessageId, Notify, Offline, Outcome,
+    Recipient, RoutedBatch, ThreadKey, ThreadState, Timing,
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -117,18 +118,8 @@ fn commit(message: MessageId, body: &[u8], reply: CommitReply) -> Request {
 
 fn commit_to(recipients: usize, message: MessageId, body: &[u8], reply: CommitReply) -> Request {
     let recipient = Recipient { address: "a@example.net".into(), sender: 0, orcpt: None, notify: Notify::Default };
-    let envelope = Envelope {
-        received: NOW,
-        trace: b"Received: here\r\n".to_vec(),
-        client: "localhost[127.0.0.1]".into(),
-        content: Content::default(),
-        envid: None,
-        ret: None,
-        handling: Handling::default(),
-        senders: vec![String::new()],
-        recipients: vec![recipient; recipients],
-        origin: None,
-    };
+    let recipients = vec![recipient; recipients];
+    let envelope = Envelope { senders: vec![String::new()], recipients, ..bench::envelope(&[]) };
     let digest = [crc32fast::hash(body) as u8; 32];
     Request::Commit { message, tail: body.to_vec(), digest, envelope: Box::new(envelope), reply }
 }
