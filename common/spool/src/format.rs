@@ -278,18 +278,35 @@ impl Iterator for Scan<'_> {
     }
 }
 
-/// Where the newest segment ends; see the module's head.
-pub(crate) fn torn_end(view: &dyn View, segment: u32) -> u32 {
-    let mut durable = 0;
-    let mut holes = Vec::new();
-    for step in Scan::new(view, segment, view.len()) {
-        match step {
-            Step::Record(found) if found.is_intact(view) => durable = durable.max(found.synced),
-            Step::Record(found) => holes.push(found.at),
-            Step::Gap(from, _) => holes.push(from),
+/// What a segment whose end nobody has written down says of itself; see the module's head.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Torn {
+    /// Below this all was durable once; 0 when no record says so.
+    pub(crate) durable: u32,
+    /// Where it ends.
+    pub(crate) end: u32,
+}
+
+impl Torn {
+    /// Looks at all of a segment.
+    pub(crate) fn of(view: &dyn View, segment: u32) -> Self {
+        let mut durable = 0;
+        let mut holes = Vec::new();
+        for step in Scan::new(view, segment, view.len()) {
+            match step {
+                Step::Record(found) if found.is_intact(view) => durable = durable.max(found.synced),
+                Step::Record(found) => holes.push(found.at),
+                Step::Gap(from, _) => holes.push(from),
+            }
         }
+        let end = holes.into_iter().find(|at| *at >= durable).unwrap_or_else(|| view.len().max(SEGMENT_HEADER));
+        Self { durable, end }
     }
-    holes.into_iter().find(|at| *at >= durable).unwrap_or_else(|| view.len().max(SEGMENT_HEADER))
+
+    /// Whether the segment was finished being made: its head was durable before anything was written behind it.
+    pub(crate) fn was_begun(&self) -> bool {
+        self.durable > SEGMENT_HEADER
+    }
 }
 
 #[cfg(test)]
@@ -334,7 +351,7 @@ mod tests {
         let (view, starts) = segment();
         assert_eq!(heading(&view, 7), Heading::Good);
         assert_eq!(heading(&view, 8), Heading::Damaged);
-        assert_eq!(torn_end(&view, 7), starts[4]);
+        assert_eq!(Torn::of(&view, 7).end, starts[4]);
         assert_eq!(bodies(&view, starts[4]), [0, 1, 2, 3]);
     }
 
@@ -342,7 +359,7 @@ mod tests {
     fn a_torn_record_in_the_unsynced_tail_ends_the_log_whatever_stands_behind_it() {
         let (mut view, starts) = segment();
         view.0[starts[2] as usize + 21] ^= 1;
-        assert_eq!(torn_end(&view, 7), starts[2]);
+        assert_eq!(Torn::of(&view, 7).end, starts[2]);
     }
 
     #[test]
@@ -350,7 +367,7 @@ mod tests {
         for octet in 0..32 {
             let (mut view, starts) = segment();
             view.0[starts[1] as usize + octet] ^= 0xff;
-            assert_eq!(torn_end(&view, 7), starts[4], "octet {octet}");
+            assert_eq!(Torn::of(&view, 7).end, starts[4], "octet {octet}");
             let expected: &[u8] = if octet >= 30 { &[0, 1, 2, 3] } else { &[0, 2, 3] };
             assert_eq!(bodies(&view, starts[4]), expected, "octet {octet}");
         }
@@ -361,7 +378,7 @@ mod tests {
         let (mut view, starts) = segment();
         let copy = view.0[starts[0] as usize..starts[1] as usize].to_vec();
         view.0[starts[4] as usize..starts[4] as usize + copy.len()].copy_from_slice(&copy);
-        assert_eq!(torn_end(&view, 7), starts[4]);
+        assert_eq!(Torn::of(&view, 7).end, starts[4]);
         assert_eq!(Found::at(&view, 8, starts[0], 4096), None);
     }
 

@@ -14,7 +14,7 @@ use std::sync::atomic::Ordering;
 
 use crate::backlog::Backlog;
 use crate::checkpoint::{self, Checkpoint, Position, Rest};
-use crate::format::{Found, Heading, Kind, RECORD_HEADER, SEGMENT_HEADER, heading, torn_end};
+use crate::format::{Found, Heading, Kind, RECORD_HEADER, SEGMENT_HEADER, Torn, heading};
 use crate::ledger::Ledger;
 use crate::message::Extent;
 use crate::record::{Fence, Mark, Record};
@@ -240,7 +240,9 @@ impl Segments {
             let end = match fences.get(&number) {
                 Some(end) => Some(*end),
                 None if number < newest => None,
-                None => Some(torn_end(&*view, number)).filter(|end| number == newest || *end > SEGMENT_HEADER),
+                None => Some(Torn::of(&*view, number))
+                    .filter(|torn| number == newest || torn.was_begun())
+                    .map(|torn| torn.end),
             };
             if number > newest && end.is_some() {
                 damage.push(Damage::Head { segment: number });

@@ -68,6 +68,21 @@ fn a_segment_that_was_not_finished_being_made_was_never_there() {
     }
 }
 
+/// Its head takes two sectors, either of which may reach the disk without the other.
+#[test]
+fn nothing_is_told_of_a_segment_that_was_not_finished_being_made() {
+    let mut bench = bench();
+    let message = stored(&mut bench);
+    bench.disk.fail(Fault { after: 0, times: Fault::FOREVER, victim: Victim::Syncs, kind: io::ErrorKind::Other });
+    bench.commit(&[b'x'; SEGMENT as usize], envelope(ONE));
+    assert!(names(&bench.turn()).contains(&"broken"));
+    for reached in 0..4 {
+        let disk = bench.disk.after_power_cut_with(|sector| sector.is_none_or(|sector| reached >> sector & 1 == 1));
+        let Bench { work, damage, .. } = Bench::open(disk, SEGMENT);
+        assert_eq!((work.arrived, damage), (vec![message], vec![]), "sectors {reached:02b}");
+    }
+}
+
 #[test]
 fn pieces_without_a_commit_were_never_there() {
     let mut bench = bench();

@@ -258,6 +258,7 @@ impl Scenario {
         self.streamed = None;
         let candidates = self.candidates();
         self.bench = Bench::open(disk, SEGMENT);
+        assert_eq!(self.bench.damage, [], "no crash does damage");
         let found = self.recovered(|id| candidates.iter().any(|state| state.messages.contains_key(&id)));
         let expected = candidates.iter().rev().find(|state| state.visible() == found);
         let Some(expected) = expected else {
