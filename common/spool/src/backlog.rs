@@ -138,7 +138,7 @@ impl Backlog {
 
 /// Whether the message's own record is what was written. A checkpoint tells where it is, and not whether it still is. It is
 /// a record of its own, or the end of the one that moved it.
-fn is_recorded(message: MessageId, shared: &Shared) -> bool {
+pub(crate) fn is_recorded(message: MessageId, shared: &Shared) -> bool {
     /// What may stand in front of it in a record that moved it: batches and reports of some hundred thousand recipients.
     const BEFORE_MAX: u32 = 4 << 20;
     let Some(place) = shared.place(message) else { return false };

@@ -9,7 +9,7 @@ mod interest;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use crate::backlog::still_owed;
+use crate::backlog::{is_recorded, still_owed};
 use crate::checkpoint::{Checkpoint, Entry, Rest};
 use crate::details::{BatchChange, Detail, Details, Origins};
 use crate::format::{Found, Kind, RECORD_HEADER, Scan, Step};
@@ -22,7 +22,7 @@ use crate::recovery::{Damage, Work};
 use crate::shared::{Place, Shared};
 use crate::storage::View;
 use crate::threads::Threads;
-use crate::{Disposition, Fact, MessageId, Notify, Outcome, Owed, Reader, RoutedBatch};
+use crate::{Disposition, Fact, MessageId, Notify, Outcome, Owed, ReadError, Reader, RoutedBatch};
 use interest::Interest;
 
 /// Whether a replay gathers what became of messages. A restart has no use for it: whoever asks reads it then.
@@ -396,6 +396,10 @@ impl Replay {
         let over: Vec<MessageId> = over.collect();
         let mut finishing = Vec::new();
         for message in over {
+            // Then nobody knows whether a report is owed.
+            if !is_recorded(message, &self.shared) {
+                self.damage.push(Damage::Unreadable(ReadError::Damaged(message)));
+            }
             work.facts.extend([Fact::Done(message), Fact::Removed(message)]);
             finishing.extend(self.ledger.begin_finish(message));
             self.shared.remove(message);

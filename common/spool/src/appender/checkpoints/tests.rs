@@ -7,7 +7,7 @@ use zrelay_clock::Timestamp;
 use super::super::bench::{Bench, DELIVERED, envelope, names, outcome, route};
 use crate::recovery::Work;
 use crate::simulated::{Random, Simulated};
-use crate::{BatchId, BatchState, Disposition, MessageId, Notify, Request, ThreadKey, ThreadState};
+use crate::{BatchId, BatchState, Damage, Disposition, MessageId, Notify, ReadError, Request, ThreadKey, ThreadState};
 
 const ONE: &[Notify] = &[Notify::Default];
 
@@ -240,4 +240,20 @@ fn a_checkpoint_of_the_first_format_is_read_and_continued() {
     assert_eq!(again.work.batches.len(), 200);
     bench.disk.checkpoint_mut(|checkpoint| *checkpoint = None);
     assert_eq!(told(&bench.restarted().work), told(&again.work));
+}
+
+/// Whether a report is owed on its last recipient, only its envelope could say.
+#[test]
+fn a_message_that_is_over_is_told_of_when_its_envelope_is_damaged() {
+    let mut bench = bench();
+    let message = bench.commit(b"x", envelope(&[Notify::On { success: true, failure: false, delay: false }]));
+    bench.turn();
+    bench.appender.take(route(message, &[0]));
+    bench.turn();
+    bench.checkpoint_all();
+    bench.appender.take(Request::Outcomes(vec![outcome(message, 0, &[0], DELIVERED)]));
+    assert_eq!(names(&bench.turn()), ["outcome", "owed", "done"]);
+    let place = bench.shared.place(message).unwrap();
+    bench.disk.tamper(place.segment, |octets| octets[place.offset as usize..][..64].fill(0));
+    assert_eq!(bench.restarted().damage, [Damage::Unreadable(ReadError::Damaged(message))]);
 }
