@@ -358,6 +358,7 @@ impl World {
             Event::Retry(life) if life == self.life => {
                 self.retry_set = false;
                 self.spool.retry(self.now);
+                self.check_disk();
                 self.news();
             }
             Event::Disk(_) | Event::Settle(_) | Event::Retry(_) => {}

@@ -63,9 +63,9 @@ impl World {
         self.news();
     }
 
-    /// If the disk works, everything that was taken so far is on it.
+    /// If the disk works, everything that was taken so far is on it: all that the rooms asked for, when nothing waits.
     pub(super) fn check_disk(&mut self) {
-        if !self.spool.is_in_trouble() && self.spool.backlog() == 0 {
+        if self.inbox.is_empty() && !self.spool.is_in_trouble() && self.spool.backlog() == 0 {
             self.queue.durable();
         }
     }
