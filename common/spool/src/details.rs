@@ -8,7 +8,6 @@ mod change;
 use std::collections::{BTreeMap, HashMap};
 
 use crate::checkpoint::Checkpoint;
-use crate::format::{Found, RECORD_HEADER};
 use crate::history::History;
 use crate::moved::{BatchDetail, Moved};
 use crate::record::Record;
@@ -259,13 +258,7 @@ fn fresh(batches: Vec<RoutedBatch>) -> Vec<BatchDetail> {
 
 /// Reads the record again that said where a message goes. It was intact when it was read the first time.
 fn read(message: MessageId, source: Source, shared: &Shared) -> Detail {
-    let record = || {
-        let view = shared.view(source.segment)?;
-        let found = Found::at(&*view, source.segment, source.offset.checked_sub(RECORD_HEADER)?, view.len());
-        let found = found.filter(|found| found.is_intact(&*view))?;
-        Record::decode(found.kind, found.body(&*view)?).ok()
-    };
-    match record() {
+    match shared.record(source.segment, source.offset) {
         Some(Record::Routed { batches, .. }) => Detail { batches: fresh(batches), ..Detail::default() },
         Some(Record::Moved(moved)) => (*moved).into(),
         _ => {

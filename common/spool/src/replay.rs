@@ -249,8 +249,7 @@ impl Replay {
             kind => Record::decode(kind, body).ok().map(|record| self.apply(record, place)),
         });
         if applied.is_none() {
-            let kind = format!("{:?}", found.kind);
-            self.damage.push(Damage::Record { segment: number, at: found.at, kind });
+            self.damage.push(place.damage(found.kind));
         }
     }
 
@@ -377,21 +376,14 @@ impl Replay {
     /// their end is to be recorded.
     pub(crate) fn work(&mut self) -> (Work, Vec<Mark>) {
         let mut work = Work::default();
-        let damage = &mut self.damage;
-        let threads = self.threads.live().filter_map(|place| {
-            let view = self.shared.view(place.segment)?;
-            // A checkpoint tells where it is, and not whether it still is what was written.
-            let at = place.offset.saturating_sub(RECORD_HEADER);
-            let found = Found::at(&*view, place.segment, at, view.len()).filter(|found| found.is_intact(&*view));
-            match Record::decode(Kind::Thread, found.and_then(|found| found.body(&*view)).unwrap_or_default()) {
-                Ok(Record::Thread(state)) => Some(state),
-                _ => {
-                    damage.push(Damage::Record { segment: place.segment, at, kind: "Thread".to_owned() });
-                    None
-                }
+        for place in self.threads.live().collect::<Vec<_>>() {
+            if let Some(Record::Thread(state)) = self.shared.record(place.segment, place.offset) {
+                work.threads.push(state);
+            } else {
+                self.damage.push(place.damage(Kind::Thread));
+                self.threads.forget(place);
             }
-        });
-        work.threads = threads.collect();
+        }
         let over = self.ledger.messages().filter(|message| self.ledger.counts(*message) == (0, 0));
         let over: Vec<MessageId> = over.collect();
         let mut finishing = Vec::new();

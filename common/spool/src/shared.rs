@@ -8,9 +8,11 @@ use std::sync::{Arc, PoisonError, RwLock};
 use zrelay_clock::{Clock, Timestamp};
 
 use crate::checkpoint::{Checkpoint, Position};
+use crate::format::{Found, Kind, RECORD_HEADER};
+use crate::record::Record;
 use crate::storage::View;
 use crate::table::Table;
-use crate::{Health, MessageId, Statistics};
+use crate::{Damage, Health, MessageId, Statistics};
 
 /// Shards of the index: enough that a dozen loops seldom meet at one lock.
 const SHARDS: usize = 32;
@@ -25,6 +27,12 @@ pub(crate) struct Place {
 }
 
 impl Place {
+    /// What is reported when there is no sound record of this kind any more.
+    pub(crate) fn damage(self, kind: Kind) -> Damage {
+        let at = self.offset.saturating_sub(RECORD_HEADER);
+        Damage::Record { segment: self.segment, at, kind: format!("{kind:?}") }
+    }
+
     /// Whether `whole` ends with it.
     pub(crate) fn is_end_of(self, whole: Self) -> bool {
         let end = |place: Self| place.offset.saturating_add(place.length);
@@ -120,6 +128,15 @@ impl Shared {
 
     pub(crate) fn view(&self, segment: u32) -> Option<Arc<dyn View>> {
         self.segments.read().unwrap_or_else(PoisonError::into_inner).get(&segment).cloned()
+    }
+
+    /// The record with its body at `offset` of a segment, if it is what was written. Who knows where a record is does not
+    /// know that it still is.
+    pub(crate) fn record(&self, segment: u32, offset: u32) -> Option<Record> {
+        let view = self.view(segment)?;
+        let found = Found::at(&*view, segment, offset.checked_sub(RECORD_HEADER)?, view.len())?;
+        let body = found.body(&*view).filter(|_| found.is_intact(&*view))?;
+        Record::decode(found.kind, body).ok()
     }
 
     /// All segments, ascending.

@@ -38,6 +38,11 @@ impl Threads {
         self.latest.insert(state.key.clone(), Latest { place, oldest, worth });
     }
 
+    /// What is recorded at `place` cannot be read any more.
+    pub(crate) fn forget(&mut self, place: Place) {
+        self.latest.retain(|_, latest| latest.place != place);
+    }
+
     /// The records that are needed when `segment` is gone; `older_exists` tells whether a segment from the given one
     /// up to `segment` is still there.
     pub(crate) fn needed(&self, segment: u32, older_exists: impl Fn(u32) -> bool) -> Vec<Place> {

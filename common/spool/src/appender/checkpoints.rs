@@ -110,7 +110,8 @@ impl Appender {
         }
     }
 
-    fn report(&self, damage: &Damage) {
+    /// Damage that was found while the hub runs.
+    pub(super) fn report(&self, damage: &Damage) {
         log::error!("spool: {damage}");
         self.shared.counters.damage.fetch_add(1, Ordering::Relaxed);
     }

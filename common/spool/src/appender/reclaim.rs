@@ -24,7 +24,7 @@ impl Appender {
                 continue;
             }
             self.bodies.drop_segment(segment);
-            let threads = threads.into_iter().filter_map(|place| self.read_record(Kind::Thread, place));
+            let threads = threads.into_iter().filter_map(|place| self.read_again(Kind::Thread, place));
             let finished = (!marks.is_empty()).then_some(Record::Finished(marks));
             for record in threads.collect::<Vec<_>>().into_iter().chain(finished) {
                 if let Err((error, _)) = self.stage(record, Urgency::None) {
@@ -55,10 +55,10 @@ impl Appender {
     }
 
     /// What must be recorded again before `segment` goes.
-    fn wanted(&self, segment: u32) -> (Vec<Mark>, Vec<Place>) {
+    fn wanted(&mut self, segment: u32) -> (Vec<Mark>, Vec<Place>) {
         let mut marks = Vec::new();
-        for place in self.ledger.marks(segment) {
-            let Some(Record::Finished(all)) = self.read_record(Kind::Finished, *place) else { continue };
+        for place in self.ledger.marks(segment).to_vec() {
+            let Some(Record::Finished(all)) = self.read_again(Kind::Finished, place) else { continue };
             for mark in all {
                 let older = self.log.first_between(mark.oldest, segment);
                 marks.extend(older.map(|oldest| Mark { oldest, ..mark }));
@@ -67,9 +67,15 @@ impl Appender {
         (marks, self.threads.needed(segment, |oldest| self.log.first_between(oldest, segment).is_some()))
     }
 
-    fn read_record(&self, kind: Kind, place: Place) -> Option<Record> {
-        let view = self.shared.view(place.segment)?;
-        Record::decode(kind, view.get(place.offset, place.length)?).ok()
+    /// What was recorded at `place`. Damage is told, and must not become sound by being recorded again.
+    fn read_again(&mut self, kind: Kind, place: Place) -> Option<Record> {
+        let record = self.shared.record(place.segment, place.offset);
+        if record.is_none() {
+            self.report(&place.damage(kind));
+            self.threads.forget(place);
+            self.ledger.forget_mark(place);
+        }
+        record
     }
 
     pub(super) fn delete(&mut self, segment: u32) {

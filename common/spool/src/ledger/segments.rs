@@ -79,6 +79,13 @@ impl Ledger {
         self.segments.get(&segment).map_or(&[], |segment| &segment.marks)
     }
 
+    /// The record of finished messages at `place` cannot be read any more.
+    pub(crate) fn forget_mark(&mut self, place: Place) {
+        if let Some(segment) = self.segments.get_mut(&place.segment) {
+            segment.marks.retain(|mark| *mark != place);
+        }
+    }
+
     /// The segment is gone.
     pub(crate) fn drop_segment(&mut self, segment: u32) {
         self.segments.remove(&segment);

@@ -4,8 +4,10 @@ use std::io::ErrorKind;
 
 use zrelay_clock::Timestamp;
 
-use super::super::bench::{Bench, DELIVERED, envelope, names, outcome, route};
+use super::super::bench::{Bench, DELIVERED, envelope, fill, names, outcome, route};
+use crate::format::{Found, Kind, RECORD_HEADER, Scan, Step};
 use crate::recovery::Work;
+use crate::shared::Place;
 use crate::simulated::{Random, Simulated};
 use crate::{BatchId, BatchState, Damage, Disposition, MessageId, Notify, ReadError, Request, ThreadKey, ThreadState};
 
@@ -256,4 +258,64 @@ fn a_message_that_is_over_is_told_of_when_its_envelope_is_damaged() {
     let place = bench.shared.place(message).unwrap();
     bench.disk.tamper(place.segment, |octets| octets[place.offset as usize..][..64].fill(0));
     assert_eq!(bench.restarted().damage, [Damage::Unreadable(ReadError::Damaged(message))]);
+}
+
+/// The place of the last record of this kind.
+fn last_place(bench: &Bench, kind: Kind) -> Place {
+    let places = bench.shared.views().into_iter().flat_map(|(segment, view)| {
+        let records = Scan::new(&*view, segment, view.len());
+        let found = records.filter_map(|step| if let Step::Record(found) = step { Some(found) } else { None });
+        let found: Vec<Found> = found.filter(|found| found.kind == kind).collect();
+        found.into_iter().map(move |found| Place { segment, offset: found.offset, length: found.length })
+    });
+    places.last().unwrap()
+}
+
+fn deliver(bench: &mut Bench, message: MessageId) {
+    bench.appender.take(Request::Outcomes(vec![outcome(message, 0, &[0], DELIVERED)]));
+    bench.turn();
+    bench.settle();
+}
+
+/// A checkpoint tells where it is, and it is recorded again when its segment goes.
+#[test]
+fn the_state_of_a_thread_that_is_damaged_is_not_recorded_again() {
+    let mut bench = Bench::open(Simulated::default(), 1 << 12);
+    let key = ThreadKey::new("smtp", "down.example");
+    let state = ThreadState { key, failures: 3, due: Timestamp::from_secs(77), held: false, last: None };
+    bench.appender.take(Request::Thread(state));
+    let keeps = store(&mut bench);
+    fill(&mut bench, 1);
+    bench.checkpoint_all();
+    let place = last_place(&bench, Kind::Thread);
+    bench.disk.corrupt(place.segment, place.offset + 2);
+    let damage = [Damage::Record { segment: 1, at: place.offset - RECORD_HEADER, kind: "Thread".to_owned() }];
+    let mut bench = bench.restarted();
+    assert_eq!(bench.damage, damage);
+    deliver(&mut bench, keeps);
+    fill(&mut bench, 3);
+    assert!(!bench.disk.segments().contains(&place.segment));
+    assert_eq!(bench.shared.statistics().damage, 1, "it is told once");
+    assert!(bench.restarted().work.threads.is_empty());
+}
+
+/// As above, of a message that has left the queue and has records in an older segment.
+#[test]
+fn damage_to_what_says_that_messages_are_finished_is_told_when_it_should_be_recorded_again() {
+    let mut bench = Bench::open(Simulated::default(), 1 << 12);
+    let (_keeps_first, finished) = (store(&mut bench), store(&mut bench));
+    fill(&mut bench, 1);
+    let keeps_second = store(&mut bench);
+    deliver(&mut bench, finished);
+    let place = last_place(&bench, Kind::Finished);
+    assert_eq!(place.segment, 2);
+    fill(&mut bench, 1);
+    bench.checkpoint_all();
+    bench.disk.corrupt(place.segment, place.offset + 2);
+    let mut bench = bench.restarted();
+    assert_eq!(bench.damage, []);
+    deliver(&mut bench, keeps_second);
+    fill(&mut bench, 3);
+    assert!(!bench.disk.segments().contains(&place.segment));
+    assert_eq!(bench.shared.statistics().damage, 1);
 }
