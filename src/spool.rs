@@ -49,13 +49,15 @@ pub(crate) fn content(hub: &HubOptions, id: &str) -> Result<Done, Failure> {
         ));
     }
     let offline = Offline::open(&configuration(hub)?.spool).map_err(Failure::new)?;
-    let stored = offline.reader().message(message_id(id)?).map_err(Failure::new)?;
+    let (reader, id) = (offline.reader(), message_id(id)?);
+    let stored = reader.message(id).map_err(Failure::new)?;
     let mut out = io::stdout().lock();
     let written = stored.slices(0).try_for_each(|slice| out.write_all(slice)).and_then(|()| out.flush());
     match written {
         // A reader that has gone away (`| head`) is no error.
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure::new(error)),
-        _ => Ok(Done::Well),
+        // What is left of it may still be of use.
+        _ => reader.intact(id).map(|_| Done::Well).map_err(Failure::new),
     }
 }
 

@@ -23,7 +23,7 @@ pub enum ReadError {
     /// It has left the queue, or was never in it.
     #[error("no message {0} is in the queue")]
     Unknown(MessageId),
-    /// A segment that holds part of it is gone.
+    /// The segment that holds its record is gone.
     #[error("message {message}: segment {segment} of the spool is missing")]
     Missing {
         /// The message.
@@ -48,18 +48,21 @@ impl Reader {
         &self.shared
     }
 
-    /// The message `id`.
+    /// The message `id`. Damage may have taken some of its content: see [`intact`](Self::intact).
     ///
     /// # Errors
-    /// [`ReadError`].
+    /// [`ReadError`], but for [`ReadError::Content`].
     pub fn message(&self, id: MessageId) -> Result<Stored, ReadError> {
         let mut place = self.shared.place(id).ok_or(ReadError::Unknown(id))?;
         loop {
-            let found = self.read(id, place);
+            let (found, whole) = match self.read(id, place) {
+                Ok((stored, whole)) => (Ok(stored), whole),
+                Err(error) => (Err(error), false),
+            };
             // It may have left the queue or moved, and its segment the disk, between one look-up and the next.
             match self.shared.place(id) {
-                Some(now) if now != place && found.is_err() => place = now,
-                None if found.is_err() => return Err(ReadError::Unknown(id)),
+                Some(now) if now != place && !whole => place = now,
+                None if !whole => return Err(ReadError::Unknown(id)),
                 _ => return found,
             }
         }
@@ -80,10 +83,10 @@ impl Reader {
         if sound { Ok(stored) } else { Err(ReadError::Content(id)) }
     }
 
-    fn read(&self, id: MessageId, place: Place) -> Result<Stored, ReadError> {
-        let missing = |segment| ReadError::Missing { message: id, segment };
-        let view = |segment| self.shared.view(segment).ok_or_else(|| missing(segment));
-        let record = view(place.segment)?;
+    /// The message with its record at `place`, and whether there is something at all places of its content.
+    fn read(&self, id: MessageId, place: Place) -> Result<(Stored, bool), ReadError> {
+        let missing = || ReadError::Missing { message: id, segment: place.segment };
+        let record = self.shared.view(place.segment).ok_or_else(missing)?;
         let damaged = || ReadError::Damaged(id);
         let bytes = record.get(place.offset, place.length).ok_or_else(damaged)?;
         let layout = Layout::parse(bytes).map_err(|_| damaged())?;
@@ -91,19 +94,18 @@ impl Reader {
             return Err(damaged());
         }
         let mut maps: Vec<(u32, Arc<dyn View>)> = Vec::with_capacity(1);
+        let mut whole = true;
         for index in 0..layout.extents {
             let extent = layout.extent(bytes, index).ok_or_else(damaged)?;
             // Extents of one message mostly rise, so that a new segment is behind the last one. Where they do not, as
             // when a part of it was moved, it may be in here twice.
             if maps.last().is_none_or(|(segment, _)| *segment != extent.segment) {
-                maps.push((extent.segment, view(extent.segment)?));
+                maps.extend(self.shared.view(extent.segment).map(|view| (extent.segment, view)));
             }
-            let readable = maps.last().and_then(|(_, map)| map.get(extent.offset, extent.length)).is_some();
-            if !readable {
-                return Err(damaged());
-            }
+            let map = maps.last().filter(|(segment, _)| *segment == extent.segment);
+            whole &= map.is_some_and(|(_, map)| map.get(extent.offset, extent.length).is_some());
         }
-        Ok(Stored { layout, place, record, maps: maps.into() })
+        Ok((Stored { layout, place, record, maps: maps.into() }, whole))
     }
 }
 
@@ -243,7 +245,7 @@ impl Stored {
         self.layout.size()
     }
 
-    /// The content in order, as slices of the mapped segments.
+    /// The content in order, as slices of the mapped segments: as much of it as can be read.
     pub fn body(&self) -> impl Iterator<Item = &[u8]> {
         self.body_slices(0)
     }

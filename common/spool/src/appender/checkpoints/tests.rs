@@ -5,11 +5,14 @@ use std::io::ErrorKind;
 use zrelay_clock::Timestamp;
 
 use super::super::bench::{Bench, DELIVERED, envelope, fill, names, outcome, route};
-use crate::format::{Found, Kind, RECORD_HEADER, Scan, Step};
+use crate::format::{Found, Kind, RECORD_HEADER, SEGMENT_HEADER, Scan, Step};
 use crate::recovery::Work;
 use crate::shared::Place;
 use crate::simulated::{Random, Simulated};
-use crate::{BatchId, BatchState, Damage, Disposition, MessageId, Notify, ReadError, Request, ThreadKey, ThreadState};
+use crate::{
+    BatchId, BatchState, Damage, Disposition, Fact, MessageId, Notify, ReadError, Reader, Request, ThreadKey,
+    ThreadState,
+};
 
 const ONE: &[Notify] = &[Notify::Default];
 
@@ -258,6 +261,29 @@ fn a_message_that_is_over_is_told_of_when_its_envelope_is_damaged() {
     let place = bench.shared.place(message).unwrap();
     bench.disk.tamper(place.segment, |octets| octets[place.offset as usize..][..64].fill(0));
     assert_eq!(bench.restarted().damage, [Damage::Unreadable(ReadError::Damaged(message))]);
+}
+
+/// Its envelope lies elsewhere and is sound: it says that a report is owed, and to whom.
+#[test]
+fn a_message_whose_content_is_cut_off_is_told_of_and_reported_to_its_sender() {
+    let mut bench = Bench::open(Simulated::default(), 1 << 12);
+    let message = bench.commit(&[b'x'; 3900], envelope(&[Notify::On { success: true, failure: false, delay: false }]));
+    bench.turn();
+    bench.appender.take(route(message, &[0]));
+    bench.turn();
+    bench.checkpoint_all();
+    bench.appender.take(Request::Outcomes(vec![outcome(message, 0, &[0], DELIVERED)]));
+    assert_eq!(names(&bench.turn()), ["outcome", "owed", "done"]);
+    let place = bench.shared.place(message).unwrap();
+    assert_eq!(place.segment, 2, "it is not where its content is");
+    for cut in [1000, SEGMENT_HEADER as usize] {
+        bench.disk.tamper(1, |octets| octets.truncate(cut));
+        let bench = bench.restarted();
+        assert!(bench.damage.contains(&Damage::Content(message)), "{:?}", bench.damage);
+        let [Fact::Owed(owed), Fact::Done(_)] = &bench.work.facts[..] else { panic!("{:?}", bench.work) };
+        assert_eq!(owed.message, message);
+        assert_eq!(Reader::new(bench.shared.clone()).intact(message).unwrap_err(), ReadError::Content(message));
+    }
 }
 
 /// The place of the last record of this kind.
