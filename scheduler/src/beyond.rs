@@ -206,7 +206,13 @@ impl Scheduler {
                 self.window.beyond = self.window.beyond.saturating_sub(batches.len());
                 self.put_back(id, batches, pending, now);
             }
-            None => self.bring_in(run, batches, now),
+            None => {
+                // It may be wanted again already.
+                let reads =
+                    |order: &SpillOrder| matches!(order, SpillOrder::Read { run: wanted, .. } if *wanted == run);
+                self.window.orders.retain(|order| !reads(order));
+                self.bring_in(run, batches, now);
+            }
         }
     }
 

@@ -290,6 +290,20 @@ fn a_disk_that_is_full_when_a_run_grows_leaves_the_rest_of_it_where_it_is() {
 }
 
 #[test]
+fn a_run_that_is_wanted_again_before_it_could_not_be_written_is_not_read() {
+    let mut world = world();
+    let all = fill(&mut world, "smtp/a", WINDOW);
+    world.disk = Disk::Full;
+    world.scheduler.set_window(WINDOW / 2);
+    world.scheduler.handle_timeout(world.now);
+    assert!(world.scheduler.beyond_window() > 0);
+    operate(&mut world, Action::Drop, "smtp/a");
+    let dropped = world.outcomes.iter().filter(|outcome| outcome.disposition == Disposition::Dropped);
+    let under_way = world.agents.values().flat_map(|agent| &agent.carried).count();
+    assert_eq!((dropped.count() + under_way, world.scheduler.beyond_window()), (all.len(), 0));
+}
+
+#[test]
 fn the_window_is_kept_from_the_first_batch_on_whatever_the_number_of_threads() {
     for threads in [1, 7, 40, 90] {
         let mut world = world();
