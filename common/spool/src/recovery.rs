@@ -193,7 +193,8 @@ fn replay(segments: Segments, shared: &Arc<Shared>, base: Option<(Checkpoint, Re
         ledger: replay.ledger,
         threads: replay.threads,
         sealed: segments.live.iter().map(|(number, segment)| (*number, segment.end)).collect(),
-        next_number: segments.next_number,
+        // What the checkpoint says of a segment that is gone must not be taken for a later one of the same number.
+        next_number: segments.next_number.max(position.segment.saturating_add(1)),
         finishing,
         work,
         backlog,

@@ -8,7 +8,7 @@ use super::super::bench::{Bench, DELIVERED, envelope, fill, names, outcome, rout
 use crate::format::{Found, Kind, RECORD_HEADER, SEGMENT_HEADER, Scan, Step};
 use crate::recovery::Work;
 use crate::shared::Place;
-use crate::simulated::{Random, Simulated};
+use crate::simulated::{Fault, Random, Simulated, Victim};
 use crate::{
     BatchId, BatchState, Damage, Disposition, Fact, MessageId, Notify, ReadError, Reader, Request, ThreadKey,
     ThreadState,
@@ -28,6 +28,11 @@ fn store(bench: &mut Bench) -> MessageId {
     message
 }
 
+fn down() -> ThreadState {
+    let key = ThreadKey::new("smtp", "down.example");
+    ThreadState { key, failures: 3, due: Timestamp::from_secs(77), held: false, last: None }
+}
+
 fn told(work: &Work) -> String {
     format!("{:?} {:?} {:?} {:?}", work.threads, work.batches, work.arrived, work.facts)
 }
@@ -42,15 +47,13 @@ fn busy() -> Bench {
     bench.appender.take(route(post, &(0..100).collect::<Vec<u32>>()));
     let held =
         BatchState { id: BatchId { message: messages[3], number: 0 }, held: true, due: Timestamp::NEVER, attempts: 4 };
-    let key = ThreadKey::new("smtp", "down.example");
-    let state = ThreadState { key, failures: 3, due: Timestamp::from_secs(77), held: false, last: None };
     for request in [
         Request::Outcomes(vec![outcome(messages[1], 0, &[0], Disposition::Deferred)]),
         Request::Outcomes(vec![outcome(messages[2], 0, &[0], Disposition::Failed)]),
         Request::Outcomes(vec![outcome(post, 0, &[5, 6, 7], DELIVERED), outcome(post, 0, &[8], Disposition::Expired)]),
         Request::Batch(held),
         Request::Reroute { id: BatchId { message: messages[4], number: 0 }, thread: ThreadKey::new("smtp", "other") },
-        Request::Thread(state),
+        Request::Thread(down()),
         Request::Outcomes(messages[100..].iter().map(|message| outcome(*message, 0, &[0], DELIVERED)).collect()),
     ] {
         bench.appender.take(request);
@@ -286,6 +289,30 @@ fn a_message_whose_content_is_cut_off_is_told_of_and_reported_to_its_sender() {
     }
 }
 
+/// The disk fails while nothing in the newest segment is needed any more, so that it goes before there is another one. Then
+/// the power is cut: what the checkpoint says of its number does not hold for a later segment.
+#[test]
+fn the_number_of_a_segment_is_not_used_again_when_only_a_checkpoint_knows_it() {
+    let mut bench = bench();
+    let finished = bench.commit(&[b'x'; 1000], envelope(ONE));
+    bench.turn();
+    bench.appender.take(route(finished, &[0]));
+    bench.turn();
+    deliver(&mut bench, finished);
+    bench.checkpoint_all();
+    bench.disk.fail(Fault { after: 0, times: Fault::FOREVER, victim: Victim::Syncs, kind: ErrorKind::StorageFull });
+    bench.appender.take(Request::Thread(down()));
+    bench.turn();
+    bench.appender.retry();
+    assert_eq!(bench.disk.segments(), []);
+
+    let mut bench = Bench::open(bench.disk.after_power_cut_with(|_| false), 1 << 16);
+    let later = store(&mut bench);
+    bench.checkpoint_all();
+    let found: Vec<MessageId> = bench.restarted().work.batches.iter().map(|batch| batch.id.message).collect();
+    assert_eq!(found, [later]);
+}
+
 /// The place of the last record of this kind.
 fn last_place(bench: &Bench, kind: Kind) -> Place {
     let places = bench.shared.views().into_iter().flat_map(|(segment, view)| {
@@ -307,9 +334,7 @@ fn deliver(bench: &mut Bench, message: MessageId) {
 #[test]
 fn the_state_of_a_thread_that_is_damaged_is_not_recorded_again() {
     let mut bench = Bench::open(Simulated::default(), 1 << 12);
-    let key = ThreadKey::new("smtp", "down.example");
-    let state = ThreadState { key, failures: 3, due: Timestamp::from_secs(77), held: false, last: None };
-    bench.appender.take(Request::Thread(state));
+    bench.appender.take(Request::Thread(down()));
     let keeps = store(&mut bench);
     fill(&mut bench, 1);
     bench.checkpoint_all();
