@@ -19,8 +19,8 @@ use foldhash::HashMap;
 use zrelay_agent::{Judgement, LeaseId, Ticket, Verdict};
 use zrelay_clock::Timestamp;
 use zrelay_config::{Clause, Config, Rates, WarmUp};
-use zrelay_scheduler::Unit;
 use zrelay_scheduler::snapshot::{State, Used};
+use zrelay_scheduler::{MEMORY, Unit};
 use zrelay_spool::{BatchId, ThreadKey};
 
 use crate::meter::Meter;
@@ -191,6 +191,10 @@ impl Manners {
             // The connection that was to be taken over has ended meanwhile: what was known of it is believed of this one.
             rest.open.entry(lease).or_insert(Open { since: now, word: true, delivered: false });
             return;
+        }
+        // Threads that knew of a failure may have ended and been forgotten, and others come that learn only now where they go.
+        if rest.open.is_empty() && now > rest.failed + longest(&clause) + MEMORY {
+            rest.failures = 0;
         }
         rest.open.insert(lease, Open { since: now, word: false, delivered: false });
         assert!(now >= rest.suspended.0, "{way:?} wanted less mail, and is connected to");
