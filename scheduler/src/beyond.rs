@@ -23,21 +23,22 @@
 //! window and there happens to be room: at most an agent's credit of them.
 
 mod look;
+mod pending;
 mod runs;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use zrelay_clock::Timestamp;
-use zrelay_spool::{BatchId, MessageId, QueuedBatch, ThreadKey};
+use zrelay_spool::{BatchId, QueuedBatch, ThreadKey};
 
 use crate::batch::{Hold, Place};
-use crate::operator::{Action, Changed, Chosen};
 use crate::scheduler::Scheduler;
-use crate::sweep::Work;
 use crate::thread::{Thread, ThreadId};
+pub(crate) use pending::Deed;
+use pending::Pending;
 pub(crate) use runs::Beyond;
-use runs::{Pending, Run};
+use runs::Run;
 
 /// Octets of memory that a batch takes in the window, measured by `tests/bench-queue`: half of them are its own, the rest
 /// goes to trees that are not quite full and to the heap. For whoever has to say how many may be in it.
@@ -232,91 +233,6 @@ impl Scheduler {
             self.catch_up_on(id, &ids, &pending, now);
         }
         self.touch(id);
-    }
-
-    fn catch_up_on(&mut self, id: ThreadId, ids: &[BatchId], pending: &Pending, now: Timestamp) {
-        let mut changed = Changed::default();
-        match pending {
-            Pending::All(work) => {
-                for batch in ids {
-                    self.work_on(id, *batch, work, now);
-                }
-            }
-            Pending::Message(action, message) => {
-                for batch in ids.iter().filter(|batch| batch.message == *message) {
-                    self.operate_on_batch(now, *action, (id, *batch), None, &mut changed);
-                }
-            }
-            Pending::Reroute(batch, to) => {
-                self.reroute_batch(id, *batch, to, now);
-            }
-            Pending::RerouteMessage(message, to) => {
-                for batch in ids.iter().filter(|batch| batch.message == *message) {
-                    self.reroute_batch(id, *batch, to, now);
-                }
-            }
-            Pending::Batch(action, batch, part) => {
-                self.operate_on_batch(now, *action, (id, *batch), part.as_deref(), &mut changed);
-            }
-            Pending::Release => {
-                for batch in ids {
-                    self.operate_on_batch(now, Action::Release, (id, *batch), None, &mut changed);
-                }
-            }
-        }
-    }
-
-    /// Something is to be done to all batches of the thread that are beyond the window.
-    pub(crate) fn sweep_beyond(&mut self, id: ThreadId, work: &Work) {
-        let Some(thread) = self.threads.get_mut(id) else { return };
-        match work {
-            // It was not tried with them.
-            Work::HostFailed { .. } => {}
-            _ => thread.beyond.pend(work),
-        }
-        self.touch(id);
-    }
-
-    /// Something is to be done to all batches of a message; returns how many threads may have one beyond the window.
-    pub(crate) fn operate_beyond(&mut self, action: Action, message: MessageId) -> u64 {
-        self.pend_for_message(message, &Pending::Message(action, message))
-    }
-
-    /// All batches of a message are to go to another thread; returns how many threads may have one beyond the window.
-    pub(crate) fn reroute_message_beyond(&mut self, message: MessageId, to: &ThreadKey) -> u64 {
-        self.pend_for_message(message, &Pending::RerouteMessage(message, to.clone()))
-    }
-
-    fn pend_for_message(&mut self, message: MessageId, pending: &Pending) -> u64 {
-        let concerned = |(id, thread): (ThreadId, &mut Thread)| thread.beyond.pend_for(message, pending).then_some(id);
-        let threads: Vec<ThreadId> = self.threads.iter_mut().filter_map(concerned).collect();
-        threads.iter().for_each(|id| self.touch(*id));
-        u64::try_from(threads.len()).unwrap_or(u64::MAX)
-    }
-
-    /// Something is to be done to a batch that is not in memory; says whether it may be beyond the window.
-    pub(crate) fn operate_beyond_on(
-        &mut self,
-        action: Action,
-        (id, batch): (ThreadId, BatchId),
-        run: Option<RunId>,
-        part: Option<&[u32]>,
-    ) -> bool {
-        self.pend_for_batch((id, batch), run, &Pending::Batch(action, batch, part.map(<[u32]>::to_vec)))
-    }
-
-    /// A batch that is not in memory is to go to another thread; says whether it may be beyond the window.
-    pub(crate) fn reroute_beyond(&mut self, id: ThreadId, chosen: &Chosen, to: &ThreadKey) -> bool {
-        self.pend_for_batch((id, chosen.batch), chosen.run, &Pending::Reroute(chosen.batch, to.clone()))
-    }
-
-    /// The run in which it was seen, if that is still there; else all that may hold it.
-    fn pend_for_batch(&mut self, (id, batch): (ThreadId, BatchId), run: Option<RunId>, pending: &Pending) -> bool {
-        let Some(thread) = self.threads.get_mut(id) else { return false };
-        let seen = run.is_some_and(|run| thread.beyond.pend_at(run, pending));
-        let concerned = seen || thread.beyond.pend_for(batch.message, pending);
-        self.touch(id);
-        concerned
     }
 
     /// Asks for a run of the thread, if it needs one.

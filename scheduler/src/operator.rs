@@ -11,7 +11,7 @@ use zrelay_holds::Terms;
 use zrelay_spool::{BatchId, BatchState, Diagnostic, Disposition, MessageId, Request, Status, ThreadKey};
 
 use crate::batch::{Hold, Place};
-use crate::beyond::RunId;
+use crate::beyond::{Deed, RunId};
 use crate::holds::Stood;
 use crate::scheduler::Scheduler;
 use crate::sweep::Work;
@@ -174,7 +174,7 @@ impl Scheduler {
             let part = one.recipients.as_deref();
             if self.threads.get(id).is_some_and(|thread| thread.batches.contains_key(&one.batch)) {
                 self.operate_on_batch(now, action, (id, one.batch), part, &mut changed);
-            } else if self.operate_beyond_on(action, (id, one.batch), one.run, part) {
+            } else if self.pend_for_batch((id, one.batch), one.run, Deed::Do(action), part) {
                 changed.batches += 1;
                 changed.recipients += one.meant(action);
             }
@@ -270,7 +270,7 @@ impl Scheduler {
             changed.threads += 1;
             self.operate_on_batch(now, action, (id, batch), None, changed);
         }
-        changed.beyond += self.operate_beyond(action, message);
+        changed.beyond += self.pend_for_message(message, Deed::Do(action));
     }
 
     pub(crate) fn operate_on_batch(

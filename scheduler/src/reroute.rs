@@ -1,14 +1,15 @@
 //! Sending mail that is in the queue to another thread.
 //!
-//! Durable, and effective at once. What moves keeps its age, so that expiry counts on, and its hold; it begins anew as far
-//! as attempts, due time and last reply go, since these were the old next hop's. A hold that stands for the new thread holds it. What an agent carries stays where it is,
-//! and so does a batch of which only some recipients were meant. A thread or a pattern of threads moves with all that is
-//! beyond the window, and so does what is selected by other terms; a message by its id alone with what is in memory. Mail that comes later goes where its route says.
+//! Durable, and effective at once, beyond the window as well. What moves keeps its age, so that expiry counts on, and its
+//! hold; it begins anew as far as attempts, due time and last reply go, since these were the old next hop's. A hold that
+//! stands for the new thread holds it. What an agent carries stays where it is, and so does a batch of which only some
+//! recipients were meant. Mail that comes later goes where its route says.
 
 use zrelay_clock::Timestamp;
 use zrelay_spool::{BatchId, BatchState, Request, ThreadKey};
 
 use crate::batch::{Hold, Place};
+use crate::beyond::Deed;
 use crate::operator::{Changed, Chosen, Selector};
 use crate::scheduler::Scheduler;
 use crate::snapshot::Load;
@@ -24,7 +25,7 @@ impl Scheduler {
                 for (id, batch) in self.find_batches(*message) {
                     self.reroute_one(now, (id, batch), to, &mut changed);
                 }
-                changed.beyond += self.reroute_message_beyond(*message, to);
+                changed.beyond += self.pend_for_message(*message, Deed::Reroute(to.clone()));
             }
             Selector::Thread(key) => {
                 if let Some(id) = self.find_thread(key) {
@@ -57,7 +58,9 @@ impl Scheduler {
             }
             if self.threads.get(id).is_some_and(|thread| thread.batches.contains_key(&one.batch)) {
                 self.reroute_one(now, (id, one.batch), to, &mut changed);
-            } else if one.thread != *to && self.reroute_beyond(id, one, to) {
+            } else if one.thread != *to
+                && self.pend_for_batch((id, one.batch), one.run, Deed::Reroute(to.clone()), None)
+            {
                 changed.threads += 1;
                 changed.batches += 1;
                 changed.recipients += u64::from(one.open);

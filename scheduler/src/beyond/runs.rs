@@ -3,13 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use zrelay_clock::Timestamp;
-use zrelay_spool::{BatchId, MessageId, QueuedBatch, ThreadKey};
+use zrelay_spool::{BatchId, MessageId, QueuedBatch};
 
 use super::RunId;
+use super::pending::Pending;
 use crate::batch::Hold;
-use crate::operator::Action;
 use crate::snapshot::Load;
-use crate::sweep::Work;
 use crate::thread::Thread;
 
 /// Runs, the last ones, among which one is looked for that may grow.
@@ -47,18 +46,6 @@ pub(super) struct Run {
     pub(super) ids: (BatchId, BatchId),
     /// What is to be done to them when they come in, in this order.
     pub(super) pending: Vec<Pending>,
-}
-
-/// What an operator wants done to batches that are not here.
-#[derive(Clone, Debug)]
-pub(super) enum Pending {
-    All(Work),
-    Message(Action, MessageId),
-    Batch(Action, BatchId, Option<Vec<u32>>),
-    Reroute(BatchId, ThreadKey),
-    RerouteMessage(MessageId, ThreadKey),
-    /// The thread was released, and with it what is held by itself.
-    Release,
 }
 
 impl Run {
@@ -195,56 +182,6 @@ impl Beyond {
         run.promised = run.promised.max(until);
         self.expiry.insert((run.expires, id));
         self.promises.insert((run.promised, id));
-    }
-
-    /// Notes something for all runs.
-    pub(super) fn pend(&mut self, work: &Work) {
-        let now = matches!(work, Work::Retry);
-        let spares_held = matches!(work, Work::Retry | Work::Rejected { .. });
-        let concerned = self.runs.iter().filter(|(_, run)| !(spares_held && run.hold.is_held()));
-        let runs: Vec<RunId> = concerned.map(|(id, _)| *id).collect();
-        for id in runs {
-            if let Some(run) = self.runs.get_mut(&id) {
-                run.pending.push(Pending::All(work.clone()));
-            }
-            if now {
-                self.set_due(id, Timestamp::ZERO);
-            } else {
-                self.wanted.insert(id);
-            }
-        }
-    }
-
-    /// Holds that were noted are not wanted any more, and those that were made are to be undone.
-    pub(crate) fn release(&mut self) {
-        let is_hold =
-            |pending: &Pending| matches!(pending, Pending::Message(Action::Hold, _) | Pending::Batch(Action::Hold, ..));
-        for (id, run) in &mut self.runs {
-            run.pending.retain(|pending| !is_hold(pending));
-            if run.hold.is_held() {
-                run.pending.push(Pending::Release);
-                self.wanted.insert(*id);
-            }
-        }
-    }
-
-    /// Notes something for a run; says whether there is such a one.
-    pub(super) fn pend_at(&mut self, id: RunId, pending: &Pending) -> bool {
-        let Some(run) = self.runs.get_mut(&id) else { return false };
-        run.pending.push(pending.clone());
-        self.wanted.insert(id);
-        true
-    }
-
-    /// Notes something for the runs that may hold the message; says whether there are any.
-    pub(super) fn pend_for(&mut self, message: MessageId, pending: &Pending) -> bool {
-        let mut any = false;
-        for (id, run) in self.runs.iter_mut().filter(|(_, run)| run.may_hold(message)) {
-            run.pending.push(pending.clone());
-            self.wanted.insert(*id);
-            any = true;
-        }
-        any
     }
 }
 
