@@ -115,6 +115,11 @@ impl Agent {
         self.stage = Stage::Talking { conversation: Box::new(Conversation::new(settings, now)), connection };
     }
 
+    /// Whether it has been heard of since it began.
+    pub(crate) fn has_greeted(&self) -> bool {
+        self.greeted
+    }
+
     /// Whether its connection can serve another thread.
     pub(crate) fn is_free(&self, now: Timestamp) -> bool {
         let Stage::Talking { conversation, .. } = &self.stage else { return false };

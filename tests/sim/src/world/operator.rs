@@ -208,7 +208,9 @@ impl World {
                     if let Some(site) = self.site_of_thread(&thread) {
                         self.manners.woken(&thread.channel, site);
                     }
-                    self.retried.push(thread);
+                    if !self.is_being_tried(&thread) {
+                        self.retried.push(thread);
+                    }
                 }
             }
             Wish::Do(Action::Drop | Action::Expire) | Wish::Reroute(_) => {
@@ -220,6 +222,15 @@ impl World {
                 assert_eq!((changed.batches, changed.recipients), (count, recipients), "what the operator was told");
             }
         }
+    }
+
+    /// Whether an agent waits for the host, or its site, to say something: that may fail right now, for all its threads.
+    fn is_being_tried(&self, thread: &ThreadKey) -> bool {
+        let same = |other: &ThreadKey| {
+            let site = |thread| self.site_of_thread(thread);
+            other == thread || (site(other).is_some() && site(other) == site(thread))
+        };
+        self.agents.values().any(|agent| !agent.has_greeted() && same(&agent.thread))
     }
 
     /// Nothing that an operator wanted tried waits for its time.
