@@ -369,15 +369,6 @@ impl Ledger {
         let live = entries.filter(|(_, entry)| self.fates.state(entry.fate) != State::Finishing);
         live.map(|(message, entry)| (message, needed(entry))).collect()
     }
-
-    /// The first segment with a record of any of `messages` that is not void.
-    pub(crate) fn oldest(&self, messages: impl Iterator<Item = MessageId>) -> Option<u32> {
-        let oldest = |message| {
-            let entry = self.entry(message)?;
-            self.pins.get(entry.pins).oldest().into_iter().chain(deferred_in(entry)).min()
-        };
-        messages.filter_map(oldest).min()
-    }
 }
 
 #[cfg(test)]

@@ -5,8 +5,9 @@
 //! messages that it moves ([`Replay::of`]).
 
 mod interest;
+mod moving;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use crate::backlog::{is_recorded, still_owed};
@@ -153,12 +154,6 @@ impl Replay {
         Some(Entry { place: self.shared.place(message)?, dump, moved })
     }
 
-    /// A replay of its own for these messages alone, each from its own record on, beside whatever goes on.
-    pub(crate) fn of(awaited: HashMap<MessageId, Place>) -> Self {
-        let interest = Interest::These { awaited, begun: HashSet::new() };
-        Self { interest, histories: Histories::Gathered, ..Self::new(Arc::new(Shared::new())) }
-    }
-
     /// Replays records of a segment from `at` on, up to `end`, and about `budget` octets; returns where it stopped, and
     /// the octets looked at.
     pub(crate) fn go_on(
@@ -183,37 +178,6 @@ impl Replay {
         }
         self.damage.clear();
         (scan.position(), octets)
-    }
-
-    /// All that is known of a message, with its record as it is, if the books of the hub say the same. It is of no
-    /// interest any more then.
-    pub(crate) fn take(&mut self, message: MessageId, books: &Ledger) -> Option<Moved> {
-        let detail = self.details.get(message, self.origins());
-        self.details.remove(message);
-        let moved = self.moved_as(message, detail, books);
-        self.ledger.forget(message);
-        self.shared.remove(message);
-        if let Interest::These { awaited, begun } = &mut self.interest {
-            awaited.remove(&message);
-            begun.remove(&message);
-        }
-        moved
-    }
-
-    fn moved_as(&self, message: MessageId, detail: Option<Detail>, books: &Ledger) -> Option<Moved> {
-        if !books.agrees(&self.ledger, message) {
-            log::error!("spool: the log and the books differ on message {message}; it is not moved");
-            return None;
-        }
-        let (oldest, stage, open) = books.moving(message)?;
-        let Detail { mut batches, owed, history } = detail?;
-        for batch in &mut batches {
-            batch.routed.recipients.retain(|recipient| books.is_open(message, *recipient));
-        }
-        let owed = owed.into_iter().filter_map(|owed| still_owed(owed, &self.ledger));
-        let stored = self.reader.message(message).ok()?;
-        let (record, history) = (stored.record().to_vec(), history.finished(stored.recipients()));
-        Some(Moved { message, oldest, stage, open, batches, owed: owed.collect(), history, record })
     }
 
     pub(crate) fn read(&mut self, number: u32, view: &dyn View, (at, end): (u32, u32)) {

@@ -1,7 +1,7 @@
 //! Emptying the segments that a few messages keep, so that they can go.
 //!
 //! A round picks segments of which half or more is free, and the messages that need them. It reads back what is known
-//! of these messages as recovery would ([`Replay`]), from the first segment with a record of any of them up to the end
+//! of these messages as recovery would ([`Replay`]), from the segment with the first of their own records up to the end
 //! of the log. Only when it has caught up, and between groups, when all that was written is durable and in the books,
 //! it records a message again: the pieces of its content that lie in those segments (once, however many messages share
 //! them), then one record with everything else. What the books say of a message must be what was read, or it stays.
@@ -26,6 +26,7 @@ use crate::moved::Moved;
 use crate::record::Record;
 use crate::recovery::is_intact;
 use crate::replay::Replay;
+use crate::shared::Place;
 
 /// Messages moved in one round: bounds the memory that it takes.
 const MESSAGES_MAX: usize = 10_000;
@@ -142,11 +143,12 @@ impl Appender {
             return None;
         }
         let (sources, messages) = self.choose(&candidates);
-        let first = self.ledger.oldest(messages.iter().copied())?;
+        let places: Vec<(MessageId, Place)> =
+            messages.iter().filter_map(|message| Some((*message, self.shared.place(*message)?))).collect();
+        let first = places.iter().map(|(_, place)| place.segment).min()?;
         // Equal bodies that come from now on are not to be tied to what is about to go.
         sources.iter().for_each(|segment| self.bodies.drop_segment(*segment));
-        let places = messages.iter().filter_map(|message| Some((*message, self.shared.place(*message)?)));
-        let replay = Replay::of(places.collect());
+        let replay = Replay::of(places.into_iter());
         log::debug!("spool: compacting segments {sources:?}: {} message(s) to move", messages.len());
         Some(Round { sources, replay, segment: first, at: SEGMENT_HEADER, messages, copied: HashMap::new() })
     }

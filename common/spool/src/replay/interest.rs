@@ -1,6 +1,6 @@
 //! The messages that a replay is for; and how one that would take too much memory leaves some of them to another.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::ops::RangeInclusive;
 
 use super::Replay;
@@ -12,30 +12,43 @@ use crate::shared::Place;
 pub(super) enum Interest {
     All,
     /// Each from its own record on: whatever older records say of it is void.
-    These {
-        awaited: HashMap<MessageId, Place>,
-        begun: HashSet<MessageId>,
-    },
+    These(HashMap<MessageId, Own>),
     Within(RangeInclusive<MessageId>),
+}
+
+/// The record of a message itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Own {
+    /// It is there.
+    Ahead(Place),
+    Read,
 }
 
 impl Interest {
     pub(super) fn includes(&self, message: MessageId) -> bool {
         match self {
             Self::All => true,
-            Self::These { begun, .. } => begun.contains(&message),
+            Self::These(messages) => messages.get(&message) == Some(&Own::Read),
             Self::Within(range) => range.contains(&message),
         }
     }
 
     /// Whether the record at `place`, the message's own, is of interest.
     pub(super) fn begins(&mut self, message: MessageId, place: Place) -> bool {
-        if let Self::These { awaited, begun } = self
-            && awaited.get(&message).is_some_and(|own| own.is_end_of(place))
+        if let Self::These(messages) = self
+            && let Some(own) = messages.get_mut(&message)
+            && matches!(own, Own::Ahead(ahead) if ahead.is_end_of(place))
         {
-            begun.insert(message);
+            *own = Own::Read;
         }
         self.includes(message)
+    }
+
+    /// The message is of no interest any more.
+    pub(super) fn lose(&mut self, message: MessageId) {
+        if let Self::These(messages) = self {
+            messages.remove(&message);
+        }
     }
 }
 
