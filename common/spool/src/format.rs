@@ -1,7 +1,8 @@
 //! The segments on disk, octet by octet. All numbers are little-endian.
 //!
 //! A spool directory holds `lock` and the segments `00000001.seg`, `00000002.seg`, ... A segment has its full size from
-//! its creation on and is filled from the front. Its octets are written once.
+//! its creation on and is filled from the front. Its octets are written once. Numbers rise; one that a checkpoint knows is
+//! not used again, though all segments from there on may be gone.
 //!
 //! **Segment header**, 64 octets:
 //!
