@@ -86,6 +86,11 @@ fn a_check_says_what_is_damaged_and_which_message_it_costs() {
     assert_eq!(damaged.status.code(), Some(1));
     let text = String::from_utf8(damaged.stdout).unwrap();
     assert!(text.contains(&format!("the content of message {id} is damaged")), "{text}");
+    // What is left of it is printed, and not passed off as what came in.
+    let printed = hub.zrelay(&["message", &id, "--content"]);
+    assert_eq!(printed.status.code(), Some(1));
+    assert!(printed.stdout.windows(5).any(|window| window == b"every"), "{printed:?}");
+    assert!(String::from_utf8_lossy(&printed.stderr).contains("its content in the spool is damaged"), "{printed:?}");
 }
 
 #[test]

@@ -16,10 +16,10 @@ pub(super) enum Interest {
     Within(RangeInclusive<MessageId>),
 }
 
-/// The record of a message itself.
+/// How far a replay is with the record of a message itself.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Own {
-    /// It is there.
+    /// Not there yet.
     Ahead(Place),
     Read,
 }
