@@ -12,6 +12,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::disk::SmallDisk;
 use crate::{Certificate, Client, Port, Process, SOON, Usage, wait_until};
 
 /// A running hub. Killed on drop, its directory removed.
@@ -19,11 +20,11 @@ use crate::{Certificate, Client, Port, Process, SOON, Usage, wait_until};
 pub struct Hub {
     // First, so that it ends before its directory goes.
     process: Option<Process>,
+    disk: Option<SmallDisk>,
     binary: PathBuf,
     directory: TempDir,
     smtp: Port,
     lmtp: Option<Port>,
-    disk: Option<u64>,
 }
 
 /// The configuration of a [`Hub`]. Retries come after a second unless a clause says otherwise.
@@ -87,8 +88,8 @@ impl HubBuilder {
         self.table(&format!("[tls]\ncertificate = \"{}\"\nkey = \"{}\"", chain.display(), key.display()))
     }
 
-    /// The spool is on a disk of its own with so many octets: a tmpfs in a mount namespace that the hub is alone in, and
-    /// that is gone with it. As another user than root it needs user namespaces.
+    /// The spool is on a disk of its own with so many octets: a tmpfs in a mount namespace that the hub is alone in. As
+    /// another user than root it needs user namespaces.
     #[must_use]
     pub fn small_disk(mut self, octets: u64) -> Self {
         self.disk = Some(octets);
@@ -126,14 +127,12 @@ impl HubBuilder {
         // Behind the test's own clauses: the first match wins.
         text.push_str("\n[[thread]]\nmatch = \"*/*\"\ninterval = \"1s\"\nretries = [1]\n");
         fs::write(path.join("zrelay.toml"), text).expect("the configuration can be written");
-        Hub {
-            binary: self.binary,
-            directory: self.directory,
-            smtp: self.smtp,
-            lmtp: self.lmtp,
-            disk: self.disk,
-            process: None,
-        }
+        let disk = self.disk.map(|octets| {
+            let spool = path.join("spool");
+            fs::create_dir_all(&spool).expect("the spool's directory can be made");
+            SmallDisk::mount(octets, &spool, path)
+        });
+        Hub { process: None, disk, binary: self.binary, directory: self.directory, smtp: self.smtp, lmtp: self.lmtp }
     }
 
     /// Starts the hub and waits until it listens.
@@ -176,17 +175,12 @@ impl Hub {
     /// When it is running already.
     pub fn spawn(&mut self) -> &mut Process {
         assert!(self.process.is_none(), "the hub is running already");
-        let (program, first) = match self.disk {
-            None => (self.binary.clone(), Vec::new()),
-            Some(octets) => {
-                let spool = self.directory.path().join("spool");
-                fs::create_dir_all(&spool).expect("the spool's directory can be made");
-                ("unshare".into(), small_disk(octets, &spool, &self.binary))
-            }
-        };
-        let process = Process::start("hub", self.directory.path(), &program, |command| {
-            command.current_dir(self.directory.path()).args(first);
-            command.args(["serve", "--config"]).arg(self.directory.path().join("zrelay.toml"));
+        let directory = self.directory.path();
+        let mut words = self.disk.as_ref().map(|disk| disk.enter(directory)).unwrap_or_default();
+        words.push(self.binary.clone().into());
+        let process = Process::start("hub", directory, &words[0], |command| {
+            command.current_dir(directory).args(&words[1..]);
+            command.args(["serve", "--config"]).arg(directory.join("zrelay.toml"));
             command.env_remove("ZRELAY_CONFIG").env("RUST_BACKTRACE", "1");
         });
         self.process.insert(process)
@@ -209,11 +203,10 @@ impl Hub {
         assert!(ready, "the hub does not listen");
     }
 
-    /// Where the hub's file `name` is for us, when the hub sees another disk there.
+    /// Where the hub's file `name` is for us, when the hub sees another disk there; whether it runs or not.
     pub fn seen_by_hub(&self, name: &str) -> PathBuf {
         let path = self.path().join(name);
-        let inside = path.strip_prefix("/").unwrap_or(&path);
-        PathBuf::from(format!("/proc/{}/root", self.id())).join(inside)
+        self.disk.as_ref().map_or_else(|| path.clone(), |disk| disk.seen_from_outside(&path))
     }
 
     /// Where it listens for SMTP.
@@ -335,12 +328,4 @@ impl Hub {
         let rows = self.json(&["threads"]);
         rows.as_array().into_iter().flatten().find(|row| row["thread"] == name).cloned().unwrap_or_default()
     }
-}
-
-/// Arguments of `unshare` up to those of the program itself.
-fn small_disk(octets: u64, directory: &Path, program: &Path) -> Vec<std::ffi::OsString> {
-    const MOUNT: &str = r#"mount -t tmpfs -o mode=700,size="$1" tmpfs "$2" && shift 2 && exec "$@""#;
-    let user: &[&str] = if nix::unistd::geteuid().is_root() { &[] } else { &["--user", "--map-root-user"] };
-    let words = user.iter().copied().chain(["--mount", "--", "sh", "-c", MOUNT, "sh"]).map(Into::into);
-    words.chain([octets.to_string().into(), directory.into(), program.into()]).collect()
 }

@@ -16,6 +16,7 @@
 mod bench;
 mod certificate;
 mod client;
+mod disk;
 mod hub;
 mod inject;
 mod mail;

@@ -69,6 +69,8 @@ struct Rest {
     down: Timestamp,
     /// Until when it may be left alone without having failed here.
     given_up: Timestamp,
+    /// The last failure that may have counted, or not.
+    doubtful: Timestamp,
     /// Connections that have delivered, all reports of deliveries, and whether the site has ever refused anything.
     connections: u32,
     deliveries: u32,
@@ -169,12 +171,13 @@ impl Manners {
             // It may have been given up for saying nothing: that counts as a failure as well.
             rest.given_up = now + longest(&clause);
         }
-        if !failed
-            || now < rest.given_up
-            || others_work
-            || now < rest.suspended.1
-            || (rest.failures > 0 && open.since < rest.failed)
-        {
+        // What was begun before a failure that counts is part of it.
+        let is_part = open.since < rest.doubtful || (rest.failures > 0 && open.since < rest.failed);
+        if !failed || is_part {
+            return;
+        }
+        if now < rest.given_up || others_work || now < rest.suspended.1 {
+            rest.doubtful = now;
             return;
         }
         rest.failures += 1;
