@@ -172,11 +172,10 @@ impl Manners {
             rest.given_up = now + longest(&clause);
         }
         // What was begun before a failure that counts is part of it.
-        let is_part = open.since < rest.doubtful || (rest.failures > 0 && open.since < rest.failed);
-        if !failed || is_part {
+        if !failed || others_work || (rest.failures > 0 && open.since < rest.failed) {
             return;
         }
-        if now < rest.given_up || others_work || now < rest.suspended.1 {
+        if now < rest.given_up || now < rest.suspended.1 || open.since < rest.doubtful {
             rest.doubtful = now;
             return;
         }
