@@ -161,9 +161,9 @@ impl<A: Archive> Desk<A> {
         }
     }
 
-    /// When [`Desk::work`] is next due by the clock.
+    /// When [`Desk::work`] is next due by the clock; not while as many reports are under way as may be.
     pub fn poll_timeout(&self) -> Option<Timestamp> {
-        self.gatherer.poll_timeout()
+        self.gatherer.poll_timeout().filter(|_| self.in_flight.len() < IN_FLIGHT_MAX)
     }
 
     fn take_answers(&mut self, now: Timestamp) {

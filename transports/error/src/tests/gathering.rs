@@ -29,6 +29,25 @@ fn failures_are_gathered_for_the_gather_time_from_the_first() {
 }
 
 #[test]
+fn nothing_is_due_by_the_clock_while_no_more_reports_may_be_under_way() {
+    let senders: Vec<String> = (0..100).map(|number| format!("s{number}@lists.example")).collect();
+    let recipients = (0..100).map(|number| (format!("r{number}@x"), number, None)).collect();
+    let mut office = Office::new(Letter { senders, recipients, ..Letter::new("", &[]) });
+    office.fail(&(0..99).collect::<Vec<_>>());
+    let mut posted = office.done();
+    office.fail(&[99]);
+    assert!(office.pass(301).is_empty());
+    assert_eq!(office.desk.poll_timeout(), None, "until the spool answers");
+    let mut told = posted.len();
+    while !posted.is_empty() {
+        posted.iter().for_each(|report| report.answer(Ok(())));
+        posted = office.work();
+        told += posted.len();
+    }
+    assert_eq!(told, 100);
+}
+
+#[test]
 fn a_refused_report_is_made_again_later_and_once() {
     let mut office = Office::new(Letter::new("ann@lists.example", &["a@x"]));
     office.fail(&[0]);
