@@ -1,6 +1,5 @@
 //! A replay for the few messages that compaction moves.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::interest::{Interest, Own};
@@ -15,8 +14,7 @@ use crate::shared::{Place, Shared};
 impl Replay {
     /// A replay of its own for these messages alone, each from its own record on, beside whatever goes on.
     pub(crate) fn of(messages: impl Iterator<Item = (MessageId, Place)>) -> Self {
-        let messages: HashMap<MessageId, Own> = messages.map(|(message, place)| (message, Own::Ahead(place))).collect();
-        let interest = Interest::These(messages);
+        let interest = Interest::These(messages.map(|(message, place)| (message, Own::Ahead(place))).collect());
         Self { interest, histories: Histories::Gathered, ..Self::new(Arc::new(Shared::new())) }
     }
 

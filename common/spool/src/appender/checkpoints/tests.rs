@@ -250,17 +250,23 @@ fn a_checkpoint_of_the_first_format_is_read_and_continued() {
     assert_eq!(told(&bench.restarted().work), told(&again.work));
 }
 
-/// Whether a report is owed on its last recipient, only its envelope could say.
-#[test]
-fn a_message_that_is_over_is_told_of_when_its_envelope_is_damaged() {
-    let mut bench = bench();
-    let message = bench.commit(b"x", envelope(&[Notify::On { success: true, failure: false, delay: false }]));
+/// A message with this body that was delivered since the checkpoint, and whose sender is owed a report of that.
+fn reported_behind_a_checkpoint(bench: &mut Bench, body: &[u8]) -> MessageId {
+    let message = bench.commit(body, envelope(&[Notify::On { success: true, failure: false, delay: false }]));
     bench.turn();
     bench.appender.take(route(message, &[0]));
     bench.turn();
     bench.checkpoint_all();
     bench.appender.take(Request::Outcomes(vec![outcome(message, 0, &[0], DELIVERED)]));
     assert_eq!(names(&bench.turn()), ["outcome", "owed", "done"]);
+    message
+}
+
+/// Whether a report is owed on its last recipient, only its envelope could say.
+#[test]
+fn a_message_that_is_over_is_told_of_when_its_envelope_is_damaged() {
+    let mut bench = bench();
+    let message = reported_behind_a_checkpoint(&mut bench, b"x");
     let place = bench.shared.place(message).unwrap();
     bench.disk.tamper(place.segment, |octets| octets[place.offset as usize..][..64].fill(0));
     assert_eq!(bench.restarted().damage, [Damage::Unreadable(ReadError::Damaged(message))]);
@@ -270,13 +276,7 @@ fn a_message_that_is_over_is_told_of_when_its_envelope_is_damaged() {
 #[test]
 fn a_message_whose_content_is_cut_off_is_told_of_and_reported_to_its_sender() {
     let mut bench = Bench::open(Simulated::default(), 1 << 12);
-    let message = bench.commit(&[b'x'; 3900], envelope(&[Notify::On { success: true, failure: false, delay: false }]));
-    bench.turn();
-    bench.appender.take(route(message, &[0]));
-    bench.turn();
-    bench.checkpoint_all();
-    bench.appender.take(Request::Outcomes(vec![outcome(message, 0, &[0], DELIVERED)]));
-    assert_eq!(names(&bench.turn()), ["outcome", "owed", "done"]);
+    let message = reported_behind_a_checkpoint(&mut bench, &[b'x'; 3900]);
     let place = bench.shared.place(message).unwrap();
     assert_eq!(place.segment, 2, "it is not where its content is");
     for cut in [1000, SEGMENT_HEADER as usize] {
